@@ -1,0 +1,18 @@
+"""Fixtures that more than one test module uses."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def reference() -> Path:
+    """The folder of published weights and benchmark images; ``FMEN_REFERENCE`` names it, ``../shared`` is the default."""
+    root = Path(__file__).resolve().parents[1]
+    folder = Path(os.environ.get("FMEN_REFERENCE", root.parent / "shared")).resolve()
+    if not (folder / "weights").is_dir():
+        pytest.skip(f"no reference material at {folder}: set FMEN_REFERENCE to the folder that holds weights/ and data/")
+    return folder
