@@ -1,0 +1,18 @@
+"""Measurements of super-resolution networks by the rules of papers and challenges.
+
+The package knows networks only as callables and as ``nn.Module``; it depends on none of the project's other packages.
+"""
+
+from fmen_eval.metrics import PROTOCOLS, Protocol, psnr, rgb_to_y, ssim
+from fmen_eval.validation import ImageResult, ValidationResult, validate
+
+__all__ = [
+    "PROTOCOLS",
+    "ImageResult",
+    "Protocol",
+    "ValidationResult",
+    "psnr",
+    "rgb_to_y",
+    "ssim",
+    "validate",
+]

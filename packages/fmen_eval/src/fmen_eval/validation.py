@@ -1,0 +1,131 @@
+"""A dataset, an upscaler and a protocol in; PSNR, SSIM and seconds per image out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from tqdm import tqdm
+
+from fmen_eval.metrics import Image, Protocol, psnr, ssim
+
+
+@dataclass(frozen=True)
+class ImageResult:
+    """What was measured on one image.
+
+    Attributes:
+        name: The image's name, as the dataset gave it.
+        psnr: In dB; infinite for identical images.
+        ssim: None if it was not asked for.
+        seconds: Wall time of the upscaler's call, transfers to and from its device included.
+    """
+
+    name: str
+    psnr: float
+    ssim: float | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ValidationResult:
+    """What was measured on a dataset; the means are plain means over its images, as papers report them."""
+
+    protocol: Protocol
+    scale: int
+    images: tuple[ImageResult, ...]
+
+    @property
+    def psnr(self) -> float:
+        """Mean PSNR in dB."""
+        return sum(image.psnr for image in self.images) / len(self.images)
+
+    @property
+    def ssim(self) -> float | None:
+        """Mean SSIM; None if it was not asked for."""
+        values = [image.ssim for image in self.images if image.ssim is not None]
+        return sum(values) / len(values) if values else None
+
+    @property
+    def seconds(self) -> float:
+        """Mean wall time of the upscaler per image."""
+        return sum(image.seconds for image in self.images) / len(self.images)
+
+    def table(self) -> str:
+        """A text table: one line per image, the means last."""
+        rows = [(image.name, image.psnr, image.ssim, image.seconds) for image in self.images]
+        rows.append(("mean", self.psnr, self.ssim, self.seconds))
+        width = max(len("image"), *(len(row[0]) for row in rows))
+        lines = [f"{'image':<{width}}  {'PSNR dB':>8}  {'SSIM':>6}  {'seconds':>8}"]
+        for name, decibels, similarity, seconds in rows:
+            shown = "-" if similarity is None else f"{similarity:.4f}"
+            lines.append(f"{name:<{width}}  {decibels:>8.4f}  {shown:>6}  {seconds:>8.3f}")
+        lines.insert(-1, "-" * len(lines[0]))
+        return "\n".join(lines)
+
+    def to_json(self, *, model: str, weights: str) -> dict[str, Any]:
+        """The result as ``fmen validate --json`` writes it.
+
+        Args:
+            model: The network's name.
+            weights: The weights file.
+        """
+        return {
+            "model": model,
+            "weights": weights,
+            "protocol": self.protocol,
+            "scale": self.scale,
+            "mean": {"psnr": self.psnr, "ssim": self.ssim},
+            "images": [
+                {"name": image.name, "psnr": image.psnr, "ssim": image.ssim, "seconds": image.seconds}
+                for image in self.images
+            ],
+        }
+
+
+def validate(
+    upscaler: Callable[[Image], Image],
+    pairs: Iterable[tuple[str, Image, Image]],
+    *,
+    scale: int,
+    protocol: Protocol = "ntire",
+    total: int | None = None,
+    progress: bool = True,
+    measure_ssim: bool = True,
+    on_image: Callable[[str, Image], None] | None = None,
+) -> ValidationResult:
+    """Upscale every LR image and compare it with its HR image.
+
+    Args:
+        upscaler: Maps an LR image to an SR image, both uint8 RGB ``(H, W, 3)``.
+        pairs: ``(name, lr, hr)`` for each image; HR of exactly ``scale`` times the size of LR. Read one at a time.
+        scale: The upscaling factor, which is also the border that the metrics leave out.
+        protocol: ``"ntire"``, ``"paper"`` or ``"kair-y"``.
+        total: How many pairs there are, for the progress bar.
+        progress: Show a bar with the running mean PSNR.
+        measure_ssim: Measure SSIM too, which takes far longer than PSNR.
+        on_image: Called with the name and the SR image of each pair, e.g. to save it.
+
+    Raises:
+        ValueError: There are no pairs, or a pair does not fit; the message names the image.
+    """
+    results: list[ImageResult] = []
+    with tqdm(pairs, total=total, desc=f"validate x{scale}", unit="image", disable=not progress, leave=False) as bar:
+        for name, lr, hr in bar:
+            started = time.perf_counter()
+            sr = upscaler(lr)
+            seconds = time.perf_counter() - started
+            try:
+                decibels = psnr(sr, hr, border=scale, protocol=protocol)
+                similarity = ssim(sr, hr, border=scale, protocol=protocol) if measure_ssim else None
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
+            results.append(ImageResult(name, decibels, similarity, seconds))
+            bar.set_postfix_str(f"PSNR {sum(result.psnr for result in results) / len(results):.3f} dB")
+            if on_image is not None:
+                on_image(name, sr)
+    if not results:
+        raise ValueError("there are no images to validate on")
+    return ValidationResult(protocol, scale, tuple(results))
