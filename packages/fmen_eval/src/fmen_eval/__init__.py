@@ -3,14 +3,18 @@
 The package knows networks only as callables and as ``nn.Module``; it depends on none of the project's other packages.
 """
 
+from fmen_eval.complexity import Complexity, Layer, complexity
 from fmen_eval.metrics import PROTOCOLS, Protocol, psnr, rgb_to_y, ssim
 from fmen_eval.validation import ImageResult, ValidationResult, validate
 
 __all__ = [
     "PROTOCOLS",
+    "Complexity",
     "ImageResult",
+    "Layer",
     "Protocol",
     "ValidationResult",
+    "complexity",
     "psnr",
     "rgb_to_y",
     "ssim",

@@ -1,0 +1,189 @@
+"""Parameters, FLOPs, activations and convolutions of a network by the rule of the NTIRE efficient SR challenges.
+
+The rule, as in ``utils/model_summary.py`` of the challenges' repository (ofsoundof/NTIRE2022_ESR):
+
+- FLOPs: the multiply-accumulates of Conv2d, ConvTranspose2d and Linear modules, biases left out; one per output element
+  of ReLU, PReLU, ELU, LeakyReLU and ReLU6 modules; two per element of an affine BatchNorm2d, one if it is not affine.
+  Functional calls and every other module count nothing.
+- Activations: the output elements of Conv2d and ConvTranspose2d modules; convs: the calls of them.
+
+``macs`` is what the ``thop`` package counts, which is the convolutions and a few modules more, never an activation.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+_CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
+_RECTIFIERS = (nn.ReLU, nn.PReLU, nn.ELU, nn.LeakyReLU, nn.ReLU6)
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One leaf module that took part in the forward pass.
+
+    Attributes:
+        name: Its dotted name in the network.
+        kind: Its class.
+        calls: How often it ran.
+        params: Elements of its parameters.
+        flops: By the challenge's rule, over all its calls.
+        activations: Output elements over all its calls, for convolutions; 0 for the rest.
+        output_shape: Of its last call, batch first.
+    """
+
+    name: str
+    kind: str
+    calls: int
+    params: int
+    flops: int
+    activations: int
+    output_shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Complexity:
+    """A network's complexity for one LR image; plain numbers, not thousands or millions.
+
+    Attributes:
+        params: Elements of all parameters, those that the forward pass does not touch included.
+        flops: By the challenge's rule.
+        macs: As ``thop`` counts them.
+        activations: Output elements of all convolutions.
+        convs: Calls of convolutions.
+        layers: The leaf modules in the order of their first call.
+    """
+
+    params: int
+    flops: int
+    macs: int
+    activations: int
+    convs: int
+    layers: tuple[Layer, ...]
+
+    def table(self) -> str:
+        """A text table of the layers, the sums last."""
+        total = Layer("total", "", sum(x.calls for x in self.layers), self.params, self.flops, self.activations, ())
+        rows = [("layer", "kind", "calls", "params", "MFLOPs", "activations", "output")]
+        rows += [
+            (
+                layer.name,
+                layer.kind,
+                f"{layer.calls}",
+                f"{layer.params:,}",
+                f"{layer.flops / 1e6:,.3f}",
+                f"{layer.activations:,}",
+                "x".join(map(str, layer.output_shape)),
+            )
+            for layer in (*self.layers, total)
+        ]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [
+            "  ".join(
+                cell.ljust(width) if index in (0, 1, 6) else cell.rjust(width)
+                for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in rows
+        ]
+        lines.insert(-1, "-" * (sum(widths) + 2 * (len(widths) - 1)))
+        return "\n".join(lines)
+
+
+def complexity(module: nn.Module, lr_size: tuple[int, int] = (256, 256)) -> Complexity:
+    """Measure a network on one LR image; the network itself is left untouched.
+
+    Nothing is computed where it can be helped: a copy runs on the meta device, which has shapes and no values. A
+    network whose forward pass looks at values runs on the CPU instead.
+
+    Args:
+        module: Maps RGB ``(1, 3, H, W)`` to the SR image; measured in eval mode.
+        lr_size: ``(H, W)`` of the LR image; the challenge takes 256x256.
+
+    Raises:
+        ValueError: The network cannot take an image of this size.
+    """
+    params = sum(parameter.numel() for parameter in module.parameters())
+    layers = _run(module, lr_size, _count_layers)
+    convolutions = [layer for layer in layers if layer.activations]
+    return Complexity(
+        params=params,
+        flops=sum(layer.flops for layer in layers),
+        macs=_run(module, lr_size, _thop_macs),
+        activations=sum(layer.activations for layer in convolutions),
+        convs=sum(layer.calls for layer in convolutions),
+        layers=layers,
+    )
+
+
+def _run(module: nn.Module, lr_size: tuple[int, int], measure: Callable[[nn.Module, Tensor], Result]) -> Result:
+    """Apply ``measure`` to a copy of the network and an image, on the meta device or, failing that, on the CPU."""
+    dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
+    error: Exception | None = None
+    for device in ("meta", "cpu"):
+        network = copy.deepcopy(module).eval().to(device)
+        try:
+            with torch.no_grad():
+                return measure(network, torch.zeros(1, 3, *lr_size, dtype=dtype, device=device))
+        except Exception as caught:  # a network is anybody's code and may raise anything
+            error = caught
+    height, width = lr_size
+    reason = str(error).strip().split("\n", maxsplit=1)[0]
+    raise ValueError(f"{type(module).__name__} cannot run on a {width}x{height} RGB image: {reason}") from error
+
+
+def _count_layers(network: nn.Module, image: Tensor) -> tuple[Layer, ...]:
+    """Run the network with a hook on each leaf module."""
+    layers: dict[str, Layer] = {}
+
+    def record(name: str, leaf: nn.Module, inputs: tuple[Tensor, ...], output: object) -> None:
+        if not isinstance(output, Tensor):
+            return
+        before = layers.get(name)
+        activations = output.numel() if isinstance(leaf, _CONVOLUTIONS) else 0
+        layers[name] = Layer(
+            name=name,
+            kind=type(leaf).__name__,
+            calls=1 + (before.calls if before else 0),
+            params=sum(parameter.numel() for parameter in leaf.parameters()),
+            flops=_flops(leaf, output) + (before.flops if before else 0),
+            activations=activations + (before.activations if before else 0),
+            output_shape=tuple(output.shape),
+        )
+
+    for name, leaf in network.named_modules():
+        if not any(leaf.children()):
+            leaf.register_forward_hook(partial(record, name))
+    network(image)
+    return tuple(layers.values())
+
+
+def _flops(leaf: nn.Module, output: Tensor) -> int:
+    """The challenge's count for one call of one module."""
+    if isinstance(leaf, _CONVOLUTIONS):
+        positions = output.numel() // leaf.out_channels
+        return int(math.prod(leaf.kernel_size) * leaf.in_channels * (leaf.out_channels // leaf.groups) * positions)
+    if isinstance(leaf, nn.Linear):
+        return leaf.in_features * output.numel()
+    if isinstance(leaf, nn.BatchNorm2d):
+        return output.numel() * (2 if leaf.affine else 1)
+    return output.numel() if isinstance(leaf, _RECTIFIERS) else 0
+
+
+def _thop_macs(network: nn.Module, image: Tensor) -> int:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of thop's own use of distutils and of itself
+        from thop import profile
+
+        macs, _ = profile(network, inputs=(image,), verbose=False)
+    return round(macs)

@@ -1,0 +1,114 @@
+"""The challenge's counting rule, on networks small enough to count by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fmen_eval import complexity
+
+
+class Small(nn.Module):
+    """Every module that the rule names, and some that it does not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.grouped = nn.Conv2d(8, 8, 3, padding=1, groups=4, bias=False)
+        self.act = nn.LeakyReLU(0.1)
+        self.up = nn.ConvTranspose2d(8, 3, 4, stride=2, padding=1)
+        self.unused = nn.Conv2d(3, 3, 1)
+        self.gain = nn.Parameter(torch.ones(1))
+
+    def forward(self, image: Tensor) -> Tensor:
+        features = F.relu(self.norm(self.conv(image)))
+        features = self.act(self.grouped(self.act(features)))
+        return self.gain * torch.sigmoid(self.up(features))
+
+
+def test_flops_activations_and_convs_follow_the_challenges_rule() -> None:
+    counted = complexity(Small(), (10, 12))
+    pixels = 10 * 12
+    conv, grouped, up = 9 * 3 * 8 * pixels, 9 * 8 * 2 * pixels, 16 * 8 * 3 * 4 * pixels
+    norm, act = 2 * 8 * pixels, 2 * 8 * pixels
+    assert counted.flops == conv + grouped + up + norm + act
+    assert counted.activations == 8 * pixels + 8 * pixels + 3 * 4 * pixels
+    assert counted.convs == 3
+    assert counted.params == sum(parameter.numel() for parameter in Small().parameters())
+
+
+@pytest.mark.parametrize(
+    ("module", "flops"),
+    [
+        (nn.ReLU(), 192),
+        (nn.PReLU(), 192),
+        (nn.ELU(), 192),
+        (nn.LeakyReLU(), 192),
+        (nn.ReLU6(), 192),
+        (nn.SiLU(), 0),
+        (nn.Sigmoid(), 0),
+        (nn.MaxPool2d(2), 0),
+        (nn.BatchNorm2d(3), 2 * 192),
+        (nn.BatchNorm2d(3, affine=False), 192),
+        (nn.Linear(8, 5), 3 * 8 * 8 * 5),
+    ],
+)
+def test_modules_count_as_in_the_challenge(module: nn.Module, flops: int) -> None:
+    assert complexity(nn.Sequential(module), (8, 8)).flops == flops
+
+
+def test_a_module_called_twice_counts_twice() -> None:
+    conv = nn.Conv2d(3, 3, 3, padding=1)
+    once, twice = complexity(nn.Sequential(conv), (8, 8)), complexity(nn.Sequential(conv, conv), (8, 8))
+    assert (twice.convs, twice.flops, twice.activations) == (2, 2 * once.flops, 2 * once.activations)
+    assert twice.params == once.params
+
+
+def test_macs_are_those_of_thop() -> None:
+    counted = complexity(Small(), (10, 12))
+    normalization = 4 * 8 * 120  # thop's own count for an affine BatchNorm2d
+    rectifiers = 2 * 8 * 120
+    assert counted.macs == counted.flops - rectifiers - 2 * 8 * 120 + normalization
+
+
+def test_layers_break_the_sums_down() -> None:
+    counted = complexity(Small(), (10, 12))
+    assert [layer.name for layer in counted.layers] == ["conv", "norm", "act", "grouped", "up"]
+    assert sum(layer.flops for layer in counted.layers) == counted.flops
+    act, up = counted.layers[2], counted.layers[-1]
+    assert (act.calls, act.kind, act.params, act.activations) == (2, "LeakyReLU", 0, 0)
+    assert (up.params, up.output_shape) == (16 * 8 * 3 + 3, (1, 3, 20, 24))
+    assert counted.table().splitlines()[-1].split()[0] == "total"
+
+
+def test_the_network_is_left_as_it_was() -> None:
+    network = Small().train()
+    state = {key: value.clone() for key, value in network.state_dict().items()}
+    complexity(network, (10, 12))
+    assert network.training
+    assert list(network.state_dict()) == list(state)
+    assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
+    assert not any(module._forward_hooks for module in network.modules())
+
+
+class LooksAtValues(nn.Conv2d):
+    def forward(self, image: Tensor) -> Tensor:
+        return super().forward(image) if image.sum().item() == 0 else image
+
+
+def test_a_network_that_looks_at_values_is_run_on_the_cpu() -> None:
+    assert complexity(LooksAtValues(3, 2, 1), (8, 8)).flops == 6 * 64
+
+
+def test_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
+    complexity(Small(), (10, 12))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_network_that_cannot_take_the_image_is_named_in_one_line() -> None:
+    with pytest.raises(ValueError, match="Conv2d cannot run on a 4x4 RGB image") as caught:
+        complexity(nn.Conv2d(5, 5, 3), (4, 4))
+    assert "\n" not in str(caught.value)
