@@ -37,3 +37,15 @@ class Architecture:
     scales: tuple[int, ...]
     build: Callable[..., nn.Module]
     detect: Callable[[StateDict], dict[str, Any] | None]
+
+
+def scale_and_range(model: nn.Module) -> tuple[int, float]:
+    """The ``scale`` and the ``data_range`` that every network of this package carries.
+
+    Raises:
+        ValueError: The module carries none.
+    """
+    scale, data_range = getattr(model, "scale", None), getattr(model, "data_range", None)
+    if not isinstance(scale, int) or not isinstance(data_range, float):
+        raise ValueError(f"{type(model).__name__} needs the attributes scale (an int) and data_range (1.0 or 255.0)")
+    return scale, data_range

@@ -1,0 +1,125 @@
+"""FMEN in its inference form: bare 3x3 convolutions, one leaky rectifier after another, five attention products.
+
+This file imports torch alone, so that it can be carried anywhere: it is the model file of a challenge submission. The
+parameter names are those of the authors' release, whose weights load as they are.
+
+Source: Du et al., "Fast and Memory-Efficient Network Towards Efficient Image Super-Resolution", NTIRE 2022.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+SLOPE = 0.1
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "fmen-s": {"n_feats": 50, "mid_feats": 16, "down_blocks": 4, "up_blocks": (2, 1, 1, 1, 1)},
+    "fmen": {"n_feats": 64, "mid_feats": 32, "down_blocks": 4, "up_blocks": (3, 2, 2, 2, 2)},
+}
+
+
+def variant_name(n_feats: int, mid_feats: int, down_blocks: int, up_blocks: Sequence[int]) -> str:
+    """The published variant that has these sizes, or ``"fmen-custom"``."""
+    sizes = {"n_feats": n_feats, "mid_feats": mid_feats, "down_blocks": down_blocks, "up_blocks": tuple(up_blocks)}
+    return next((name for name, published in VARIANTS.items() if published == sizes), "fmen-custom")
+
+
+def conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:
+    """A 3x3 convolution that keeps height and width."""
+    return nn.Conv2d(in_channels, out_channels, 3, padding=1)
+
+
+class RRRB(nn.Module):
+    """What a residual-in-residual re-parameterizable block becomes: one convolution, ``(N, C, H, W)`` to the same."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.rep_conv = conv3x3(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve."""
+        out: Tensor = self.rep_conv(x)
+        return out
+
+
+class ERB(nn.Module):
+    """Enhanced residual block: two convolutions and a leaky rectifier between them."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = RRRB(channels)
+        self.conv2 = RRRB(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(N, C, H, W)`` to the same shape."""
+        out: Tensor = self.conv2(F.leaky_relu(self.conv1(x), SLOPE, inplace=True))
+        return out
+
+
+class HFAB(nn.Module):
+    """High-frequency attention block: a narrow branch decides, pixel by pixel, how much of each feature passes."""
+
+    def __init__(self, n_feats: int, mid_feats: int, blocks: int) -> None:
+        super().__init__()
+        self.squeeze = conv3x3(n_feats, mid_feats)
+        self.convs = nn.Sequential(*(ERB(mid_feats) for _ in range(blocks)))
+        self.excitate = conv3x3(mid_feats, n_feats)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(N, C, H, W)`` to the same shape."""
+        branch = F.leaky_relu(self.squeeze(x), SLOPE, inplace=True)
+        branch = F.leaky_relu(self.convs(branch), SLOPE, inplace=True)
+        attention: Tensor = self.excitate(branch).sigmoid_()
+        # The product may reuse the attention map's memory only while no gradient needs the map.
+        return x * attention if torch.is_grad_enabled() else attention.mul_(x)
+
+
+class FMEN(nn.Module):
+    """Fast and memory-efficient network, inference form.
+
+    Maps RGB ``(N, 3, H, W)`` in ``[0, 255]`` to ``(N, 3, scale*H, scale*W)`` in the same range. The defaults are
+    FMEN-S.
+
+    Args:
+        scale: Upscaling factor: 2, 3 or 4.
+        n_feats: Channels of the trunk.
+        mid_feats: Channels of the attention branches; the first one is four narrower.
+        down_blocks: Pairs of ERB and HFAB.
+        up_blocks: ERBs inside each HFAB, ``down_blocks + 1`` numbers.
+    """
+
+    data_range = 255.0
+
+    def __init__(
+        self,
+        scale: int = 4,
+        n_feats: int = 50,
+        mid_feats: int = 16,
+        down_blocks: int = 4,
+        up_blocks: Sequence[int] = (2, 1, 1, 1, 1),
+    ) -> None:
+        super().__init__()
+        self.scale = scale
+        self.name = variant_name(n_feats, mid_feats, down_blocks, up_blocks)
+        self.head = conv3x3(3, n_feats)
+        self.warmup = nn.Sequential(conv3x3(n_feats, n_feats), HFAB(n_feats, mid_feats - 4, up_blocks[0]))
+        self.ERBs = nn.ModuleList(ERB(n_feats) for _ in range(down_blocks))
+        self.HFABs = nn.ModuleList(HFAB(n_feats, mid_feats, up_blocks[i + 1]) for i in range(down_blocks))
+        self.lr_conv = conv3x3(n_feats, n_feats)
+        self.tail = nn.Sequential(conv3x3(n_feats, 3 * scale**2), nn.PixelShuffle(scale))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Upscale ``(N, 3, H, W)`` to ``(N, 3, scale*H, scale*W)``."""
+        shallow = self.head(x)
+        deep = self.warmup(shallow)
+        for erb, hfab in zip(self.ERBs, self.HFABs, strict=True):
+            deep = hfab(erb(deep))
+        deep = self.lr_conv(deep)
+        deep += shallow
+        out: Tensor = self.tail(deep)
+        return out

@@ -1,0 +1,203 @@
+"""FMEN in its training form: every 3x3 convolution of the inference form wears its re-parameterizable structure.
+
+An RRRB is linear, so training does not need to run it as drawn. By default each forward pass merges the block's three
+kernels into one, differentiably, and runs a single 3x3 convolution: the same function and the same gradients for a
+third of the time and memory. ``collapsed = False`` runs the block as the paper draws it.
+
+Likewise a batch normalization in front of a convolution: filling the convolution's border with the normalization's
+shift equals subtracting the shift, padding with zeros, and adding the shift's response to the bias. No padded copy is
+made.
+
+Source: Du et al., "Fast and Memory-Efficient Network Towards Efficient Image Super-Resolution", NTIRE 2022, section 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fmen_core.deploy import SLOPE, VARIANTS, conv3x3, variant_name
+
+
+def kernel_and_bias(conv: nn.Conv2d) -> tuple[Tensor, Tensor]:
+    """The parameters of a convolution that has a bias, as all of FMEN's have."""
+    assert conv.bias is not None
+    return conv.weight, conv.bias
+
+
+class RRRB(nn.Module):
+    """Residual-in-residual re-parameterizable block, ``(N, C, H, W)`` to the same: equation 3 of the paper.
+
+    ``x + reduce(fea(pad(e)) + e)`` with ``e = expand(x)``, where ``pad`` fills the border with ``expand``'s bias: what
+    ``expand`` makes of a zero pixel, so that the block equals one zero-padded 3x3 convolution.
+    """
+
+    def __init__(self, channels: int, ratio: int = 2) -> None:
+        super().__init__()
+        self.expand_conv = nn.Conv2d(channels, ratio * channels, 1)
+        self.fea_conv = nn.Conv2d(ratio * channels, ratio * channels, 3)
+        self.reduce_conv = nn.Conv2d(ratio * channels, channels, 1)
+        self.collapsed = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run the merged convolution, or the block as drawn when ``collapsed`` is False."""
+        if self.collapsed:
+            return F.conv2d(x, *self.merged(), padding=1)
+        expanded = self.expand_conv(x)
+        bias = kernel_and_bias(self.expand_conv)[1].view(1, -1, 1, 1)
+        padded = F.pad(expanded - bias, (1, 1, 1, 1)) + bias
+        out: Tensor = self.reduce_conv(self.fea_conv(padded) + expanded) + x
+        return out
+
+    def merged(self) -> tuple[Tensor, Tensor]:
+        """The kernel ``(C, C, 3, 3)`` and the bias ``(C,)`` of the equal convolution, differentiable in the factors."""
+        # Products of kernels are cheap and their rounding enters every pixel: never in reduced precision.
+        with torch.autocast(self.fea_conv.weight.device.type, enabled=False):
+            expand, expand_bias = kernel_and_bias(self.expand_conv)
+            fea, fea_bias = kernel_and_bias(self.fea_conv)
+            reduce, reduce_bias = kernel_and_bias(self.reduce_conv)
+            expand, reduce = expand.flatten(1), reduce.flatten(1)
+            wide, channels = expand.shape
+            # reduce . fea for all nine taps, then . expand: (C, wide * 9) -> (C, 9, wide) -> (C, 9, C).
+            left = (reduce @ fea.flatten(1)).view(channels, wide, 9).transpose(1, 2)
+            kernel = (left @ expand).transpose(1, 2).reshape(channels, channels, 3, 3)
+            identity = reduce @ expand + torch.eye(channels, dtype=fea.dtype, device=fea.device)
+            kernel = kernel + F.pad(identity[..., None, None], (1, 1, 1, 1))
+            response = fea.sum((2, 3)) @ expand_bias + fea_bias + expand_bias
+            return kernel, reduce @ response + reduce_bias
+
+
+class ERB(nn.Module):
+    """Enhanced residual block: two RRRBs and a leaky rectifier between them."""
+
+    def __init__(self, channels: int, ratio: int = 2) -> None:
+        super().__init__()
+        self.conv1 = RRRB(channels, ratio)
+        self.conv2 = RRRB(channels, ratio)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(N, C, H, W)`` to the same shape."""
+        out: Tensor = self.conv2(F.leaky_relu(self.conv1(x), SLOPE, inplace=True))
+        return out
+
+
+def update_statistics(bn: nn.BatchNorm2d, x: Tensor) -> None:
+    """Move ``bn``'s running statistics towards those of the batch ``x`` ``(N, C, H, W)``, as its forward pass would."""
+    assert bn.running_mean is not None and bn.running_var is not None and bn.num_batches_tracked is not None
+    momentum = 0.1 if bn.momentum is None else bn.momentum
+    with torch.no_grad():
+        var, mean = torch.var_mean(x.to(bn.running_mean.dtype), (0, 2, 3))
+        bn.running_mean.lerp_(mean, momentum)
+        bn.running_var.lerp_(var, momentum)
+        bn.num_batches_tracked.add_(1)
+
+
+def factor_and_shift(bn: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """What ``bn`` does in eval mode, ``factor * x + shift``, each ``(C,)``."""
+    assert bn.running_mean is not None and bn.running_var is not None
+    factor = bn.weight * torch.rsqrt(bn.running_var + bn.eps)
+    # A copy for the graph to keep: the next forward pass moves the statistics in place.
+    return factor, bn.bias - bn.running_mean.clone() * factor
+
+
+def conv_after_bn(x: Tensor, bn: nn.BatchNorm2d, conv: nn.Conv2d) -> Tensor:
+    """``conv(pad(bn(x)))`` where ``pad`` fills a border of one pixel with the shift of ``bn``'s running statistics."""
+    if bn.training:
+        update_statistics(bn, x)
+    shift = factor_and_shift(bn)[1]
+    statistics = (None, None) if bn.training else (bn.running_mean, bn.running_var)
+    centred = F.batch_norm(x, *statistics, bn.weight, bn.bias - shift, bn.training, eps=bn.eps)
+    weight, bias = kernel_and_bias(conv)
+    return F.conv2d(centred, weight, bias + weight.sum((2, 3)) @ shift, padding=1)
+
+
+class HFAB(nn.Module):
+    """High-frequency attention block, ``(N, C, H, W)`` to the same: section 3.2 of the paper."""
+
+    def __init__(self, n_feats: int, mid_feats: int, blocks: int, ratio: int = 2) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(n_feats)
+        self.bn2 = nn.BatchNorm2d(mid_feats)
+        self.bn3 = nn.BatchNorm2d(n_feats)
+        self.squeeze = nn.Conv2d(n_feats, mid_feats, 3)
+        self.convs = nn.Sequential(*(ERB(mid_feats, ratio) for _ in range(blocks)))
+        self.excitate = nn.Conv2d(mid_feats, n_feats, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Weigh ``x`` by the attention branch's sigmoid."""
+        branch = F.leaky_relu(conv_after_bn(x, self.bn1, self.squeeze), SLOPE, inplace=True)
+        branch = F.leaky_relu(self.convs(branch), SLOPE, inplace=True)
+        attention = torch.sigmoid_(self.bn3(conv_after_bn(branch, self.bn2, self.excitate)))
+        return x * attention
+
+
+class FMEN(nn.Module):
+    """Fast and memory-efficient network, training form.
+
+    Maps RGB ``(N, 3, H, W)`` in ``[0, 255]`` to ``(N, 3, scale*H, scale*W)`` in the same range. The defaults are
+    FMEN-S. ``fmen_core.reparameterize`` turns it into ``fmen_core.deploy.FMEN``.
+
+    Args:
+        scale: Upscaling factor: 2, 3 or 4.
+        n_feats: Channels of the trunk.
+        mid_feats: Channels of the attention branches; the first one is four narrower.
+        down_blocks: Pairs of ERB and HFAB.
+        up_blocks: ERBs inside each HFAB, ``down_blocks + 1`` numbers.
+        ratio: How much wider an RRRB is inside.
+    """
+
+    data_range = 255.0
+
+    def __init__(
+        self,
+        scale: int = 4,
+        n_feats: int = 50,
+        mid_feats: int = 16,
+        down_blocks: int = 4,
+        up_blocks: Sequence[int] = (2, 1, 1, 1, 1),
+        ratio: int = 2,
+    ) -> None:
+        super().__init__()
+        self.scale = scale
+        self.name = variant_name(n_feats, mid_feats, down_blocks, up_blocks)
+        self.sizes: dict[str, Any] = {
+            "n_feats": n_feats,
+            "mid_feats": mid_feats,
+            "down_blocks": down_blocks,
+            "up_blocks": tuple(up_blocks),
+        }
+        self.head = conv3x3(3, n_feats)
+        self.warmup = nn.Sequential(conv3x3(n_feats, n_feats), HFAB(n_feats, mid_feats - 4, up_blocks[0], ratio))
+        self.ERBs = nn.ModuleList(ERB(n_feats, ratio) for _ in range(down_blocks))
+        self.HFABs = nn.ModuleList(HFAB(n_feats, mid_feats, up_blocks[i + 1], ratio) for i in range(down_blocks))
+        self.lr_conv = conv3x3(n_feats, n_feats)
+        self.tail = nn.Sequential(conv3x3(n_feats, 3 * scale**2), nn.PixelShuffle(scale))
+
+    @classmethod
+    def from_variant(cls, name: str, scale: int = 4) -> FMEN:
+        """The published variant ``"fmen"`` or ``"fmen-s"``."""
+        return cls(scale=scale, **VARIANTS[name])
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether the RRRBs run as one merged convolution each (the default) or as the paper draws them."""
+        return all(module.collapsed for module in self.modules() if isinstance(module, RRRB))
+
+    @collapsed.setter
+    def collapsed(self, value: bool) -> None:
+        for module in self.modules():
+            if isinstance(module, RRRB):
+                module.collapsed = value
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Upscale ``(N, 3, H, W)`` to ``(N, 3, scale*H, scale*W)``."""
+        shallow = self.head(x)
+        deep = self.warmup(shallow)
+        for erb, hfab in zip(self.ERBs, self.HFABs, strict=True):
+            deep = hfab(erb(deep))
+        out: Tensor = self.tail(self.lr_conv(deep) + shallow)
+        return out
