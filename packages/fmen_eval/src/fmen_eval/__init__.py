@@ -5,16 +5,32 @@ The package knows networks only as callables and as ``nn.Module``; it depends on
 
 from fmen_eval.complexity import Complexity, Layer, complexity
 from fmen_eval.metrics import PROTOCOLS, Protocol, psnr, rgb_to_y, ssim
+from fmen_eval.runtime import (
+    ChallengeRuntime,
+    PeakMemory,
+    Runtime,
+    device_name,
+    measure,
+    measure_as_challenge,
+    peak_memory,
+)
 from fmen_eval.validation import ImageResult, ValidationResult, validate
 
 __all__ = [
     "PROTOCOLS",
+    "ChallengeRuntime",
     "Complexity",
     "ImageResult",
     "Layer",
+    "PeakMemory",
     "Protocol",
+    "Runtime",
     "ValidationResult",
     "complexity",
+    "device_name",
+    "measure",
+    "measure_as_challenge",
+    "peak_memory",
     "psnr",
     "rgb_to_y",
     "ssim",

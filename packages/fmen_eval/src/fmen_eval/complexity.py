@@ -186,4 +186,4 @@ def _thop_macs(network: nn.Module, image: Tensor) -> int:
         from thop import profile
 
         macs, _ = profile(network, inputs=(image,), verbose=False)
-    return round(macs)
+    return int(macs)
