@@ -26,7 +26,8 @@ class Upscaler:
         device: ``"auto"`` takes CUDA where there is one.
         precision: The arithmetic of the convolutions: ``"fp32"``, ``"bf16"`` or ``"fp16"``.
         tile: Side of the LR tiles that the image is cut into, or None for the whole image at once. Each tile is read
-            with a margin as wide as the network can see, so that the result is that of the whole image.
+            with a margin as wide as the network can see, so that the result is that of the whole image, up to the
+            rounding of sums that PyTorch forms in another order.
 
     Raises:
         ValueError: The precision or the tile is none of those above, or the network looks at the whole image at once
