@@ -1,0 +1,155 @@
+"""Aligned random LR/HR patches from caches, augmented and batched.
+
+A patch belongs to a global step and a slot in its batch: image, place and orientation of slot ``i`` of step ``t`` are
+drawn from a counter-based generator keyed by ``(seed, t)``, and depend on neither worker, rank, nor on what was drawn
+before. So training resumes exactly, and any number of ranks sees the same samples.
+
+Images are drawn uniformly, as EDSR's loader does, not in proportion to their area; places uniformly within the image;
+and one of the eight flips and rotations of the square uniformly.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from .cache import PatchCache
+from .images import DataError
+
+Batch = tuple[Tensor, Tensor]
+
+
+class PatchSampler:
+    """Draws batches of aligned patches; safe to call from several threads, and to pickle into worker processes."""
+
+    def __init__(self, caches: Sequence[PatchCache], *, patch: int = 64, batch: int = 16, seed: int = 0) -> None:
+        """Prepare to sample.
+
+        Args:
+            caches: where to read from; all of one scale.
+            patch: side of an LR patch in pixels.
+            batch: patches of a global step, over all ranks.
+            seed: any integer from 0 to 2**64 - 1.
+
+        Raises:
+            DataError: no images, caches of different scales, or an image smaller than a patch.
+        """
+        if patch < 1 or batch < 1 or not 0 <= seed < 2**64:
+            raise DataError(f"patch {patch} and batch {batch} must be 1 or more, and seed {seed} from 0 to 2**64 - 1")
+        scales = {cache.scale for cache in caches}
+        if len(scales) != 1:
+            raise DataError(f"patches need caches of one scale, got {sorted(scales) or 'no cache'}")
+        self.scale = scales.pop()
+        self.patch, self.batch_size, self.seed = patch, batch, seed
+        self._lr: list[Any] = [image for cache in caches for image in cache.lr]
+        self._hr: list[Any] = [image for cache in caches for image in cache.hr]
+        self._caches = tuple(caches)
+        sizes = np.array([image.shape[:2] for image in self._lr], np.int64).reshape(-1, 2)
+        names = [f"{name} of {cache.dataset}" for cache in caches for name in cache.names]
+        small = np.flatnonzero(sizes.min(1) < patch)
+        if len(small):
+            height, width = sizes[small[0]]
+            raise DataError(
+                f"image {names[small[0]]} is {width}x{height} in LR, smaller than a {patch}x{patch} patch"
+                f"{f' (and {len(small) - 1} more)' if len(small) > 1 else ''}; remove it or choose a smaller patch"
+            )
+        self._places = sizes - patch + 1
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (self._caches, self.patch, self.batch_size, self.seed)
+
+    def draw(self, step: int) -> npt.NDArray[np.int64]:
+        """What the slots of a step hold: ``(batch, 4)`` rows of image, top, left (LR pixels), orientation (0..7)."""
+        generator = np.random.Generator(np.random.Philox(key=np.array([self.seed, step], np.uint64)))
+        uniform = generator.random((self.batch_size, 4))
+        image = (uniform[:, 0] * len(self._lr)).astype(np.int64)
+        places = (uniform[:, 1:3] * self._places[image]).astype(np.int64)
+        return np.column_stack((image, places, (uniform[:, 3] * 8).astype(np.int64)))
+
+    def batch(self, step: int, *, rank: int = 0, world_size: int = 1) -> Batch:
+        """The slots ``rank::world_size`` of a global step.
+
+        Returns:
+            LR uint8 ``(n, 3, patch, patch)`` and HR uint8 ``(n, 3, patch * scale, patch * scale)``, RGB, in
+            channels-last memory.
+        """
+        samples = self.draw(step)[rank::world_size].tolist()
+        lr_side, hr_side = self.patch, self.patch * self.scale
+        lr = torch.empty((len(samples), lr_side, lr_side, 3), dtype=torch.uint8)
+        hr = torch.empty((len(samples), hr_side, hr_side, 3), dtype=torch.uint8)
+        lr_out, hr_out = lr.numpy(), hr.numpy()
+        for slot, (image, top, left, orientation) in enumerate(samples):
+            place_patch(self._lr[image][top : top + lr_side, left : left + lr_side], lr_out[slot], orientation)
+            top, left = top * self.scale, left * self.scale
+            place_patch(self._hr[image][top : top + hr_side, left : left + hr_side], hr_out[slot], orientation)
+        return lr.permute(0, 3, 1, 2), hr.permute(0, 3, 1, 2)
+
+    def batches(
+        self,
+        start_step: int,
+        stop_step: int,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        prefetch: int = 2,
+        threads: int = 1,
+    ) -> Iterator[Batch]:
+        """The batches of the steps ``start_step`` to ``stop_step - 1``, in order, made in background threads.
+
+        Args:
+            start_step: first global step.
+            stop_step: the step to stop before.
+            rank: this process; it gets the slots ``rank::world_size``.
+            world_size: number of processes.
+            prefetch: batches that are made ahead.
+            threads: how many of them at a time.
+
+        The threads end when the iterator is exhausted, closed or forgotten.
+        """
+        pending: deque[Future[Batch]] = deque()
+        pool = ThreadPoolExecutor(threads, thread_name_prefix="patches")
+        try:
+            for step in range(start_step, stop_step):
+                pending.append(pool.submit(self.batch, step, rank=rank, world_size=world_size))
+                if len(pending) > prefetch:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _restore(caches: tuple[PatchCache, ...], patch: int, batch: int, seed: int) -> PatchSampler:
+    return PatchSampler(caches, patch=patch, batch=batch, seed=seed)
+
+
+def place_patch(source: npt.NDArray[np.uint8], out: npt.NDArray[np.uint8], orientation: int) -> None:
+    """Copy a square patch in one of eight orientations: bit 0 mirrors left-right, bit 1 top-bottom, bit 2 then
+    transposes.
+
+    Args:
+        source: uint8 ``(p, p, 3)``, any strides between the rows.
+        out: uint8 ``(p, p, 3)``, contiguous; filled.
+        orientation: 0..7.
+    """
+    flips = orientation & 3
+    # OpenCV moves whole pixels with vector instructions where NumPy would copy three bytes at a time.
+    if orientation & 4:
+        cv2.transpose(source, out)
+        if flips:  # mirroring the source left-right is mirroring its transpose top-bottom, and the other way round
+            cv2.flip(out, _FLIP_CODES[(0, 2, 1, 3)[flips]], out)
+    elif flips:
+        cv2.flip(source, _FLIP_CODES[flips], out)
+    else:
+        out[...] = source
+
+
+_FLIP_CODES = (0, 1, 0, -1)  # OpenCV's names for: (unused), left-right, top-bottom, both

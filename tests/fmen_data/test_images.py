@@ -1,0 +1,159 @@
+"""Reading, writing and listing image files, the odd ones included."""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from fmen_data import DataError, image_size, list_images, read_image, write_image
+
+NOISE = np.random.default_rng(0).integers(0, 256, (24, 36, 3), dtype=np.uint8)
+
+
+def png_chunk(kind: bytes, payload: bytes) -> bytes:
+    return struct.pack(">I", len(payload)) + kind + payload + struct.pack(">I", zlib.crc32(kind + payload))
+
+
+def palette_png(path: Path) -> None:
+    """A 2x2 palette image: red, green / blue, red."""
+    header = struct.pack(">IIBBBBB", 2, 2, 8, 3, 0, 0, 0)
+    pixels = zlib.compress(b"\0\0\1" + b"\0\2\0")
+    body = png_chunk(b"IHDR", header) + png_chunk(b"PLTE", b"\xff\0\0\0\xff\0\0\0\xff") + png_chunk(b"IDAT", pixels)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + body + png_chunk(b"IEND", b""))
+
+
+def with_profile(png: bytes) -> bytes:
+    """The same PNG with a colour profile that libpng complains about."""
+    after_header = 8 + 25
+    return png[:after_header] + png_chunk(b"iCCP", b"odd\0\0" + zlib.compress(b"\0" * 128)) + png[after_header:]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".webp"])
+def test_rgb_images_are_read_as_they_were_written(tmp_path: Path, suffix: str) -> None:
+    file = tmp_path / f"a{suffix}"
+    write_image(file, NOISE)
+    assert image_size(file) == (24, 36)
+    if suffix != ".webp":  # lossy by default
+        assert np.array_equal(read_image(file), NOISE)
+    assert [entry.name for entry in tmp_path.iterdir()] == [file.name]
+
+
+def test_gray_becomes_three_equal_channels(tmp_path: Path) -> None:
+    write_image(tmp_path / "gray.png", NOISE[..., 0])
+    assert np.array_equal(read_image(tmp_path / "gray.png"), np.dstack([NOISE[..., 0]] * 3))
+
+
+def test_palette_becomes_rgb(tmp_path: Path) -> None:
+    palette_png(tmp_path / "palette.png")
+    expected = [[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [255, 0, 0]]]
+    assert read_image(tmp_path / "palette.png").tolist() == expected
+
+
+def test_an_opaque_alpha_channel_is_dropped_and_a_transparent_one_refused(tmp_path: Path) -> None:
+    alpha = np.full(NOISE.shape[:2], 255, np.uint8)
+    cv2.imwrite(str(tmp_path / "opaque.png"), np.dstack([NOISE[..., ::-1], alpha]))
+    assert np.array_equal(read_image(tmp_path / "opaque.png"), NOISE)
+    alpha[3, 4] = 254
+    cv2.imwrite(str(tmp_path / "glass.png"), np.dstack([NOISE[..., ::-1], alpha]))
+    with pytest.raises(DataError, match=r"glass\.png has transparent pixels; flatten"):
+        read_image(tmp_path / "glass.png")
+
+
+def test_sixteen_bit_images_are_refused(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "deep.png"), NOISE.astype(np.uint16) * 257)
+    with pytest.raises(DataError, match=r"deep\.png has uint16 pixels; convert it to 8 bits"):
+        read_image(tmp_path / "deep.png")
+
+
+@pytest.mark.parametrize("kept", [0.999, 0.9, 0.5, 0.01])
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_a_truncated_file_is_an_error_wherever_it_was_cut(
+    tmp_path: Path, suffix: str, kept: float, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_image(tmp_path / f"whole{suffix}", NOISE)
+    data = (tmp_path / f"whole{suffix}").read_bytes()
+    file = tmp_path / f"cut{suffix}"
+    file.write_bytes(data[: int(len(data) * kept)])
+    with pytest.raises(DataError, match=rf"cut\{suffix} is "):
+        read_image(file)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_png_with_a_flipped_bit_is_an_error(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.png", NOISE)
+    data = bytearray((tmp_path / "a.png").read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / "a.png").write_bytes(data)
+    with pytest.raises(DataError, match="damaged"):
+        read_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"BM" + b"\0" * 60, b"\xff\xd8\xff\xe0"])
+def test_what_is_no_image_is_an_error(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.png is "):
+        read_image(tmp_path / "a.png")
+
+
+def test_an_odd_colour_profile_prints_no_warning(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    write_image(tmp_path / "a.png", NOISE)
+    (tmp_path / "a.png").write_bytes(with_profile((tmp_path / "a.png").read_bytes()))
+    assert np.array_equal(read_image(tmp_path / "a.png"), NOISE)
+    assert capfd.readouterr().err == ""
+
+
+def test_an_exif_orientation_is_not_applied(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.jpg", NOISE)
+    data = (tmp_path / "a.jpg").read_bytes()
+    entry = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)  # orientation: rotate by 90 degrees
+    exif = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", 1) + entry + b"\0" * 4
+    (tmp_path / "a.jpg").write_bytes(data[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + data[2:])
+    assert read_image(tmp_path / "a.jpg").shape == NOISE.shape
+    assert image_size(tmp_path / "a.jpg") == (24, 36)
+
+
+def test_a_missing_file_or_folder_is_named(tmp_path: Path) -> None:
+    for function in (read_image, image_size, list_images):
+        with pytest.raises(DataError, match="absent"):
+            function(tmp_path / "absent")
+
+
+def test_a_folder_without_images_is_named(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    (tmp_path / "._0001.png").touch()
+    with pytest.raises(DataError, match="no images in"):
+        list_images(tmp_path)
+
+
+def test_images_are_listed_by_name(tmp_path: Path) -> None:
+    for name in ("b.PNG", "a.jpg", "c.txt"):
+        (tmp_path / name).touch()
+    assert [file.name for file in list_images(tmp_path)] == ["a.jpg", "b.PNG"]
+
+
+def test_an_unknown_format_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="unknown image format"):
+        write_image(tmp_path / "a.xyz", NOISE)
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_image(tmp_path / "a.png", NOISE)
+    before = (tmp_path / "a.png").read_bytes()
+
+    def full_disk(self: Path, data: bytes) -> int:
+        with self.open("wb") as file:
+            file.write(data[:100])
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
+    with pytest.raises(DataError, match=r"cannot write .*a\.png: No space left"):
+        write_image(tmp_path / "a.png", NOISE[::-1])
+    monkeypatch.undo()
+    assert (tmp_path / "a.png").read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 1

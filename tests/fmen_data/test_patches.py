@@ -1,0 +1,150 @@
+"""Random patches: aligned, in all eight orientations, and depending on seed, step and slot alone."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fmen_data import DataError, PatchCache, PatchSampler, imresize, open_dataset, prepare_cache, write_image
+from fmen_data.patches import place_patch
+
+
+def make_cache(folder: Path, sizes: list[tuple[int, int]], scale: int = 4) -> PatchCache:
+    """HR images are the LR images with every pixel repeated: alignment can be checked exactly."""
+    generator = np.random.default_rng(len(sizes))
+    for i, size in enumerate(sizes):
+        lr = generator.integers(0, 256, (*size, 3), dtype=np.uint8)
+        write_image(folder / f"HR/{i}.png", lr.repeat(scale, 0).repeat(scale, 1))
+        write_image(folder / f"LR_bicubic/X{scale}/{i}x{scale}.png", lr)
+    dataset = open_dataset(folder, scale=scale)
+    return PatchCache(prepare_cache(dataset, folder / "cache.h5", progress=False))
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> PatchCache:
+    return make_cache(tmp_path_factory.mktemp("set"), [(20, 30), (16, 16), (40, 17)])
+
+
+@pytest.fixture
+def sampler(cache: PatchCache) -> PatchSampler:
+    return PatchSampler([cache], patch=16, batch=12, seed=7)
+
+
+def equal(one: tuple[torch.Tensor, torch.Tensor], other: tuple[torch.Tensor, torch.Tensor]) -> bool:
+    return torch.equal(one[0], other[0]) and torch.equal(one[1], other[1])
+
+
+def test_lr_and_hr_patches_show_the_same_place_in_the_same_orientation(sampler: PatchSampler) -> None:
+    for step in range(20):
+        lr, hr = sampler.batch(step)
+        assert torch.equal(lr.repeat_interleave(4, 2).repeat_interleave(4, 3), hr)
+
+
+def test_batches_are_uint8_in_channels_last_memory(sampler: PatchSampler) -> None:
+    for tensor, side in zip(sampler.batch(0), (16, 64), strict=True):
+        assert tensor.dtype == torch.uint8 and tensor.shape == (12, 3, side, side)
+        assert tensor.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_patches_are_cut_from_the_images(sampler: PatchSampler, cache: PatchCache) -> None:
+    lr, _ = sampler.batch(3)
+    for slot, (image, top, left, orientation) in enumerate(sampler.draw(3).tolist()):
+        patch = np.empty((16, 16, 3), np.uint8)
+        place_patch(cache.lr[image][top : top + 16, left : left + 16], patch, orientation)
+        assert np.array_equal(lr[slot].permute(1, 2, 0).numpy(), patch)
+
+
+@pytest.mark.parametrize("side", [1, 5, 64])
+def test_the_eight_orientations_are_the_flips_and_rotations_of_the_square(side: int) -> None:
+    wide = np.random.default_rng(0).integers(0, 256, (side + 3, side + 5, 3), dtype=np.uint8)
+    source, seen = wide[2 : 2 + side, 1 : 1 + side], set()
+    for orientation in range(8):
+        expected = source[:, ::-1] if orientation & 1 else source
+        expected = expected[::-1] if orientation & 2 else expected
+        expected = expected.swapaxes(0, 1) if orientation & 4 else expected
+        out = np.zeros((side, side, 3), np.uint8)
+        place_patch(source, out, orientation)
+        assert np.array_equal(out, expected)
+        seen.add(out.tobytes())
+    assert len(seen) == (1 if side == 1 else 8)
+
+
+def test_a_step_is_the_same_whenever_and_wherever_it_is_drawn(cache: PatchCache, sampler: PatchSampler) -> None:
+    first = sampler.batch(5)
+    sampler.batch(6)
+    assert equal(first, sampler.batch(5))
+    assert equal(first, PatchSampler([cache], patch=16, batch=12, seed=7).batch(5))
+    assert equal(first, pickle.loads(pickle.dumps(sampler)).batch(5))
+    assert not equal(first, sampler.batch(6))
+    assert not equal(first, PatchSampler([cache], patch=16, batch=12, seed=8).batch(5))
+
+
+def test_a_slot_does_not_depend_on_the_size_of_the_batch(cache: PatchCache, sampler: PatchSampler) -> None:
+    small = PatchSampler([cache], patch=16, batch=4, seed=7)
+    assert np.array_equal(small.draw(2), sampler.draw(2)[:4])
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 5])
+def test_ranks_share_the_slots_of_a_step(sampler: PatchSampler, world_size: int) -> None:
+    lr, hr = sampler.batch(9)
+    for rank in range(world_size):
+        part = sampler.batch(9, rank=rank, world_size=world_size)
+        assert equal(part, (lr[rank::world_size], hr[rank::world_size]))
+
+
+def test_images_places_and_orientations_are_drawn_uniformly(sampler: PatchSampler) -> None:
+    draws = np.concatenate([sampler.draw(step) for step in range(1000)])
+    for column, choices in ((draws[:, 0], 3), (draws[:, 3], 8), (draws[draws[:, 0] == 0, 1], 5)):
+        counts = Counter(column.tolist())
+        assert sorted(counts) == list(range(choices))
+        assert max(counts.values()) < 1.15 * len(column) / choices
+
+
+def test_two_caches_are_sampled_as_one(cache: PatchCache, tmp_path: Path) -> None:
+    other = make_cache(tmp_path, [(16, 20)])
+    draws = PatchSampler([cache, other], patch=16, batch=64).draw(0)
+    assert set(draws[:, 0].tolist()) == {0, 1, 2, 3}
+
+
+def test_prefetched_batches_are_those_of_the_steps_in_order(sampler: PatchSampler) -> None:
+    batches = list(sampler.batches(4, 14, rank=1, world_size=2, prefetch=3, threads=2))
+    assert len(batches) == 10
+    for step, batch in enumerate(batches, 4):
+        assert equal(batch, sampler.batch(step, rank=1, world_size=2))
+
+
+def test_closing_the_iterator_ends_its_threads(sampler: PatchSampler) -> None:
+    batches = sampler.batches(0, 1000, threads=2)
+    next(iter(batches))
+    batches.close()  # type: ignore[attr-defined]
+    deadline = time.monotonic() + 5
+    while any(thread.name.startswith("patches") for thread in threading.enumerate()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_an_image_smaller_than_a_patch_is_named(cache: PatchCache) -> None:
+    with pytest.raises(DataError, match=r"image 1 of .* is 16x16 in LR, smaller than a 17x17 patch; remove it"):
+        PatchSampler([cache], patch=17)
+
+
+def test_caches_of_two_scales_or_none_are_refused(cache: PatchCache, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="one scale"):
+        PatchSampler([cache, make_cache(tmp_path, [(16, 16)], scale=2)], patch=16)
+    with pytest.raises(DataError, match="no cache"):
+        PatchSampler([])
+
+
+def test_sample_patches_hold_the_lr_that_imresize_makes(tmp_path: Path) -> None:
+    dataset = open_dataset("sample", scale=2)
+    cache = PatchCache(prepare_cache(dataset, tmp_path / "c.h5", progress=False))
+    lr, hr = PatchSampler([cache], patch=48, batch=4).batch(0)
+    assert lr.shape == (4, 3, 48, 48) and hr.shape == (4, 3, 96, 96)
+    assert np.array_equal(cache.lr[0], imresize(np.asarray(cache.hr[0]), 0.5))
