@@ -1,0 +1,240 @@
+"""The command line: one thin function per command.
+
+Only the commands that need PyTorch import it, so that ``fmen --help`` answers at once. Input at fault ends with one
+line on standard error and exit status 2; ``--debug`` or ``FMEN_DEBUG=1`` shows where it was noticed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import traceback
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+DEBUG = "FMEN_DEBUG"
+
+
+class Commands(TyperGroup):
+    """Turns what goes wrong in any command into one line and an exit status."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            fail("stopped", 130)
+        except OSError as error:
+            if isinstance(error, BrokenPipeError):
+                raise
+            fail(describe(error), 2)
+        except ValueError as error:
+            fail(str(error), 2)
+
+
+def fail(message: str, status: int) -> None:
+    """Print one line, with the traceback before it when debugging, and exit."""
+    if os.environ.get(DEBUG):
+        traceback.print_exc()
+    typer.echo(f"error: {' '.join(message.split())}", err=True)
+    raise typer.Exit(status)
+
+
+def describe(error: OSError) -> str:
+    """What the operating system refused, with the file and, where there is one, the remedy."""
+    if error.filename is None:
+        return error.strerror or str(error)
+    remedies = {
+        "FileNotFoundError": "check the path",
+        "PermissionError": "check who may read and write there",
+    }
+    remedy = remedies.get(type(error).__name__, "free some space or write elsewhere" if error.errno == 28 else "")
+    return f"{error.filename}: {error.strerror}" + (f"; {remedy}" if remedy else "")
+
+
+app = typer.Typer(
+    cls=Commands,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="FMEN, a fast and memory-efficient network for image super-resolution: train, validate, submit, upscale.",
+)
+
+
+class Variant(str, Enum):
+    """FMEN-S or FMEN."""
+
+    s = "s"
+    full = "full"
+
+
+class Protocol(str, Enum):
+    """How PSNR and SSIM are computed."""
+
+    ntire = "ntire"
+    paper = "paper"
+    kair_y = "kair-y"
+
+
+class Precision(str, Enum):
+    """Arithmetic of the convolutions."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+Weights = Annotated[Path | None, typer.Option(help="Weights file; default: the best of the newest run under runs/.")]
+
+
+@app.callback()
+def options(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False) -> None:
+    """Options that every command has."""
+    if debug:
+        os.environ[DEBUG] = "1"
+
+
+@app.command()
+def train(
+    variant: Annotated[Variant | None, typer.Option(help="s: FMEN-S; full: FMEN. Default: the recipe's.")] = None,
+    scale: Annotated[int | None, typer.Option(help="2, 3 or 4. Default: the recipe's.")] = None,
+    recipe: Annotated[str, typer.Option(help="paper, fast, cpu, quick, or a YAML file.")] = "fast",
+    data: Annotated[
+        list[str] | None, typer.Option(help="Training set: a folder, HR_DIR,LR_DIR or sample. May be repeated.")
+    ] = None,
+    val_data: Annotated[str | None, typer.Option(help="Validation set, likewise.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder. Default: a new one under runs/.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue --out, or else the newest run.")] = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Another value for a key of the recipe."),
+    ] = None,
+) -> None:
+    """Train a network."""
+    from fmen.recipe import load_recipe, parse_settings
+    from fmen.runs import Run, new_run, newest_run, resumed_recipe
+
+    given: dict[str, object] = {"variant": variant and variant.value, "scale": scale, "val_data": val_data}
+    given["data"] = tuple(data) if data else None
+    overrides = {key: value for key, value in given.items() if value is not None} | parse_settings(settings or [])
+    if resume:
+        run = Run(out) if out else newest_run()
+        resolved = resumed_recipe(run, overrides)
+    else:
+        resolved = load_recipe(recipe, overrides)
+        run = Run(out) if out else new_run(resolved)
+
+    from fmen.trainer import train as run_training
+
+    typer.echo(f"run {run.folder}: {resolved.network} x{resolved.scale}, {resolved.steps} steps")
+    outcome = run_training(resolved, run, resume=resume)
+    if outcome.signal is not None:
+        remedy = f"fmen train --resume --out {run.folder}"
+        typer.echo(f"stopped after step {outcome.step} of {resolved.steps}; continue with: {remedy}", err=True)
+        raise typer.Exit(128 + outcome.signal)
+    best = "" if outcome.best is None else f", best {outcome.best:.2f} dB ({resolved.val_protocol})"
+    typer.echo(f"done: {outcome.step} steps{best}: {outcome.weights}")
+
+
+@app.command()
+def validate(
+    weights: Weights = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="A dataset folder, HR_DIR,LR_DIR or sample. Default: data/DIV2K, or else the sample."),
+    ] = None,
+    protocol: Annotated[Protocol, typer.Option(help="How to measure.")] = Protocol.ntire,
+    threshold: Annotated[float | None, typer.Option(help="Least mean PSNR in dB; exit status 1 below it.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the result there.")] = None,
+    save_images: Annotated[Path | None, typer.Option(help="Write the upscaled images into that folder.")] = None,
+    precision: Annotated[Precision, typer.Option(help="Arithmetic of the convolutions.")] = Precision.fp32,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Measure PSNR and SSIM."""
+    from fmen.validating import run_validation
+
+    report = run_validation(
+        weights,
+        data,
+        protocol=protocol.value,
+        precision=precision.value,
+        device=device,
+        save_images=save_images,
+        say=typer.echo,
+    )
+    typer.echo(report.result.table())
+    if json_file:
+        from fmen.runs import write_atomic
+
+        write_atomic(json_file, (json.dumps(report.to_json(), indent=2) + "\n").encode())
+    least = threshold if threshold is not None else report.challenge_threshold
+    mean = f"mean PSNR {report.result.psnr:.2f} dB ({protocol.value})"
+    if least is None:
+        typer.echo(mean)
+        return
+    passed = report.passes(least)
+    typer.echo(f"{mean} {'reaches' if passed else 'is below'} the threshold of {least:.2f} dB")
+    if not passed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def upscale(
+    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Images, and folders of images.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder, or file for a single image.")],
+    weights: Weights = None,
+    precision: Annotated[Precision, typer.Option(help="Arithmetic of the convolutions.")] = Precision.fp32,
+    tile: Annotated[str, typer.Option(help="Side of the tiles in LR pixels, or auto.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Enlarge images."""
+    if tile != "auto" and not tile.isdecimal():
+        raise ValueError(f"--tile {tile}: give a number of pixels, or auto")
+    from fmen.runs import newest_weights
+    from fmen.upscaling import plan, upscale_files
+    from fmen_core import Upscaler, load
+
+    jobs = plan(inputs, output)
+    model = load(weights or newest_weights())
+    upscaler = Upscaler(model, device=device, precision=precision.value, tile=None if tile == "auto" else int(tile))
+    upscale_files(upscaler, jobs, say=typer.echo)
+
+
+@app.command()
+def reparam(
+    weights: Annotated[Path, typer.Argument(help="Weights of FMEN in its training form.")],
+    out: Annotated[Path, typer.Argument(help="Where to write the inference form, as safetensors.")],
+) -> None:
+    """Convert to the inference form."""
+    from fmen_core import FMEN, WeightsError, load, read_metadata, reparameterize, save
+
+    model = load(weights)
+    if not isinstance(model, FMEN):
+        raise WeightsError(f"{weights}: holds {model.name} in its inference form already; nothing to re-parameterize")
+    save(reparameterize(model), out, recipe=read_metadata(weights).get("recipe", ""))
+    typer.echo(f"{out}: {model.name} x{model.scale}, inference form")
+
+
+@app.command()
+def models() -> None:
+    """List the networks.
+
+    With their parameters in the inference form at scale 4.
+    """
+    from fmen_core import create_model, model_names, reparameterize
+
+    names = model_names()
+    for name in names:
+        network = reparameterize(create_model(name))
+        typer.echo(f"{name:<{max(map(len, names))}}  {sum(weight.numel() for weight in network.parameters()):>9,}")
+
+
+def main() -> None:
+    """The entry point of ``fmen``."""
+    app()
