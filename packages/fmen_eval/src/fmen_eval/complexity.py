@@ -12,21 +12,17 @@ The rule, as in ``utils/model_summary.py`` of the challenges' repository (ofsoun
 
 from __future__ import annotations
 
-import copy
 import math
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
 
-import torch
 from torch import Tensor, nn
+
+from fmen_eval.dry_run import dry_run
 
 _CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 _RECTIFIERS = (nn.ReLU, nn.PReLU, nn.ELU, nn.LeakyReLU, nn.ReLU6)
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -103,9 +99,6 @@ class Complexity:
 def complexity(module: nn.Module, lr_size: tuple[int, int] = (256, 256)) -> Complexity:
     """Measure a network on one LR image; the network itself is left untouched.
 
-    Nothing is computed where it can be helped: a copy runs on the meta device, which has shapes and no values. A
-    network whose forward pass looks at values runs on the CPU instead.
-
     Args:
         module: Maps RGB ``(1, 3, H, W)`` to the SR image; measured in eval mode.
         lr_size: ``(H, W)`` of the LR image; the challenge takes 256x256.
@@ -114,32 +107,16 @@ def complexity(module: nn.Module, lr_size: tuple[int, int] = (256, 256)) -> Comp
         ValueError: The network cannot take an image of this size.
     """
     params = sum(parameter.numel() for parameter in module.parameters())
-    layers = _run(module, lr_size, _count_layers)
+    layers = dry_run(module, lr_size, _count_layers)
     convolutions = [layer for layer in layers if layer.activations]
     return Complexity(
         params=params,
         flops=sum(layer.flops for layer in layers),
-        macs=_run(module, lr_size, _thop_macs),
+        macs=dry_run(module, lr_size, _thop_macs),
         activations=sum(layer.activations for layer in convolutions),
         convs=sum(layer.calls for layer in convolutions),
         layers=layers,
     )
-
-
-def _run(module: nn.Module, lr_size: tuple[int, int], measure: Callable[[nn.Module, Tensor], Result]) -> Result:
-    """Apply ``measure`` to a copy of the network and an image, on the meta device or, failing that, on the CPU."""
-    dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
-    error: Exception | None = None
-    for device in ("meta", "cpu"):
-        network = copy.deepcopy(module).eval().to(device)
-        try:
-            with torch.no_grad():
-                return measure(network, torch.zeros(1, 3, *lr_size, dtype=dtype, device=device))
-        except Exception as caught:  # a network is anybody's code and may raise anything
-            error = caught
-    height, width = lr_size
-    reason = str(error).strip().split("\n", maxsplit=1)[0]
-    raise ValueError(f"{type(module).__name__} cannot run on a {width}x{height} RGB image: {reason}") from error
 
 
 def _count_layers(network: nn.Module, image: Tensor) -> tuple[Layer, ...]:
