@@ -82,37 +82,39 @@ def _resize_rows(image: npt.NDArray[Any], scale: float) -> Image:
     """Resize along the first dimension: ``(H, W)`` or ``(H, W, 3)`` -> ``(ceil(H * scale), ...)``, rounded to uint8."""
     rows = np.ascontiguousarray(image).reshape(image.shape[0], -1)
     weights, sources = _contributions(rows.shape[0], scale)
-    taps = weights.shape[1]
-    # Standard bound for a dot product, (n + 2) * u * sum|w||x|, and twice that for a margin.
-    tolerance = 2 * (taps + 2) * _FLOAT32_UNIT * 255 * float(np.abs(weights).sum(1).max())
     out = np.empty((len(weights), rows.shape[1]), np.uint8)
     step = min(256, max(8, round(_WINDOW * scale)))
-    for start in range(0, len(weights), step):
-        block = slice(start, start + step)
-        _resize_block(rows, weights[block], sources[block], tolerance, out[block])
+    blocks = [slice(start, start + step) for start in range(0, len(weights), step)]
+    spans = [(int(sources[block].min()), int(sources[block].max()) + 1) for block in blocks]
+    # Reused from block to block: fresh memory for each would cost more than the arithmetic.
+    window = np.empty((max(high - low for low, high in spans), rows.shape[1]), np.float32)
+    scratch = np.empty((2, min(step, len(weights)), rows.shape[1]), np.float32)
+    for block, (low, high) in zip(blocks, spans, strict=True):
+        np.copyto(window[: high - low], rows[low:high])
+        _resize_block(window[: high - low], weights[block], sources[block] - low, scratch, out[block])
     return out.reshape(len(weights), *image.shape[1:])
 
 
 def _resize_block(
-    rows: Image,
+    window: npt.NDArray[np.float32],
     weights: npt.NDArray[np.float64],
     sources: npt.NDArray[np.intp],
-    tolerance: float,
+    scratch: npt.NDArray[np.float32],
     out: Image,
 ) -> None:
-    """Fill ``out`` ``(n, L)`` from ``rows`` ``(H, L)`` with ``n`` sets of weights."""
-    low, high = int(sources.min()), int(sources.max()) + 1
-    dense = np.zeros((len(weights), high - low))
-    np.add.at(dense, (np.arange(len(weights))[:, None], sources - low), weights)
-    values = dense.astype(np.float32) @ rows[low:high].astype(np.float32)
+    """Fill ``out`` ``(n, L)`` from the input rows ``window`` ``(m, L)`` with ``n`` sets of weights."""
+    count, taps = weights.shape
+    dense = np.zeros((count, len(window)))
+    np.add.at(dense, (np.arange(count)[:, None], sources), weights)
+    values = np.matmul(dense.astype(np.float32), window, out=scratch[0, :count])
     values += 0.5
-    rounded = np.floor(values)
-    np.subtract(values, rounded, out=values)  # 0 or 1 here: the value lies at a rounding boundary
-    doubtful = np.nonzero((values < tolerance) | (values > 1 - tolerance))
-    np.clip(rounded, 0, 255, out=rounded)
-    out[...] = rounded
-    if len(doubtful[0]):
-        exact = np.zeros(len(doubtful[0]))
-        for tap in range(weights.shape[1]):
-            exact += weights[doubtful[0], tap] * rows[sources[doubtful[0], tap], doubtful[1]]
-        out[doubtful] = np.clip(np.floor(exact + 0.5), 0, 255)
+    rounded = np.floor(values, out=scratch[1, :count])
+    values -= rounded  # 0 or almost 1: at a rounding boundary
+    values -= 0.5
+    np.copyto(out, np.clip(rounded, 0, 255, out=rounded), casting="unsafe")
+    # The standard bound for the error of a dot product, (taps + 2) * u * sum|w||x|, and twice that for a margin.
+    tolerance = 2 * (taps + 2) * _FLOAT32_UNIT * 255 * float(np.abs(weights).sum(1).max())
+    row, column = np.divmod(np.flatnonzero(np.abs(values, out=values) >= 0.5 - tolerance), out.shape[1])
+    terms = weights[row].T * window[sources[row].T, column]  # (taps, doubtful)
+    exact = np.add.accumulate(terms, axis=0)[-1]  # one tap after the other, where sum() would pair them
+    out[row, column] = np.clip(np.floor(exact + 0.5), 0, 255)
