@@ -24,6 +24,7 @@ from .bicubic import Image
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _JPEG_SIGNATURE = b"\xff\xd8"
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0..SOF15: the segments that hold the size
 _JPEG_SCAN = 0xDA
@@ -174,6 +175,22 @@ def image_size(path: str | Path) -> tuple[int, int]:
         raise DataError(f"cannot read {path}: {error.strerror}; check the name and its permissions") from error
     height, width = read_image(path).shape[:2]
     return height, width
+
+
+def check_image(path: str | Path, *, deep: bool = False) -> None:
+    """Check that an image file is whole, by its header and its end; with ``deep``, by decoding it.
+
+    Raises:
+        DataError: what `read_image` would say of it.
+    """
+    image_size(path)
+    with Path(path).open("rb") as file:
+        head = file.read(len(_PNG_SIGNATURE))
+        file.seek(max(0, Path(path).stat().st_size - len(_PNG_END)))
+        tail = file.read()
+    whole = tail == _PNG_END if head == _PNG_SIGNATURE else tail.endswith(b"\xff\xd9")
+    if deep or not whole:  # an odd end need not be damage: bytes may follow the image
+        read_image(path)
 
 
 def write_image(path: str | Path, image: Image) -> None:

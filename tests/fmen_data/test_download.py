@@ -1,0 +1,284 @@
+"""Downloading from a server that drops connections, and unpacking archives that mean harm."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import stat
+import tarfile
+import threading
+import zipfile
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pytest
+
+from fmen_data import DataError, div2k, write_image
+from fmen_data.download import fetch, unpack
+
+CONTENT = np.random.default_rng(0).bytes(3_000_000)
+MD5 = hashlib.md5(CONTENT).hexdigest()
+
+
+class Server(ThreadingHTTPServer):
+    """Serves ``files``; closes a connection after ``drop_after`` bytes of each answer."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files: dict[str, bytes] = {"/a.zip": CONTENT}
+        self.drop_after: int | None = None
+        self.ranges = True
+        self.requests: list[tuple[str, str | None]] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        wanted = self.headers.get("Range")
+        self.server.requests.append((self.path, wanted))
+        content = self.server.files.get(self.path)
+        if content is None:
+            self.send_error(404)
+            return
+        match = re.fullmatch(r"bytes=(\d+)-", wanted or "") if self.server.ranges else None
+        start = int(match[1]) if match else 0
+        if match and start >= len(content):
+            self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{len(content)}")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        self.send_response(206 if match else 200)
+        if match:
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        self.send_header("Content-Length", str(len(content) - start))
+        self.end_headers()
+        end = len(content) if self.server.drop_after is None else start + self.server.drop_after
+        self.wfile.write(content[start:end])
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setattr("fmen_data.download._PAUSE", 0.0)
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def get(server: Server, target: Path, name: str = "a.zip", md5: str = MD5) -> bytes:
+    fetch(f"{server.url}/{name}", target, md5=md5, progress=False)
+    return target.read_bytes()
+
+
+def test_a_file_arrives_whole(server: Server, tmp_path: Path) -> None:
+    assert get(server, tmp_path / "new/a.zip") == CONTENT
+    assert [file.name for file in (tmp_path / "new").iterdir()] == ["a.zip"]
+
+
+def test_dropped_connections_are_continued_where_they_broke(server: Server, tmp_path: Path) -> None:
+    server.drop_after = 1_100_000
+    assert get(server, tmp_path / "a.zip") == CONTENT
+    assert [wanted for _, wanted in server.requests] == [None, "bytes=1100000-", "bytes=2200000-"]
+
+
+def test_a_later_call_continues_the_part_of_an_earlier_one(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "a.zip.part").write_bytes(CONTENT[:2_000_000])
+    assert get(server, tmp_path / "a.zip") == CONTENT
+    assert server.requests == [("/a.zip", "bytes=2000000-")]
+
+
+def test_a_part_that_is_whole_already_is_only_checked(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "a.zip.part").write_bytes(CONTENT)
+    assert get(server, tmp_path / "a.zip") == CONTENT
+
+
+def test_a_part_that_is_too_long_is_begun_again(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "a.zip.part").write_bytes(CONTENT + b"more")
+    assert get(server, tmp_path / "a.zip") == CONTENT
+
+
+def test_a_server_without_ranges_sends_the_file_from_its_start(server: Server, tmp_path: Path) -> None:
+    server.ranges = False
+    (tmp_path / "a.zip.part").write_bytes(b"x" * 1000)
+    assert get(server, tmp_path / "a.zip") == CONTENT
+
+
+def test_another_file_than_the_known_one_is_refused_and_removed(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=f"has MD5 {MD5}, not the known {'0' * 32}"):
+        get(server, tmp_path / "a.zip", md5="0" * 32)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_file_on_the_server_is_said_at_once(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"absent\.zip: the server answers 404"):
+        get(server, tmp_path / "a.zip", name="absent.zip")
+    assert len(server.requests) == 1
+
+
+def test_a_server_that_stays_away_is_given_up_and_the_part_kept(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "a.zip.part").write_bytes(CONTENT[:1000])
+    server.drop_after = 0
+    with pytest.raises(DataError, match="connection was closed early; run the command again, it continues"):
+        get(server, tmp_path / "a.zip")
+    assert (tmp_path / "a.zip.part").read_bytes() == CONTENT[:1000]
+
+
+def everything(name: PurePosixPath) -> Path:
+    return Path(name)
+
+
+def make_zip(path: Path, members: dict[str, bytes], link: str | None = None) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+        if link:
+            entry = zipfile.ZipInfo(link)
+            entry.external_attr = (stat.S_IFLNK | 0o777) << 16
+            archive.writestr(entry, "/etc/passwd")
+    return path
+
+
+@pytest.mark.parametrize("name", ["../evil.png", "/tmp/evil.png", "a/../../evil.png", "C:\\evil.png"])
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_a_path_outside_the_folder_is_refused_and_nothing_unpacked(tmp_path: Path, kind: str, name: str) -> None:
+    archive = tmp_path / f"a.{kind}"
+    if kind == "zip":
+        make_zip(archive, {"good.png": b"1", name: b"2"})
+    else:
+        with tarfile.open(archive, "w") as tar:
+            for member in ("good.png", name):
+                tar.addfile(tarfile.TarInfo(member), io.BytesIO())
+    with pytest.raises(DataError, match="a path outside its folder"):
+        unpack(archive, tmp_path / "out", everything, progress=False)
+    assert [file.name for file in tmp_path.rglob("*.png")] == []
+
+
+def test_links_are_refused(tmp_path: Path) -> None:
+    entry = tarfile.TarInfo("link.png")
+    entry.type, entry.linkname = tarfile.SYMTYPE, "/etc/passwd"
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        tar.addfile(entry)
+    make_zip(tmp_path / "a.zip", {}, link="link.png")
+    for archive in (tmp_path / "a.tar", tmp_path / "a.zip"):
+        with pytest.raises(DataError, match="a link or a path outside"):
+            unpack(archive, tmp_path / "out", everything, progress=False)
+
+
+def test_a_damaged_archive_leaves_nothing(tmp_path: Path) -> None:
+    archive = make_zip(tmp_path / "a.zip", {"a.png": b"1" * 1000, "b.png": b"2" * 1000})
+    archive.write_bytes(archive.read_bytes().replace(b"2" * 500, b"3" * 500))
+    (tmp_path / "b.zip").write_bytes(b"no archive")
+    for file in (archive, tmp_path / "b.zip"):
+        with pytest.raises(DataError, match=f"{file.name} is damaged"):
+            unpack(file, tmp_path / "out", everything, progress=False)
+    assert list(tmp_path.rglob("*.png")) == []
+
+
+def png(height: int, width: int) -> bytes:
+    import cv2
+
+    return bytes(cv2.imencode(".png", np.zeros((height, width, 3), np.uint8))[1])
+
+
+@pytest.fixture
+def tiny(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Server:
+    """The official archives in small: three training and two validation images, two of Flickr2K."""
+    sets = {"train": range(1, 4), "valid": range(801, 803)}
+    archives: list[div2k.Archive] = []
+    for part, numbers in sets.items():
+        hr = {f"DIV2K_{part}_HR/{n:04d}.png": png(16, 24) for n in numbers}
+        lr = {f"DIV2K_{part}_LR_bicubic/X4/{n:04d}x4.png": png(4, 6) for n in numbers}
+        data = [make_zip(tmp_path / f"{i}.zip", members).read_bytes() for i, members in enumerate((hr, lr))]
+        md5 = [hashlib.md5(content).hexdigest() for content in data]
+        made = div2k._div2k(part, numbers, md5[0], {4: md5[1]})
+        archives += made
+        server.files |= {f"/{archive.file}": content for archive, content in zip(made, data, strict=True)}
+    with tarfile.open(tmp_path / "f.tar", "w") as tar:
+        for name in ("Flickr2K_HR/000001.png", "Flickr2K_HR/000002.png", "Flickr2K_LR_unknown/X4/000001x4.png"):
+            entry = tarfile.TarInfo(f"Flickr2K/{name}")
+            entry.size = len(png(16, 16))
+            tar.addfile(entry, io.BytesIO(png(16, 16)))
+    data_of_tar = (tmp_path / "f.tar").read_bytes()
+    folders = (div2k.ImageFolder("Flickr2K_HR", range(1, 3), 6),)
+    archives.append(div2k.Archive("Flickr2K", "Flickr2K.tar", hashlib.md5(data_of_tar).hexdigest(), folders))
+    server.files["/Flickr2K.tar"] = data_of_tar
+    monkeypatch.setattr(div2k, "ARCHIVES", tuple(archives))
+    return server
+
+
+def get_all(server: Server, root: Path) -> None:
+    div2k.download(root, ("DIV2K", "Flickr2K"), base_url=server.url, progress=False)
+
+
+def test_div2k_and_flickr2k_are_downloaded_unpacked_and_verified(tiny: Server, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    get_all(tiny, root)
+    files = sorted(str(file.relative_to(root)) for file in root.rglob("*") if file.is_file())
+    assert len(files) == 12  # and no archive, no temporary folder, no image of another degradation
+    assert files[0] == "DIV2K/DIV2K_train_HR/0001.png" and files[-1] == "Flickr2K/Flickr2K_HR/000002.png"
+    assert div2k.verify(root, progress=False) == div2k.Verification(12, ())
+    folders = {folder.path.name: (folder.images, folder.expected, folder.largest) for folder in div2k.info(root)}
+    assert folders["DIV2K_train_HR"] == (3, 3, (16, 24))
+
+
+def test_what_is_complete_is_not_downloaded_again(tiny: Server, tmp_path: Path) -> None:
+    get_all(tiny, tmp_path / "data")
+    tiny.requests.clear()
+    get_all(tiny, tmp_path / "data")
+    assert tiny.requests == []
+    (tmp_path / "data/DIV2K/DIV2K_valid_HR/0802.png").unlink()
+    get_all(tiny, tmp_path / "data")
+    assert [path for path, _ in tiny.requests] == ["/DIV2K_valid_HR.zip"]
+
+
+def test_verify_names_what_is_missing_truncated_or_of_another_size(tiny: Server, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    get_all(tiny, root)
+    div = root / "DIV2K"
+    (div / "DIV2K_valid_HR/0801.png").unlink()
+    cut = div / "DIV2K_train_HR/0002.png"
+    cut.write_bytes(cut.read_bytes()[:-5])
+    write_image(div / "DIV2K_train_LR_bicubic/X4/0003x4.png", np.zeros((4, 5, 3), np.uint8))
+    problems = div2k.verify(root, progress=False).problems
+    assert len(problems) == 3
+    assert "DIV2K_valid_HR lacks 1 of 2 images: 0801.png" in problems[0]
+    assert "0002.png is truncated" in problems[1]
+    assert "0003x4.png is 5x4" in problems[2]
+
+
+def test_only_a_deep_verification_decodes(tiny: Server, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    get_all(tiny, root)
+    file = root / "DIV2K/DIV2K_train_HR/0002.png"
+    data = bytearray(file.read_bytes())
+    data[45] ^= 255
+    file.write_bytes(data)
+    assert div2k.verify(root, progress=False).problems == ()
+    (problem,) = div2k.verify(root, deep=True, progress=False).problems
+    assert "0002.png is damaged" in problem
+
+
+def test_verify_and_info_know_the_benchmark_layout(reference: Path) -> None:
+    assert div2k.verify(reference / "data/Set5", scale=3, progress=False) == div2k.Verification(10, ())
+    assert [folder.images for folder in div2k.info(reference / "data/Set5")] == [5, 5, 5, 5]
+
+
+def test_verify_of_a_folder_without_images_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no images in"):
+        div2k.verify(tmp_path, progress=False)
+    with pytest.raises(DataError, match="absent"):
+        div2k.info(tmp_path / "absent")
