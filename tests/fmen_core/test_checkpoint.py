@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import fmen_core.checkpoint
 from fmen_core import FMEN, WeightsError, load, read_metadata, reparameterize, save
 from fmen_core.deploy import FMEN as InferenceFMEN
 
@@ -155,12 +154,13 @@ def test_a_failed_save_keeps_the_old_file_and_leaves_no_other(
     save(model, file)
     before = file.read_bytes()
 
-    def fail(_state: object, path: Path, **_: object) -> None:
-        Path(path).write_bytes(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def fail(path: Path, _content: bytes) -> int:
+        path.touch()
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr(fmen_core.checkpoint, "save_file", fail)
+    monkeypatch.setattr(Path, "write_bytes", fail)
     with pytest.raises(OSError, match="No space left"):
         save(model, file)
+    monkeypatch.undo()
     assert file.read_bytes() == before
     assert list(tmp_path.iterdir()) == [file]

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 from fmen_core import deploy, fmen
@@ -110,6 +110,15 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     Raises:
         WeightsError: The file is missing, unreadable, holds code, or holds no tensors.
     """
+    return normalise_keys(read_tensors(path))
+
+
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a weights file on the CPU, as they are there, under the file's own key names.
+
+    Raises:
+        WeightsError: The file is missing, unreadable, holds code, or holds no tensors.
+    """
     path = Path(path)
     if not path.is_file():
         raise WeightsError(f"{path}: no such weights file; name an existing .safetensors, .pth or .pt file")
@@ -126,7 +135,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         raise WeightsError(
             f"{path}: not a weights file or a damaged one; expected safetensors or what torch.save writes"
         ) from None
-    return normalise_keys(unwrap(content, path))
+    return unwrap(content, path)
 
 
 def is_safetensors(path: Path) -> bool:
@@ -226,10 +235,8 @@ def save(model: nn.Module, path: str | Path, *, recipe: str = "", metadata: Mapp
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        save_file(state, temporary, metadata=entries)
+        temporary.write_bytes(serialize(state, metadata=entries))
         temporary.replace(path)
-    except SafetensorError as error:
-        raise OSError(f"{path}: could not be written: {error}") from None
     finally:
         temporary.unlink(missing_ok=True)
 
