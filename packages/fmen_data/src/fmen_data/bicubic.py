@@ -26,6 +26,9 @@ Image = npt.NDArray[np.uint8]
 
 _KERNEL_WIDTH = 4.0
 _FLOAT32_UNIT = 2.0**-24
+# Products of at most so many multiplications stay within one thread of OpenBLAS. Its threads spin while they wait: where
+# other work runs, dataset workers above all, they cost a hundred times what they save.
+_PRODUCT = 1 << 18
 _WINDOW = 64  # input rows that one matrix product reads, about: large enough for BLAS, small enough for the L2 cache
 
 
@@ -87,11 +90,14 @@ def _resize_rows(image: npt.NDArray[Any], scale: float) -> Image:
     blocks = [slice(start, start + step) for start in range(0, len(weights), step)]
     spans = [(int(sources[block].min()), int(sources[block].max()) + 1) for block in blocks]
     # Reused from block to block: fresh memory for each would cost more than the arithmetic.
-    window = np.empty((max(high - low for low, high in spans), rows.shape[1]), np.float32)
-    scratch = np.empty((2, min(step, len(weights)), rows.shape[1]), np.float32)
+    height = max(high - low for low, high in spans)
+    chunk = max(16, _PRODUCT // (step * height) // 16 * 16)
+    window = np.zeros((height, -(-rows.shape[1] // chunk), chunk), np.float32)
+    scratch = np.empty((2, min(step, len(weights)), *window.shape[1:]), np.float32)
     for block, (low, high) in zip(blocks, spans, strict=True):
-        np.copyto(window[: high - low], rows[low:high])
-        _resize_block(window[: high - low], weights[block], sources[block] - low, scratch, out[block])
+        part = window[: high - low]
+        np.copyto(part.reshape(len(part), -1)[:, : rows.shape[1]], rows[low:high])
+        _resize_block(part, weights[block], sources[block] - low, scratch, out[block])
     return out.reshape(len(weights), *image.shape[1:])
 
 
@@ -102,19 +108,21 @@ def _resize_block(
     scratch: npt.NDArray[np.float32],
     out: Image,
 ) -> None:
-    """Fill ``out`` ``(n, L)`` from the input rows ``window`` ``(m, L)`` with ``n`` sets of weights."""
-    count, taps = weights.shape
+    """Fill ``out`` ``(n, L)`` with ``n`` sets of weights from ``window`` ``(m, chunks, chunk)``: input rows, padded."""
+    (count, taps), length = weights.shape, out.shape[1]
     dense = np.zeros((count, len(window)))
     np.add.at(dense, (np.arange(count)[:, None], sources), weights)
-    values = np.matmul(dense.astype(np.float32), window, out=scratch[0, :count])
+    product = scratch[0, :count]
+    np.matmul(dense.astype(np.float32), window.transpose(1, 0, 2), out=product.transpose(1, 0, 2))
+    values = product.reshape(count, -1)[:, :length]
     values += 0.5
-    rounded = np.floor(values, out=scratch[1, :count])
+    rounded = np.floor(values, out=scratch[1, :count].reshape(count, -1)[:, :length])
     values -= rounded  # 0 or almost 1: at a rounding boundary
     values -= 0.5
     np.copyto(out, np.clip(rounded, 0, 255, out=rounded), casting="unsafe")
     # The standard bound for the error of a dot product, (taps + 2) * u * sum|w||x|, and twice that for a margin.
     tolerance = 2 * (taps + 2) * _FLOAT32_UNIT * 255 * float(np.abs(weights).sum(1).max())
-    row, column = np.divmod(np.flatnonzero(np.abs(values, out=values) >= 0.5 - tolerance), out.shape[1])
-    terms = weights[row].T * window[sources[row].T, column]  # (taps, doubtful)
+    row, column = np.divmod(np.flatnonzero(np.abs(values, out=values) >= 0.5 - tolerance), length)
+    terms = weights[row].T * window.reshape(len(window), -1)[sources[row].T, column]  # (taps, doubtful)
     exact = np.add.accumulate(terms, axis=0)[-1]  # one tap after the other, where sum() would pair them
     out[row, column] = np.clip(np.floor(exact + 0.5), 0, 255)
