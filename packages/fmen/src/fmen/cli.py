@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import traceback
+from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -56,6 +57,11 @@ def describe(error: OSError) -> str:
     return f"{error.filename}: {error.strerror}" + (f"; {remedy}" if remedy else "")
 
 
+def speaker() -> Callable[[str], None]:
+    """Prints a line, in the first process of a distributed run alone."""
+    return typer.echo if os.environ.get("RANK", "0") == "0" else lambda line: None
+
+
 app = typer.Typer(
     cls=Commands,
     rich_markup_mode=None,
@@ -91,6 +97,13 @@ class Precision(str, Enum):
 
 
 Weights = Annotated[Path | None, typer.Option(help="Weights file; default: the best of the newest run under runs/.")]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        help="A dataset folder, HR_DIR,LR_DIR or sample. Default: DIV2K's validation set, or else the sample."
+    ),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 
 
 @app.callback()
@@ -132,29 +145,27 @@ def train(
 
     from fmen.trainer import train as run_training
 
-    typer.echo(f"run {run.folder}: {resolved.network} x{resolved.scale}, {resolved.steps} steps")
+    say = speaker()
+    say(f"run {run.folder}: {resolved.network} x{resolved.scale}, {resolved.steps} steps")
     outcome = run_training(resolved, run, resume=resume)
     if outcome.signal is not None:
         remedy = f"fmen train --resume --out {run.folder}"
         typer.echo(f"stopped after step {outcome.step} of {resolved.steps}; continue with: {remedy}", err=True)
         raise typer.Exit(128 + outcome.signal)
     best = "" if outcome.best is None else f", best {outcome.best:.2f} dB ({resolved.val_protocol})"
-    typer.echo(f"done: {outcome.step} steps{best}: {outcome.weights}")
+    say(f"done: {outcome.step} steps{best}: {outcome.weights}")
 
 
 @app.command()
 def validate(
     weights: Weights = None,
-    data: Annotated[
-        str | None,
-        typer.Option(help="A dataset folder, HR_DIR,LR_DIR or sample. Default: data/DIV2K, or else the sample."),
-    ] = None,
+    data: Data = None,
     protocol: Annotated[Protocol, typer.Option(help="How to measure.")] = Protocol.ntire,
     threshold: Annotated[float | None, typer.Option(help="Least mean PSNR in dB; exit status 1 below it.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the result there.")] = None,
     save_images: Annotated[Path | None, typer.Option(help="Write the upscaled images into that folder.")] = None,
     precision: Annotated[Precision, typer.Option(help="Arithmetic of the convolutions.")] = Precision.fp32,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Measure PSNR and SSIM."""
     from fmen.validating import run_validation
@@ -185,13 +196,38 @@ def validate(
 
 
 @app.command()
+def submit(
+    weights: Weights = None,
+    data: Data = None,
+    team: Annotated[Path | None, typer.Option(help="team.yaml; default: an example.")] = None,
+    out: Annotated[Path, typer.Option(help="The zip to write.")] = Path("submission.zip"),
+    layout: Annotated[str, typer.Option(help="The challenge: ntire2022 or ntire2026.")] = "ntire2022",
+    device: Device = "auto",
+) -> None:
+    """Build and prove a challenge package."""
+    from fmen.datasets import measured_source
+    from fmen.runs import newest_weights
+    from fmen.submission import build_submission
+
+    weights = weights or newest_weights()
+    source = measured_source(data, 4)
+    typer.echo(f"weights {weights}, data {data or source}")
+    report = build_submission(weights, source, team, out, layout=layout, device=device)
+    for note in report.notes:
+        typer.echo(note)
+    typer.echo(f"{report.path}: PSNR {report.psnr:.4f} dB here, {report.package_psnr:.4f} dB from the unpacked package")
+    if report.meets_threshold is False:
+        raise typer.Exit(1)
+
+
+@app.command()
 def upscale(
     inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Images, and folders of images.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder, or file for a single image.")],
     weights: Weights = None,
     precision: Annotated[Precision, typer.Option(help="Arithmetic of the convolutions.")] = Precision.fp32,
     tile: Annotated[str, typer.Option(help="Side of the tiles in LR pixels, or auto.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Enlarge images."""
     if tile != "auto" and not tile.isdecimal():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeAlias
 
 from fmen.processes import Processes
 from fmen.recipe import Recipe
@@ -12,8 +13,10 @@ from fmen_data.datasets import find_official
 SAMPLE = "sample"
 DATA = Path("data")
 
+Source: TypeAlias = str | Path | tuple[Path, Path]
 
-def parse_source(source: str) -> str | tuple[Path, Path]:
+
+def parse_source(source: str) -> Source:
     """``sample``, one dataset folder, or ``HR_DIR,LR_DIR``: two folders given by name."""
     hr, comma, lr = source.partition(",")
     if comma and not Path(source).exists():
@@ -42,11 +45,11 @@ def open_validation(recipe: Recipe) -> PairDataset | None:
     return next((dataset for dataset in found if dataset), None)
 
 
-def open_measured(data: str | None, scale: int) -> PairDataset:
-    """What ``fmen validate --data`` names; None: DIV2K's validation images under ``data/``, or else the sample's."""
+def measured_source(data: str | None, scale: int) -> Source:
+    """What ``--data`` names; None: DIV2K's validation images under ``data/``, or else the sample's."""
     if data is not None:
-        return open_dataset(parse_source(data), scale=scale, split="val")
-    return div2k_validation(DATA, scale) or open_dataset(SAMPLE, scale=scale, split="val")
+        return parse_source(data)
+    return DATA if find_official(DATA, "val", scale) else SAMPLE
 
 
 def div2k_validation(root: Path, scale: int) -> PairDataset | None:

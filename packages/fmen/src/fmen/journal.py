@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -11,6 +13,34 @@ from tqdm import tqdm
 
 from fmen.recipe import Recipe, RecipeError
 from fmen.runs import Run
+from fmen.state import State
+
+
+class Clock:
+    """How long a run takes: it goes on where the checkpoint stopped."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self.started = time.perf_counter() - state.seconds
+        self.since, self.since_step = time.perf_counter(), state.step
+
+    def read(self) -> None:
+        """Bring ``state.seconds`` up to date."""
+        self.state.seconds = time.perf_counter() - self.started
+
+    def rate(self) -> float:
+        """Training steps per second since the last call."""
+        now, step = time.perf_counter(), self.state.step
+        rate = (step - self.since_step) / (now - self.since)
+        self.since, self.since_step = now, step
+        return round(rate, 3)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time that is no training time."""
+        begun = time.perf_counter()
+        yield
+        self.since += time.perf_counter() - begun
 
 
 class Journal:
@@ -60,15 +90,14 @@ class Journal:
             if self.board is not None and name != "step":
                 self.board.add_scalar(name, value, record["step"])
         formats = {"loss": "loss {:.3f}", "lr": "lr {:.1e}", "steps_per_second": "{:.2f} steps/s", "psnr": "{:.2f} dB"}
-        self.shown |= {name: form.format(record[name]) for name, form in formats.items() if name in record}
-        if self.bar is not None:
-            self.bar.set_postfix_str(
-                ", ".join(f"{name} {text}" for name, text in self.shown.items() if "/s" not in text)
-            )
+        news = {name: form.format(record[name]) for name, form in formats.items() if name in record}
+        self.shown |= news
+        if self.bar is not None:  # it has a rate of its own
+            self.bar.set_postfix_str(", ".join(text for text in self.shown.values() if not text.endswith("/s")))
         elif "psnr" in record or time.monotonic() - self.last_line >= 5:  # a log file is no place for a line a second
             self.last_line = time.monotonic()
-            shown = "  ".join(self.shown.values())
-            print(f"step {record['step']:>7}/{self.recipe.steps}  {shown}", file=sys.stderr, flush=True)
+            line = "  ".join([f"step {record['step']:>7}/{self.recipe.steps}", *news.values()])
+            print(line, file=sys.stderr, flush=True)
 
 
 def _open_board(run: Run) -> Any:

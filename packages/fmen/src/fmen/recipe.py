@@ -53,7 +53,7 @@ class Recipe(BaseModel):
     ema: float = Field(0.0, ge=0, lt=1, description="decay of the averaged weights, which are the ones kept; 0: none")
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("fp32", description="auto: bf16 where the device has it")
     channels_last: bool = True
     collapsed: bool = Field(True, description="run every RRRB as the one convolution that it equals")
     fused: bool = Field(False, description="Adam as one kernel over all parameters")

@@ -52,17 +52,27 @@ class Run:
         """The best weights, or the last ones of a run that does not validate."""
         return self.best if self.best.is_file() else self.last
 
-    def create(self, recipe: Recipe, machine: Mapping[str, object]) -> None:
-        """Make the folder and write down what is going to happen.
+    def begin(self, recipe: Recipe, machine: Mapping[str, object], resumed_from: int | None = None) -> None:
+        """Write down what is going to happen.
 
-        Raises:
-            RunError: There is a run in the folder.
+        Args:
+            recipe: What the run follows from now on.
+            machine: Entries for ``versions.json``.
+            resumed_from: The checkpoint's step; the lines of ``metrics.jsonl`` behind it are going to be written again.
+
         """
+        if resumed_from is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_atomic(self.versions, (json.dumps(versions() | dict(machine), indent=2) + "\n").encode())
+        else:
+            kept = [json.dumps(record) + "\n" for record in self.records() if record["step"] <= resumed_from]
+            write_atomic(self.metrics, "".join(kept).encode())
+        write_atomic(self.recipe_file, dump_recipe(recipe).encode())
+
+    def require_new(self) -> None:
+        """Raise RunError if there is a run in the folder."""
         if self.recipe_file.exists():
             raise RunError(f"{self.folder}: holds a run; continue it with --resume, or name another folder with --out")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(self.versions, (json.dumps(versions() | dict(machine), indent=2) + "\n").encode())
-        self.write_recipe(recipe)
 
     def recipe(self) -> Recipe:
         """The recipe that the run follows.
@@ -73,10 +83,6 @@ class Run:
         if not self.recipe_file.is_file():
             raise RunError(f"{self.folder}: no run to resume (no {self.recipe_file.name} there)")
         return load_recipe(self.recipe_file)
-
-    def write_recipe(self, recipe: Recipe) -> None:
-        """Write ``recipe.yaml``."""
-        write_atomic(self.recipe_file, dump_recipe(recipe).encode())
 
     def log(self, record: Mapping[str, object]) -> None:
         """Append one line to ``metrics.jsonl``."""
@@ -93,11 +99,6 @@ class Run:
                 except json.JSONDecodeError:
                     continue
         return records
-
-    def forget_after(self, step: int) -> None:
-        """Drop the lines of ``metrics.jsonl`` behind ``step``, which a resumed run is going to write again."""
-        kept = [json.dumps(record) + "\n" for record in self.records() if record["step"] <= step]
-        write_atomic(self.metrics, "".join(kept).encode())
 
 
 def write_atomic(path: Path, content: bytes) -> None:

@@ -20,7 +20,6 @@ depends on the seed, the step and its slot in the batch alone, and a checkpoint 
 from __future__ import annotations
 
 import math
-import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +30,7 @@ from torch import Tensor, nn
 
 from fmen.datasets import open_patches, open_validation
 from fmen.ema import Ema
-from fmen.journal import Journal
+from fmen.journal import Clock, Journal
 from fmen.objective import LOSSES, learning_rate
 from fmen.processes import Processes, average_gradients, join
 from fmen.recipe import Recipe, RecipeError
@@ -39,6 +38,7 @@ from fmen.runs import Run
 from fmen.state import State
 from fmen.stopping import StopRequest
 from fmen_core import FMEN, Upscaler, create_model, save
+from fmen_core.deploy import SLOPE
 from fmen_data import PairDataset
 from fmen_eval import validate
 
@@ -81,62 +81,51 @@ def train(recipe: Recipe, run: Run, *, resume: bool = False) -> Outcome:
     """
     with ExitStack() as stack:
         processes = stack.enter_context(join(pick_device(recipe, 0).type))
-        device = pick_device(recipe, processes.local_rank)
         check_split(recipe, processes)
+        device = pick_device(recipe, processes.local_rank)
+        recipe = recipe.model_copy(update={"precision": pick_precision(recipe, device)})
+        if not resume and processes.first:
+            run.require_new()
 
         # data: patches for every process, validation images for the first one
         sampler = open_patches(recipe, processes)
         validation = open_validation(recipe) if processes.first else None
 
-        # network, optimizer and all else that a checkpoint holds
+        # network, optimizer, and all else that a checkpoint holds
         state = make_state(recipe, device)
         network = cast(nn.Module, torch.compile(state.model)) if recipe.compile else state.model
         if resume:
             state.load(run.resume)
-            if processes.first:
-                run.forget_after(state.step)
-                run.write_recipe(recipe)
-        elif processes.first:
-            run.create(
-                recipe, {"device": device_name(device), "threads": torch.get_num_threads(), "processes": processes.size}
-            )
+        journal = stack.enter_context(Journal(run, recipe, step=state.step, silent=not processes.first))
+        if processes.first:
+            run.begin(recipe, machine(device, processes), state.step if resume else None)
 
         stop = stack.enter_context(StopRequest())
-        journal = stack.enter_context(Journal(run, recipe, step=state.step, silent=not processes.first))
-        before, started = state.seconds, time.perf_counter()
-        since, since_step = started, state.step
-
+        clock = Clock(state)
         for lr, hr in sampler.batches(state.step, recipe.steps, rank=processes.rank, world_size=processes.size):
             # step
-            rate = learning_rate(recipe, state.step)
-            state.losses += take_step(recipe, state, network, processes, *to_device(lr, hr, recipe, device), rate)
+            state.losses += take_step(recipe, state, network, processes, *to_device(lr, hr, recipe, device))
             state.counted += 1
             state.step += 1
             journal.tick()
             done = state.step == recipe.steps
-            stopped = (
-                processes.any(stop.signal is not None, device) if processes.size == 1 or state.step % 10 == 0 else False
-            )
+            # Several processes must agree, which costs them a message.
+            stopped = (processes.size == 1 or state.step % 10 == 0) and processes.any(stop.signal is not None, device)
 
             # log
             record: dict[str, float] = {}
             if done or state.step % recipe.log_every == 0:
-                loss = mean_loss(state, processes)
-                now = time.perf_counter()
-                record = {"loss": loss, "lr": rate, "steps_per_second": (state.step - since_step) / (now - since)}
-                since, since_step = now, state.step
+                rate = learning_rate(recipe, state.step - 1)
+                record = {"loss": mean_loss(state, processes), "lr": rate, "steps_per_second": clock.rate()}
 
             # validate
             if validation and (done or (recipe.val_every and state.step % recipe.val_every == 0)):
-                paused = time.perf_counter()
-                psnr, ssim = measure(recipe, state.network, validation, device)
-                record |= {"psnr": psnr, "ssim": ssim}
-                if psnr > state.best:
-                    state.best = psnr
+                with clock.paused():
+                    record["psnr"] = measure(recipe, state.network, validation, device)
+                if record["psnr"] > state.best:
+                    state.best = record["psnr"]
                     keep(recipe, state, run.best)
-                since += time.perf_counter() - paused  # a pause is not a slow step
-
-            state.seconds = before + time.perf_counter() - started
+            clock.read()
             if record:
                 journal.record({"step": state.step, "seconds": round(state.seconds, 3), **record})
 
@@ -144,19 +133,17 @@ def train(recipe: Recipe, run: Run, *, resume: bool = False) -> Outcome:
             if processes.first and (done or stopped or state.step % recipe.save_every == 0):
                 keep(recipe, state, run.last)
                 state.save(run.resume)
-            if stopped and not done:
+            if stopped:
                 break
         processes.wait()
-        ended = stop.signal if state.step < recipe.steps else None
-        return Outcome(state.step, state.best if math.isfinite(state.best) else None, run.weights, ended)
+        signal = stop.signal if state.step < recipe.steps else None
+        return Outcome(state.step, state.best if math.isfinite(state.best) else None, run.weights, signal)
 
 
-def take_step(
-    recipe: Recipe, state: State, network: nn.Module, processes: Processes, lr: Tensor, hr: Tensor, rate: float
-) -> Tensor:
+def take_step(recipe: Recipe, state: State, network: nn.Module, processes: Processes, lr: Tensor, hr: Tensor) -> Tensor:
     """One step of the optimizer on a batch ``(N, 3, h, w)``, ``(N, 3, scale*h, scale*w)`` of floats; its loss."""
     for group in state.optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = learning_rate(recipe, state.step)
     with torch.autocast(lr.device.type, AUTOCAST[recipe.precision], enabled=recipe.precision != "fp32"):
         sr = network(lr)
     loss = LOSSES[recipe.loss](sr.float(), hr)
@@ -199,13 +186,13 @@ def mean_loss(state: State, processes: Processes) -> float:
     return loss
 
 
-def measure(recipe: Recipe, network: nn.Module, validation: PairDataset, device: torch.device) -> tuple[float, float]:
-    """Mean PSNR in dB and SSIM of ``network``'s inference form."""
+def measure(recipe: Recipe, network: nn.Module, validation: PairDataset, device: torch.device) -> float:
+    """Mean PSNR in dB of ``network``'s inference form."""
     upscaler = Upscaler(network, device=str(device))
-    result = validate(
-        upscaler, validation, scale=recipe.scale, protocol=recipe.val_protocol, total=len(validation), progress=False
-    )
-    return result.psnr, result.ssim or 0.0
+    protocol = recipe.val_protocol
+    return validate(
+        upscaler, validation, scale=recipe.scale, protocol=protocol, progress=False, measure_ssim=False
+    ).psnr
 
 
 def keep(recipe: Recipe, state: State, path: Path) -> None:
@@ -235,12 +222,17 @@ def make_state(recipe: Recipe, device: torch.device) -> State:
 
 
 def initialise_he(model: nn.Module) -> None:
-    """Weights after He et al. 2015 (zero mean, variance 2 / fan-in) and zero biases, as section 4.1 has them."""
-    for module in model.modules():
+    """Weights after He et al. 2015, as section 4.1 has them: normal, with zero biases.
+
+    Their variance is 1 / fan-in, times 2 / (1 + slope^2) in front of a leaky rectifier, so that the signal keeps its
+    size from layer to layer. The factor 2 everywhere would enlarge it a thousandfold in an FMEN, most of whose
+    convolutions are followed by another one.
+    """
+    for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+            rectified = name.endswith(("squeeze", "conv1.reduce_conv"))
+            nn.init.kaiming_normal_(module.weight, a=SLOPE, nonlinearity="leaky_relu" if rectified else "linear")
+            nn.init.zeros_(module.bias)  # type: ignore[arg-type]
 
 
 def pick_device(recipe: Recipe, local_rank: int) -> torch.device:
@@ -258,9 +250,26 @@ def pick_device(recipe: Recipe, local_rank: int) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
-def device_name(device: torch.device) -> str:
-    """What the device calls itself."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+def pick_precision(recipe: Recipe, device: torch.device) -> str:
+    """The recipe's precision; ``"auto"`` is bf16 where the device computes in it, and fp32 elsewhere."""
+    if recipe.precision != "auto":
+        return recipe.precision
+    return "bf16" if has_bf16(device) else "fp32"
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device has bf16 instructions; without them bf16 is emulated, and slower than fp32."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    cpuinfo = Path("/proc/cpuinfo")  # PyTorch has no public call that tells
+    flags = set(cpuinfo.read_text(errors="replace").split()) if cpuinfo.is_file() else set()
+    return not flags.isdisjoint({"avx512_bf16", "amx_bf16"})
+
+
+def machine(device: torch.device, processes: Processes) -> dict[str, object]:
+    """What the run is computed on."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    return {"device": name, "threads": torch.get_num_threads(), "processes": processes.size}
 
 
 def check_split(recipe: Recipe, processes: Processes) -> None:

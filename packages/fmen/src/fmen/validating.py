@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 from torch import nn
 
-from fmen.datasets import open_measured
+from fmen.datasets import measured_source
 from fmen.runs import newest_weights
 from fmen_core import FMEN, Upscaler, load
-from fmen_data import write_image
+from fmen_data import open_dataset, write_image
 from fmen_eval import ValidationResult
 from fmen_eval import validate as measure
 
@@ -72,7 +72,8 @@ def run_validation(
     weights = weights or newest_weights()
     model = load(weights)
     say(f"weights {weights}: {describe_network(model)}")
-    dataset = open_measured(data, int(model.scale))  # type: ignore[arg-type]
+    scale = int(model.scale)  # type: ignore[arg-type]
+    dataset = open_dataset(measured_source(data, scale), scale=scale, split="val")
     say(f"data {dataset.name}: {len(dataset)} images, x{dataset.scale}")
     if save_images:
         save_images.mkdir(parents=True, exist_ok=True)
