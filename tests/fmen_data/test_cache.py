@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from fmen_data import DataError, PairDataset, PatchCache, open_dataset, prepare_cache, write_image
-from fmen_data.cache import FORMAT, VERSION, default_cache_path
+from fmen_data.cache import FORMAT, VERSION, Source, _record, _recorded, default_cache_path
 
 
 def noise(height: int = 24, width: int = 32, seed: int = 0) -> np.ndarray:
@@ -49,12 +49,12 @@ def test_the_file_layout_is_as_documented(dataset: PairDataset, tmp_path: Path) 
     with h5py.File(prepare_cache(dataset, tmp_path / "c.h5", progress=False)) as file:
         assert (file.attrs["format"], file.attrs["version"]) == (FORMAT, VERSION)
         assert (file.attrs["scale"], file.attrs["dataset"]) == (4, "set")
-        hr, lr = file["hr/1"], file["lr/1"]
-        assert hr.chunks is None and hr.dtype == np.uint8 and hr.shape == (24, 32, 3)
+        image, recorded = file["hr/1"], file["lr"].attrs
+        assert image.chunks is None and image.dtype == np.uint8 and image.shape == (24, 32, 3)
         source = tmp_path / "set/LR_bicubic/X4/1x4.png"
-        assert lr.attrs["source"] == str(source)
-        assert lr.attrs["source_size"] == source.stat().st_size
-        assert len(lr.attrs["source_checksum"]) == 32
+        assert recorded["source"][1] == str(source)
+        assert recorded["source_size"][1] == source.stat().st_size
+        assert len(recorded["source_checksum"][1]) == 32
 
 
 def test_images_are_read_from_a_memory_map_and_chunked_ones_through_h5py(dataset: PairDataset, tmp_path: Path) -> None:
@@ -64,8 +64,8 @@ def test_images_are_read_from_a_memory_map_and_chunked_ones_through_h5py(dataset
         new.attrs.update(old.attrs)
         for name in ("lr", "hr"):
             for key, image in old[name].items():
-                copy = new.create_dataset(f"{name}/{key}", data=image[()], compression="gzip")
-                copy.attrs.update(image.attrs)
+                new.create_dataset(f"{name}/{key}", data=image[()], compression="gzip")
+            new[name].attrs.update(old[name].attrs)
     packed = PatchCache(tmp_path / "z.h5")
     for one, other in zip((*plain.lr, *plain.hr), (*packed.lr, *packed.hr), strict=True):
         assert isinstance(other, h5py.Dataset)
@@ -201,3 +201,10 @@ def test_a_pickled_cache_opens_its_file_again(dataset: PairDataset, tmp_path: Pa
     cache = prepare(dataset, tmp_path / "c.h5")
     copy = pickle.loads(pickle.dumps(cache))
     assert np.array_equal(copy.hr[1], cache.hr[1])
+
+
+def test_the_sources_of_thousands_of_images_fit_into_the_attributes(tmp_path: Path) -> None:
+    sources = [Source(Path("/a/rather/long/folder/name") / f"{i:06d}.png", i, i, "0" * 32) for i in range(5000)]
+    with h5py.File(tmp_path / "c.h5", "w", libver="latest") as file:
+        _record([*sources, None], file.attrs)
+        assert _recorded(file.attrs) == sources

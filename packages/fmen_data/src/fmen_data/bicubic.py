@@ -26,7 +26,7 @@ Image = npt.NDArray[np.uint8]
 
 _KERNEL_WIDTH = 4.0
 _FLOAT32_UNIT = 2.0**-24
-# Products of at most so many multiplications stay within one thread of OpenBLAS. Its threads spin while they wait: where
+# Products of at most so many multiplications stay within one thread of OpenBLAS. Its threads spin as they wait: where
 # other work runs, dataset workers above all, they cost a hundred times what they save.
 _PRODUCT = 1 << 18
 _WINDOW = 64  # input rows that one matrix product reads, about: large enough for BLAS, small enough for the L2 cache
