@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import pickle
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -124,18 +125,24 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         raise WeightsError(f"{path}: no such weights file; name an existing .safetensors, .pth or .pt file")
     try:
         content = read_safetensors(path) if is_safetensors(path) else torch.load(path, "cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "weights_only" in str(error).lower() or "unsupported" in str(error).lower():
+    except pickle.UnpicklingError:
+        if looks_saved(path):
             raise WeightsError(
                 f"{path}: holds Python objects besides tensors and was not opened, since they could run code; "
                 "save its state_dict() alone and try again"
             ) from None
         raise WeightsError(f"{path}: not a weights file; expected safetensors or what torch.save writes") from None
-    except (RuntimeError, EOFError, SafetensorError, ValueError, KeyError, AttributeError, TypeError, IndexError):
+    except (RuntimeError, EOFError, SafetensorError, struct.error, ValueError, LookupError, AttributeError, TypeError):
         raise WeightsError(
             f"{path}: not a weights file or a damaged one; expected safetensors or what torch.save writes"
         ) from None
     return unwrap(content, path)
+
+
+def looks_saved(path: Path) -> bool:
+    """Whether the file begins as ``torch.save`` or ``pickle`` begin one: a zip archive, or a pickle's protocol byte."""
+    with path.open("rb") as file:
+        return file.read(2).startswith((b"PK", b"\x80"))
 
 
 def is_safetensors(path: Path) -> bool:
