@@ -174,12 +174,12 @@ def test_tables_compare_with_the_baseline() -> None:
 
 def test_the_command_writes_json_markdown_and_the_table(tmp_path: Path) -> None:
     arguments = ["--models", "span,rlfn-cut", "--runs", "1", "--lr-size", "32x24", "--sort", "params"]
-    files = ["--json", "bench.json", "--markdown", "bench.md"]
+    files = ["--json", "new/bench.json", "--markdown", "bench.md"]
     result = CliRunner().invoke(app, [*arguments, *files], catch_exceptions=False)
     assert result.exit_code == 0
     assert [line.split()[0] for line in result.stdout.splitlines()[2:4]] == ["span", "rlfn-cut"]
     assert "LR image 24x32; median of 1" in result.stdout
-    assert {entry["model"] for entry in json.loads((tmp_path / "bench.json").read_text())} == {"span", "rlfn-cut"}
+    assert {entry["model"] for entry in json.loads((tmp_path / "new/bench.json").read_text())} == {"span", "rlfn-cut"}
     assert (tmp_path / "bench.md").read_text().startswith("| model | Params [M] |")
 
 

@@ -40,6 +40,9 @@ def bench(
 
         needs_matplotlib(plot)
     sort_rows([], sort)
+    for file in (json_file, markdown, plot):
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)  # before the measurements, not after
     names = None if models is None else [name.strip() for name in models.split(",") if name.strip()]
     entrants = choose(names, weights or [], module or [])
     result = run_bench(entrants, lr_size=size, device=device, runs=runs, score=score, memory=memory, data=data)
