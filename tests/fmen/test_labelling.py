@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from fmen.labelling import label_folder, mean_answer
 from fmen_data import imresize, open_dataset, read_image, write_image
 

@@ -1,9 +1,9 @@
 """``fmen data label``: make training pairs out of a stronger network's answers, where photographs are few.
 
-Any image can be an LR image if a teacher stands in for the HR image that nobody took: a photograph shrunk by a factor, or
-as it is, becomes the LR side of a pair and the teacher's enlargement of it the HR side. One photograph gives as many pairs
-as there are factors, and at factor 1 sixteen times the pixels. The result is a dataset in the EDSR benchmark layout, to be
-trained on beside the photographs themselves::
+Any image can be an LR image if a teacher stands in for the HR image that nobody took: a photograph shrunk by a factor,
+or as it is, becomes the LR side of a pair and the teacher's enlargement of it the HR side. One photograph gives as many
+pairs as there are factors, and at factor 1 sixteen times the pixels. The result is a dataset in the EDSR benchmark
+layout, to be trained on beside the photographs themselves::
 
     fmen data label --weights imdn_baseline.pth --data photos --out labelled
     fmen train --recipe cpu --data photos --data labelled
