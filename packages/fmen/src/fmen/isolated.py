@@ -36,12 +36,31 @@ _WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 def run_isolated(
     script: Path, arguments: Sequence[str], *, writable: Path, threads: int, cuda: bool, timeout: float | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run ``script`` in a fresh process that cannot import our packages, with ``writable`` as its working folder.
+    """Run ``script`` in a fresh process that cannot import our packages.
 
     Args:
         script: A Python file; its folder is put on the import path.
         arguments: Its command line.
         writable: The folder tree that the process may write to.
+        threads: As in ``run_fresh``.
+        cuda: As in ``run_fresh``.
+        timeout: As in ``run_fresh``.
+
+    Raises:
+        subprocess.TimeoutExpired: It took longer.
+    """
+    program = [str(Path(__file__).resolve()), str(writable), str(script), *arguments]
+    return run_fresh(program, folder=writable, threads=threads, cuda=cuda, timeout=timeout)
+
+
+def run_fresh(
+    program: Sequence[str], *, folder: Path, threads: int, cuda: bool, timeout: float | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a Python file in a fresh process that ignores the user's environment (``python -I``).
+
+    Args:
+        program: The file and its arguments.
+        folder: Its working folder.
         threads: Threads for the arithmetic; with as many as here, the CPU computes the same floats as here.
         cuda: Whether it may see a GPU.
         timeout: Seconds after which it is killed.
@@ -49,13 +68,12 @@ def run_isolated(
     Raises:
         subprocess.TimeoutExpired: It took longer.
     """
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
-    environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    environment = dict(os.environ) | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     if not cuda:
         environment["CUDA_VISIBLE_DEVICES"] = ""
-    command = [sys.executable, "-I", str(Path(__file__).resolve()), str(writable), str(script), *arguments]
+    command = [sys.executable, "-I", *program]
     return subprocess.run(
-        command, cwd=writable, env=environment, capture_output=True, text=True, timeout=timeout, check=False
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout, check=False
     )
 
 

@@ -23,7 +23,7 @@ from fmen import __version__
 from fmen.isolated import run_isolated
 from fmen.submission_data import Source, copy_out, open_images
 from fmen.submission_figures import Metrics, count, meets_threshold, results, table, threshold_line
-from fmen.submission_layout import SCALE, Layout, SubmissionError, layout_named
+from fmen.submission_layout import SCALE, Layout, SubmissionError, entry, layout_named, writing
 from fmen.submission_team import Team, fill_in, load_team, team_fields
 from fmen_core import Upscaler, load, reparameterize
 from fmen_core.checkpoint import detect_inference_form
@@ -33,9 +33,6 @@ from fmen_eval import validate
 
 TOLERANCE = 1e-6
 """How far, in dB, the package's PSNR of an image may be from ``fmen validate``'s."""
-
-EPOCH = (1980, 1, 1, 0, 0, 0)
-"""The date of every file in a zip, so that the same content gives the same bytes."""
 
 
 @dataclass(frozen=True)
@@ -95,29 +92,19 @@ def build_submission(
     rules, who, model = layout_named(layout), load_team(team), inference_form(weights)
     images = open_images(data, rules)
     stem = rules.stem(who.team_id, model.name)
-    upscaler = Upscaler(model, device=device)
-    if out.is_dir() or not out.parent.is_dir():
-        raise SubmissionError(f"{out}: name a file, such as {stem}.zip, in a folder that exists")
-    part = out.with_name(f".{out.name}.part")
-    try:
-        part.write_bytes(b"")  # a place that cannot be written to is noticed now, not after the work
-        with tempfile.TemporaryDirectory(prefix="fmen-submit-") as folder:
-            work = Path(folder)
-            pairs = copy_out(images, work / "data", rules)
-            measured = validate(upscaler, pairs, scale=SCALE, total=len(images.names), progress=progress)
-            metrics = {
-                **{"layout": rules.name, "team_id": who.team_id, "model": model.name, "file": stem, "scale": SCALE},
-                **count(model, rules),
-                **results(measured, images.name, device_name(upscaler.device)),
-            }
-            files = package_files(model, rules, who, metrics, images.own, team.parent if team else None)
-            part.write_bytes(zipped(files))
-            package_psnr = prove(part, work, who.team_id, metrics, cuda=upscaler.device.type == "cuda")
-        part.replace(out)
-    except OSError as error:
-        raise SubmissionError(f"{error.filename or out}: cannot be written ({error.strerror or error})") from None
-    finally:
-        part.unlink(missing_ok=True)
+    upscaler, counts = Upscaler(model, device=device), count(model, rules)
+    with writing(out) as part, tempfile.TemporaryDirectory(prefix="fmen-submit-") as folder:
+        work = Path(folder)
+        pairs = copy_out(images, work / "data", rules)
+        measured = validate(upscaler, pairs, scale=SCALE, total=len(images.names), progress=progress)
+        metrics = {
+            **{"layout": rules.name, "team_id": who.team_id, "model": model.name, "file": stem, "scale": SCALE},
+            **counts,
+            **results(measured, images.name, device_name(upscaler.device)),
+        }
+        files = package_files(model, rules, who, metrics, images.own, team.parent if team else None)
+        part.write_bytes(zipped(files))
+        package_psnr = prove(part, work, who.team_id, metrics, cuda=upscaler.device.type == "cuda")
     meets = meets_threshold(measured.psnr, rules) if images.own else None
     return SubmissionReport(out, stem, metrics, package_psnr, meets, notes(rules, who, measured.psnr, images.own))
 
@@ -233,9 +220,7 @@ def zipped(files: Mapping[str, bytes]) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, content in sorted(files.items()):
-            entry = zipfile.ZipInfo(name, EPOCH)
-            entry.external_attr = 0o644 << 16
-            archive.writestr(entry, content, zipfile.ZIP_DEFLATED)
+            archive.writestr(entry(name), content, zipfile.ZIP_DEFLATED)
     return buffer.getvalue()
 
 

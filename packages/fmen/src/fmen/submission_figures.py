@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any, TypeAlias
 
 import torch
@@ -35,18 +36,23 @@ def count(model: nn.Module, layout: Layout) -> Metrics:
     }
 
 
+def require_fvcore() -> None:
+    """Raise ``SubmissionError`` where fvcore is not installed."""
+    if find_spec("fvcore") is None:
+        raise SubmissionError(
+            "this layout counts FLOPs with fvcore, which is not installed: pip install 'fmen[ntire2026]'"
+        )
+
+
 def fvcore_flops(model: nn.Module) -> int:
     """FLOPs as the 2026 challenge counts them, with fvcore's ``FlopCountAnalysis``.
 
     Raises:
         SubmissionError: fvcore is not installed.
     """
-    try:
-        from fvcore.nn import FlopCountAnalysis
-    except ImportError:
-        raise SubmissionError(
-            "this layout counts FLOPs with fvcore, which is not installed: pip install 'fmen[ntire2026]'"
-        ) from None
+    require_fvcore()
+    from fvcore.nn import FlopCountAnalysis
+
     device = next(model.parameters()).device
     analysis = FlopCountAnalysis(model, torch.zeros(1, 3, *LR_SIZE, device=device))
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)

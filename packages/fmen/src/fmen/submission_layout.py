@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 Split = Literal["valid", "test"]
@@ -82,3 +85,32 @@ def layout_named(name: str) -> Layout:
     if name not in LAYOUTS:
         raise SubmissionError(f"no layout is called {name!r}; choose one of {', '.join(LAYOUTS)}")
     return LAYOUTS[name]
+
+
+def entry(name: str) -> zipfile.ZipInfo:
+    """A file's entry in a zip, with a fixed date, so that the same content gives the same bytes."""
+    info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+    info.external_attr = 0o644 << 16
+    return info
+
+
+@contextmanager
+def writing(out: Path) -> Iterator[Path]:
+    """Yield a temporary name beside ``out``; what was written there becomes ``out`` when the block ends well.
+
+    Otherwise nothing is left behind, and an older ``out`` stays as it was.
+
+    Raises:
+        SubmissionError: ``out`` is a folder or in none, or a file cannot be written in the block.
+    """
+    if out.is_dir() or not out.parent.is_dir():
+        raise SubmissionError(f"{out}: name a file that ends in .zip, in a folder that exists")
+    part = out.with_name(f".{out.name}.part")
+    try:
+        part.write_bytes(b"")  # a place that cannot be written to is noticed now, not after the work
+        yield part
+        part.replace(out)
+    except OSError as error:
+        raise SubmissionError(f"{error.filename or out}: cannot be written ({error.strerror or error})") from None
+    finally:
+        part.unlink(missing_ok=True)
