@@ -95,6 +95,14 @@ def write_text(path: Path) -> None:
     path.write_text("these are not weights\n" * 100)
 
 
+def write_image(path: Path) -> None:
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 4)
+
+
+def write_broken_pickle(path: Path) -> None:
+    path.write_bytes(b"\x80\x02junk")
+
+
 def write_empty(path: Path) -> None:
     path.write_bytes(b"")
 
@@ -124,6 +132,8 @@ def write_number(path: Path) -> None:
         (write_plain_pickle, "could run code"),
         (write_whole_module, "could run code"),
         (write_text, "not a weights file"),
+        (write_image, "not a weights file"),
+        (write_broken_pickle, "not a weights file"),
         (write_empty, "not a weights file"),
         (write_truncated, "not a weights file"),
         (write_truncated_safetensors, "not a weights file"),
