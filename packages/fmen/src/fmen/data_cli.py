@@ -12,7 +12,7 @@ data_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Datasets: download, prepare, verify, info.",
+    help="Datasets: download, prepare, label, verify, info.",
 )
 
 
@@ -28,6 +28,14 @@ class Split(str, Enum):
 
     train = "train"
     val = "val"
+
+
+class Precision(str, Enum):
+    """Arithmetic of the convolutions."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
 
 
 Folder = Annotated[Path, typer.Option("--data", help="The data folder.")]
@@ -67,6 +75,29 @@ def prepare(
     dataset = open_dataset(parse_source(data), scale=scale, split=split.value)
     path = prepare_cache(dataset, out, workers=workers)
     typer.echo(f"{path}: {len(dataset)} images of {dataset.name} at scale {scale}, {path.stat().st_size / 1e6:.1f} MB")
+
+
+@data_app.command()
+def label(
+    weights: Annotated[list[Path], typer.Option(help="A teacher's weights; repeatable: the mean of the answers.")],
+    data: Annotated[Path, typer.Option(help="A folder of photographs.")],
+    out: Annotated[Path, typer.Option(help="The dataset to write, in the EDSR benchmark layout.")],
+    factor: Annotated[
+        list[float] | None, typer.Option(help="Shrink photographs by it first; repeatable. Default: 0.6 and 1.")
+    ] = None,
+    precision: Annotated[Precision, typer.Option(help="Arithmetic of the teachers.")] = Precision.fp32,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Make training pairs from a stronger network's answers, where photographs are few."""
+    from fmen.labelling import label_folder
+    from fmen_core import Upscaler, load
+
+    teachers = [Upscaler(load(file), device=device, precision=precision.value) for file in weights]
+    scales = sorted({teacher.scale for teacher in teachers})
+    if len(scales) > 1:
+        raise ValueError(f"the teachers' scales differ: {', '.join(map(str, scales))}; give teachers of one scale")
+    made = label_folder(teachers, data, out, scale=scales[0], factors=factor or (0.6, 1.0))
+    typer.echo(f"{out}: {made} new pairs, x{scales[0]}")
 
 
 @data_app.command()

@@ -72,6 +72,6 @@ def label_folder(
 
 def mean_answer(teachers: Sequence[Callable[[Image], Image]], lr: Image) -> Image:
     """The mean of the teachers' enlargements of ``lr`` ``(H, W, 3)``, rounded to uint8."""
-    total = sum(teacher(lr).astype(np.uint16) for teacher in teachers)
+    total = np.sum([teacher(lr) for teacher in teachers], axis=0, dtype=np.uint16)
     mean: Image = ((total + len(teachers) // 2) // len(teachers)).astype(np.uint8)
     return mean

@@ -111,11 +111,15 @@ class PatchCache:
         """
         self.path = Path(path)
         self._file = _open(self.path)
-        self.dataset = str(self._file.attrs["dataset"])
-        self.scale = int(self._file.attrs["scale"])
-        lr, hr = self._file["lr"], self._file["hr"]
-        self.names: tuple[str, ...] = tuple(hr)
-        self._sources = _recorded(hr.attrs) + _recorded(lr.attrs)
+        try:
+            self.dataset = str(self._file.attrs["dataset"])
+            self.scale = int(self._file.attrs["scale"])
+            lr, hr = self._file["lr"], self._file["hr"]
+            self.names: tuple[str, ...] = tuple(hr)
+            self._sources = _recorded(hr.attrs) + _recorded(lr.attrs)
+        except KeyError:
+            self._file.close()
+            raise DataError(f"the cache {self.path} is damaged: entries are missing; run: fmen data prepare") from None
         changed = next((source.path for source in self._sources if source.changed()), None)
         if changed:
             self._file.close()
