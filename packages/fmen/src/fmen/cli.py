@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import traceback
+import warnings
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
@@ -16,6 +17,9 @@ from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
+
+from fmen.bench_cli import bench
+from fmen.data_cli import data_app
 
 DEBUG = "FMEN_DEBUG"
 
@@ -25,6 +29,7 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
+        warnings.filterwarnings("ignore", "Detected pickle protocol")  # a line of ours follows, if that is a fault
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -170,6 +175,8 @@ def validate(
     """Measure PSNR and SSIM."""
     from fmen.validating import run_validation
 
+    if json_file:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
     report = run_validation(
         weights,
         data,
@@ -269,6 +276,10 @@ def models() -> None:
     for name in names:
         network = reparameterize(create_model(name))
         typer.echo(f"{name:<{max(map(len, names))}}  {sum(weight.numel() for weight in network.parameters()):>9,}")
+
+
+app.command()(bench)
+app.add_typer(data_app, name="data")
 
 
 def main() -> None:
