@@ -188,6 +188,25 @@ def test_psnr_needs_weights() -> None:
         run_bench(choose(["span"]), lr_size=SIZE, runs=1, data="sample", progress=False)
 
 
+def test_psnr_needs_a_network_that_says_its_range(module_file: Path) -> None:
+    torch.save({"basic_blocks.weight": torch.zeros(48, 3, 3, 3), "basic_blocks.bias": torch.zeros(48)}, "weights.pth")
+    entrants = choose([], modules=[f"{module_file}:Mine,weights.pth"])
+    with pytest.raises(ValueError, match="Mine needs the attributes scale"):
+        run_bench(entrants, lr_size=SIZE, runs=1, data="sample", progress=False)
+
+
+def test_psnr_is_measured_for_networks_with_weights() -> None:
+    save(create_model("span"), "span.safetensors")
+    result = run_bench(
+        choose(["imdn-plus"], [Path("span.safetensors")]), lr_size=SIZE, runs=1, data="sample", progress=False
+    )
+    without, with_weights = result.rows
+    assert without.accuracy is None
+    assert with_weights.accuracy is not None
+    assert 0 < with_weights.accuracy.psnr < 40
+    assert result.to_json()[1]["psnr"] == with_weights.accuracy.psnr
+
+
 @pytest.mark.parametrize("size", ["256", "0x5", "axb", "16x16x3"])
 def test_an_image_size_that_is_none_is_refused(size: str) -> None:
     result = CliRunner().invoke(app, ["--lr-size", size])

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fmen.datasets import parse_source
 from fmen_core import Upscaler, create_model, load, model_names, reparameterize
+from fmen_core.architecture import scale_and_range
 from fmen_core.checkpoint import known_architectures, normalise_keys, read_tensors
 from fmen_core.upscale import pick_device
 from fmen_data import PairDataset, open_dataset
@@ -198,21 +199,24 @@ def with_scores(rows: Sequence[Row]) -> list[Row]:
 
 
 def open_data(data: str, entrants: Iterable[Entrant]) -> PairDataset:
-    """The images to measure PSNR on.
+    """The images to measure PSNR on, once it is clear that it can be measured.
 
     Raises:
-        ValueError: No network has weights, so that there is nothing to measure; or the dataset is at fault.
+        ValueError: No network has weights, one does not say its scale and data range, or the dataset is at fault.
     """
-    if not any(entrant.weights for entrant in entrants):
+    trained = [entrant for entrant in entrants if entrant.weights]
+    if not trained:
         raise ValueError("--data measures networks that have weights: name their files with --weights")
+    for entrant in trained:
+        scale, _ = scale_and_range(entrant.network)
+        if scale != SCALE:
+            raise ValueError(f"{entrant.model} enlarges {scale} times, but the table is for x{SCALE}")
     return open_dataset(parse_source(data), scale=SCALE, split="val")
 
 
 def measure_accuracy(entrant: Entrant, dataset: PairDataset, device: str, progress: bool) -> Accuracy:
     """PSNR of a network on a dataset, and the challenge's runtime and memory there."""
     upscaler = Upscaler(entrant.network, device=device)
-    if upscaler.scale != dataset.scale:
-        raise ValueError(f"{entrant.model} enlarges {upscaler.scale} times, but the table is for x{dataset.scale}")
     result = validate(upscaler, dataset, scale=dataset.scale, total=len(dataset), measure_ssim=False, progress=progress)
 
     def images() -> Iterable[Tensor]:
