@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fmen_core import Architecture, create_model, load, read_weights
+from fmen_core import Architecture, Upscaler, create_model, load, read_weights
 from fmen_core.deploy import FMEN as InferenceFMEN
 from fmen_core.fmen import FMEN
 from fmen_core.zoo import ARCHITECTURES
@@ -146,6 +146,12 @@ def test_contrast_attention_adds_mean_and_standard_deviation() -> None:
     image = torch.rand(2, 16, 9, 7, dtype=torch.float64)
     statistics = image.mean((2, 3), keepdim=True) + image.std((2, 3), correction=0, keepdim=True)
     assert torch.allclose(attention(image), image * attention.conv_du(statistics), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["rfdn", "rlfn-cut", "neesr", "repafdn", "rfdn-pruned", "imdn"])
+def test_network_with_attention_over_the_whole_image_is_not_tiled(name: str) -> None:
+    with pytest.raises(ValueError, match="cannot be tiled"):
+        Upscaler(create_model(name, 2), tile=32)
 
 
 def test_own_state_is_recognised_by_its_architecture_alone(architecture: Architecture) -> None:

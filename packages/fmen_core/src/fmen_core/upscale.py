@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fmen_core.architecture import scale_and_range
 from fmen_core.reparam import reparameterize
+from fmen_core.zoo.attention import SpatialGate
 
 Image = npt.NDArray[np.uint8]
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -51,7 +52,7 @@ class Upscaler:
         if tile is not None:
             margin = receptive_radius(model)
             if margin is None:
-                raise ValueError("this network takes averages over the whole image and cannot be tiled: tile=None")
+                raise ValueError("this network samples or averages the image as a whole and cannot be tiled: tile=None")
             self.margin = margin
 
     def __call__(self, lr: Image) -> Image:
@@ -112,12 +113,15 @@ def pick_device(device: str) -> str:
 @torch.inference_mode()
 def receptive_radius(model: nn.Module, limit: int = 96) -> int | None:
     """How many LR pixels away an input pixel can still change an output pixel; None if it reaches farther than
-    ``limit``, as in a network that averages over the whole image.
+    ``limit``, as in a network that averages over the whole image, or if spatial attention looks at the image on a
+    coarse grid, which would lie elsewhere in a tile.
 
     Found by experiment: one input pixel is not a number, and every output pixel that depends on it, however weakly, is
     not a number either.
     """
     network = reparameterize(model).float()
+    if any(isinstance(module, SpatialGate) for module in network.modules()):
+        return None
     side = 2 * limit + 3
     x = torch.zeros(1, 3, side, side)
     x[..., side // 2, side // 2] = torch.nan
