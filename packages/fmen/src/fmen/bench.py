@@ -6,7 +6,7 @@ import importlib.util
 import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -195,7 +195,7 @@ def with_scores(rows: Sequence[Row]) -> list[Row]:
         time = math.exp(2 * row.runtime.median_ms / base.runtime.median_ms)
         return 0.8 * time + 0.1 * math.exp(2 * row.flops / base.flops) + 0.1 * math.exp(2 * row.params / base.params)
 
-    return [Row(**{**vars(row), "score": score(row)}) for row in rows]
+    return [replace(row, score=score(row)) for row in rows]
 
 
 def open_data(data: str, entrants: Iterable[Entrant]) -> PairDataset:
