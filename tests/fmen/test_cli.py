@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -61,10 +62,8 @@ def fmen(*arguments: str | Path, status: int = 0) -> tuple[str, str]:
 def error_of(*arguments: str | Path) -> str:
     """The one line that a command at fault writes to standard error."""
     _, stderr = fmen(*arguments, status=2)
-    shown = [line.strip() for line in stderr.replace("\r", "\n").split("\n")]  # progress bars end in returns
-    lines = [line for line in shown if line and not line.startswith(("cache ", "validate "))]
-    assert len(lines) == 1 and lines[0].startswith("error: "), stderr
-    return lines[0]
+    assert stderr.startswith("error: ") and stderr.count("\n") == 1, stderr
+    return stderr
 
 
 def test_help_imports_neither_pytorch_nor_anything_else_that_is_slow() -> None:
@@ -195,6 +194,17 @@ def test_validate_falls_back_on_the_sample_and_says_so(
     stdout, _ = fmen("validate", "--weights", weights, "--save-images", "sr")
     assert "data sample-val: 2 images, x4" in stdout
     assert [path.stem for path in list_images(work / "sr")] == ["chelsea", "coffee"]
+
+
+def test_submit_builds_what_its_check_accepts(work: Path, weights: Path) -> None:
+    stdout, _ = fmen("submit", "--weights", weights, "--data", "photos")
+    figures = re.findall(r"PSNR (\d+\.\d+) dB here, (\d+\.\d+) dB from the unpacked package", stdout)
+    assert figures and figures[0][0] == figures[0][1]
+    assert "341,066 parameters" in fmen("submit", "--check", "submission.zip")[0]
+    (work / "submission.zip").write_bytes((work / "submission.zip").read_bytes()[:-100])
+    assert "fatal: " in fmen("submit", "--check", "submission.zip", status=1)[0]
+    assert "results.zip: 2 images of photos" in fmen("submit", "--weights", weights, "--data", "photos", "--results")[0]
+    assert (work / "results.zip").is_file()
 
 
 def test_upscale_writes_files_and_folders(work: Path, weights: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import traceback
 import warnings
 from collections.abc import Callable
@@ -99,6 +100,20 @@ class Precision(str, Enum):
     fp32 = "fp32"
     bf16 = "bf16"
     fp16 = "fp16"
+
+
+class Challenge(str, Enum):
+    """A challenge whose package can be built."""
+
+    ntire2022 = "ntire2022"
+    ntire2026 = "ntire2026"
+
+
+class Split(str, Enum):
+    """The images of a challenge."""
+
+    valid = "valid"
+    test = "test"
 
 
 Weights = Annotated[Path | None, typer.Option(help="Weights file; default: the best of the newest run under runs/.")]
@@ -207,19 +222,42 @@ def submit(
     weights: Weights = None,
     data: Data = None,
     team: Annotated[Path | None, typer.Option(help="team.yaml; default: an example.")] = None,
-    out: Annotated[Path, typer.Option(help="The zip to write.")] = Path("submission.zip"),
-    layout: Annotated[str, typer.Option(help="The challenge: ntire2022 or ntire2026.")] = "ntire2022",
+    out: Annotated[Path | None, typer.Option(help="Default: submission.zip, or results.zip.")] = None,
+    layout: Annotated[Challenge, typer.Option(help="The challenge.")] = Challenge.ntire2022,
+    results: Annotated[bool, typer.Option("--results", help="Write the archive for the evaluation server.")] = False,
+    split: Annotated[Split, typer.Option(help="With --results or --check: the images they are of.")] = Split.valid,
+    check: Annotated[Path | None, typer.Option(metavar="ZIP", help="Check a submission instead.")] = None,
     device: Device = "auto",
 ) -> None:
-    """Build and prove a challenge package."""
-    from fmen.datasets import measured_source
+    """Build a challenge submission, or check one."""
+    from fmen.datasets import measured_source, parse_source
     from fmen.runs import newest_weights
+
+    if check is not None:
+        from fmen.submission_check import check_submission
+
+        source = None if data is None else parse_source(data)
+        findings = check_submission(check, source, layout=layout.value, split=split.value, cuda=device != "cpu")
+        for finding in findings:
+            typer.echo(finding)
+        if any(finding.severity == "fatal" for finding in findings):
+            raise typer.Exit(1)
+        return
+
+    weights, source = weights or newest_weights(), measured_source(data, scale=4)
+    typer.echo(f"weights {weights}, data {data or source}")
+    shared: dict[str, Any] = {"layout": layout.value, "device": device, "progress": sys.stderr.isatty()}
+    if results:
+        from fmen.submission_results import build_results
+
+        archive = build_results(weights, source, team, out or Path("results.zip"), split=split.value, **shared)
+        mean = "" if archive.psnr is None else f", PSNR {archive.psnr:.4f} dB"
+        typer.echo(f"{archive.path}: {archive.images} images of {archive.dataset}, {archive.seconds:.3f} s each{mean}")
+        return
+
     from fmen.submission import build_submission
 
-    weights = weights or newest_weights()
-    source = measured_source(data, 4)
-    typer.echo(f"weights {weights}, data {data or source}")
-    report = build_submission(weights, source, team, out, layout=layout, device=device)
+    report = build_submission(weights, source, team, out or Path("submission.zip"), **shared)
     for note in report.notes:
         typer.echo(note)
     typer.echo(f"{report.path}: PSNR {report.psnr:.4f} dB here, {report.package_psnr:.4f} dB from the unpacked package")
@@ -278,6 +316,7 @@ def models() -> None:
         typer.echo(f"{name:<{max(map(len, names))}}  {sum(weight.numel() for weight in network.parameters()):>9,}")
 
 
+app.command()(bench)
 app.command()(bench)
 app.add_typer(data_app, name="data")
 

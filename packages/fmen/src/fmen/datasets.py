@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TypeAlias
 
@@ -29,7 +30,9 @@ def open_patches(recipe: Recipe, processes: Processes) -> PatchSampler:
     datasets = [open_dataset(parse_source(source), scale=recipe.scale, split="train") for source in recipe.data]
     if not processes.first:
         processes.wait()
-    caches = [PatchCache(prepare_cache(dataset, progress=processes.first)) for dataset in datasets]
+    caches = [
+        PatchCache(prepare_cache(dataset, progress=processes.first and sys.stderr.isatty())) for dataset in datasets
+    ]
     if processes.first:
         processes.wait()
     return PatchSampler(caches, patch=recipe.patch, batch=recipe.batch, seed=recipe.seed)

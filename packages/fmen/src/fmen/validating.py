@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +84,7 @@ def run_validation(
         scale=dataset.scale,
         protocol=protocol,
         total=len(dataset),
+        progress=sys.stderr.isatty(),
         on_image=(lambda name, sr: write_image(save_images / f"{name}.png", sr)) if save_images else None,
     )
     return Report(result, str(model.name), weights, dataset.name)
