@@ -317,7 +317,6 @@ def models() -> None:
 
 
 app.command()(bench)
-app.command()(bench)
 app.add_typer(data_app, name="data")
 
 
