@@ -118,7 +118,8 @@ class FMEN(nn.Module):
         shallow = self.head(x)
         deep = self.warmup(shallow)
         for erb, hfab in zip(self.ERBs, self.HFABs, strict=True):
-            deep = hfab(erb(deep))
+            deep = erb(deep)  # a statement of its own, so that the ERB's input is not kept for the HFAB
+            deep = hfab(deep)
         deep = self.lr_conv(deep)
         deep += shallow
         out: Tensor = self.tail(deep)
