@@ -227,6 +227,12 @@ def test_other_scales_are_refused(tmp_path: Path, photos: Path) -> None:
         build_submission(path, photos, None, tmp_path / "p.zip", progress=False)
 
 
+def test_other_networks_are_refused_by_name(tmp_path: Path, photos: Path) -> None:
+    torch.save(fmen_core.create_model("rlfn-cut").state_dict(), tmp_path / "other.pth")
+    with pytest.raises(SubmissionError, match=r"other\.pth: holds rlfn-cut; only FMEN and FMEN-S can be packed"):
+        build_submission(tmp_path / "other.pth", photos, None, tmp_path / "p.zip", progress=False)
+
+
 def test_unknown_layout_is_named_with_the_known_ones(weights: Path, photos: Path, tmp_path: Path) -> None:
     with pytest.raises(SubmissionError, match="'ntire1999'; choose one of ntire2022, ntire2026"):
         build_submission(weights, photos, None, tmp_path / "p.zip", layout="ntire1999")

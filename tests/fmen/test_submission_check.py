@@ -178,6 +178,11 @@ def test_damaged_zip_is_named(
     assert [line for line in fatal(path) if expected in line]
 
 
+def test_file_where_a_folder_should_be_is_named(report: SubmissionReport, tmp_path: Path) -> None:
+    found = fatal(write(tmp_path / "clash.zip", {"models": b"", **read(report.path)}))
+    assert len(found) == 1 and "clash.zip: holds a file and a folder of one name" in found[0]
+
+
 def test_symbolic_link_is_not_unpacked(report: SubmissionReport, tmp_path: Path) -> None:
     path = tmp_path / "link.zip"
     with zipfile.ZipFile(path, "w") as archive:
@@ -200,14 +205,28 @@ class Repeat(torch.nn.Module):
 '''
 
 
-def test_package_of_another_team_is_measured(photos: Path, tmp_path: Path) -> None:
+FOREIGN_DEMO = """
+import os, torch
+from utils import utils_image as util
+def select_model(args, device):
+    from models.team12_repeat import Repeat
+    model_path = os.path.join("model_zoo", "team12_repeat.pth")
+    model = Repeat(channels=3)
+    model.load_state_dict(torch.load(model_path)["params"], strict=True)
+    return model, f"{args.model_id:02}_repeat", 1.0, None
+"""
+
+
+@pytest.mark.parametrize("demo", ["", FOREIGN_DEMO])
+def test_package_of_another_team_is_measured(demo: str, photos: Path, tmp_path: Path) -> None:
     files = {
-        "models/team12_repeat.py": FOREIGN.encode(),
+        "models/team12_repeat.py": FOREIGN.replace("channels=3", "channels" if demo else "channels=3").encode(),
         "model_zoo/team12_repeat.pth": saved({"params": {"mix.weight": torch.eye(3)[..., None, None]}}),
     }
+    files |= {"test_demo.py": demo.encode()} if demo else {}
     lines = [str(finding) for finding in check_submission(write(tmp_path / "other.zip", files), photos)]
     assert not [line for line in lines if line.startswith("fatal")], lines
-    assert any("names no data range; 1 was assumed" in line for line in lines)
+    assert any("names no data range; 1 was assumed" in line for line in lines) == (not demo)
     assert any("9 parameters, 0.0006 G FLOPs, 0.1966 M activations, 1 convolutions" in line for line in lines)
     assert any("PSNR " in line and "(2 images)" in line for line in lines)
 

@@ -80,6 +80,8 @@ def unpack(path: Path, folder: Path) -> list[Finding]:
             if not findings:
                 archive.extractall(folder)
             return findings
+    except (FileExistsError, IsADirectoryError, NotADirectoryError) as error:
+        return [Finding("fatal", path.name, f"holds a file and a folder of one name ({error.filename})")]
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         return [Finding("fatal", path.name, f"is no zip, or a damaged or truncated one ({error})")]
 

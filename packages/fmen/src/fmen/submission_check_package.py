@@ -18,11 +18,11 @@ import torch
 
 from fmen import submission_probe
 from fmen.isolated import OURS, run_fresh
-from fmen.submission_data import Source, SplitImages, copy_out, open_images
+from fmen.submission_data import Source, SplitImages, open_images
 from fmen.submission_figures import Metrics, require_fvcore
 from fmen.submission_finding import Finding, judge, some
 from fmen.submission_layout import LAYOUTS, SCALE, Layout
-from fmen_data import read_image
+from fmen_data import read_image, write_image
 from fmen_eval import psnr
 
 TOLERANCE = 1e-3
@@ -146,9 +146,9 @@ def check_network(
     """Build the network, load its weights, count and restore; then compare with what is declared."""
     arguments = [str(work), Path(model).stem, Path(weights).name, layout.name]
     if images is not None:
-        for _ in copy_out(images, work / "data", layout):
-            pass
-        arguments.append(str(work / "data" / layout.folders["valid"][0]))
+        for index, name in enumerate(images.names):  # the LR images alone: the package must not see the truth
+            write_image(work / "lr" / f"{name}.png", images.read(index)[0])
+        arguments.append(str(work / "lr"))
     program = [str(Path(submission_probe.__file__)), *arguments]
     try:
         run = run_fresh(program, folder=work, threads=torch.get_num_threads(), cuda=cuda, timeout=timeout)
@@ -162,8 +162,10 @@ def check_network(
     if "fault" in found:
         where, message = found["fault"]
         findings.append(Finding("fatal", weights if where == "weights" else model, message))
+    if "select_model" in found:
+        findings.append(Finding("warning", "test_demo.py", f"select_model does not work here: {found['select_model']}"))
     if found.get("data_range_from") == "":
-        findings.append(Finding("warning", model, f"names no data range; {found['data_range']:g} was assumed"))
+        findings.append(Finding("warning", model, "names no data range; 1 was assumed"))
     findings += compare_counts(found.get("counts", {}), metrics, model)
     if images is not None and "fault" not in found:
         findings += compare_psnr(work / "sr", model, metrics, layout, images)
@@ -189,10 +191,13 @@ def compare_psnr(sr_folder: Path, model: str, metrics: Metrics, layout: Layout, 
     """What the network reaches, beside what is declared and what the challenge asks for."""
     measured: dict[str, float] = {}
     for index, name in enumerate(images.names):
-        sr, (_, hr) = read_image(sr_folder / f"{name}{layout.suffixes['valid']}.png"), images.read(index)
-        if hr is None or sr.shape != hr.shape:
-            wanted = "" if hr is None else f", not {hr.shape[1]}x{hr.shape[0]}"
-            return [Finding("fatal", model, f"restores {name} to {sr.shape[1]}x{sr.shape[0]}{wanted}")]
+        sr, (lr, hr) = read_image(sr_folder / f"{name}.png"), images.read(index)
+        height, width = SCALE * lr.shape[0], SCALE * lr.shape[1]
+        if sr.shape[:2] != (height, width):
+            fault = f"restores {name} to {sr.shape[1]}x{sr.shape[0]}, not {width}x{height}"
+            return [Finding("fatal", model, fault)]
+        if hr is None:
+            return [Finding("info", model, f"{images.name} has no HR images, so there is no PSNR")]
         measured[name] = psnr(sr, hr, border=SCALE)
     mean = sum(measured.values()) / len(measured)
     findings = judge(mean, len(measured), layout, "valid", images, model)

@@ -9,6 +9,8 @@ out of reach, as they will be on the organisers' machines, and only then does th
 from __future__ import annotations
 
 import argparse
+import ast
+import contextlib
 import importlib
 import inspect
 import json
@@ -33,7 +35,7 @@ WRAPPERS = ("params_ema", "params", "state_dict", "model_state_dict", "model", "
 
 
 class Fault(Exception):
-    """What stands in the way; the message is one line."""
+    """What stands in the way: where (``"weights"``, ``"model"``, ...), and one line."""
 
 
 def main() -> None:
@@ -49,8 +51,7 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         state = read_state(Path("model_zoo", weights))
-        model, found["data_range"], found["data_range_from"] = build(stem, state, device)
-        data_range = float(found["data_range"])
+        model, data_range = build(stem, state, device, found)
         found["counts"] = step("figures", lambda: count(model, rules))
         if lr_folder:
             step("figures", lambda: restore(model, data_range, device, Path(lr_folder[0]), work / "sr"))
@@ -88,25 +89,34 @@ def read_state(path: Path) -> Mapping[str, Tensor]:
     return {str(key).removeprefix("module."): value for key, value in content.items()}
 
 
-def build(stem: str, state: Mapping[str, Tensor], device: torch.device) -> tuple[nn.Module, float, str]:
-    """The network with its weights, from the package's ``select_model`` or else from the class that they fit best; its
-    data range; and who says so.
+def build(
+    stem: str, state: Mapping[str, Tensor], device: torch.device, found: dict[str, Any]
+) -> tuple[nn.Module, float]:
+    """The network with its weights, and its data range.
 
-    ``select_model`` is the author's word on arguments and data range. Whether the weights load strictly is tried here
-    in any case, since it may not have asked.
+    The package's ``select_model`` is the author's word on both. Without one, or if it fails, the class is taken that
+    the weights fit best. Whether they load strictly is tried in any case: ``select_model`` may not have asked.
     """
     module = step("model", lambda: importlib.import_module(f"models.{stem}"))
-    chosen = from_test_demo(int(stem[4:6]), device)
-    model = from_class(module, state) if chosen is None else chosen[0]
+    model, demo = None, Path("test_demo.py")
+    if demo.is_file():
+        try:
+            model, data_range = step(str(demo), lambda: from_test_demo(demo, int(stem[4:6]), device))
+        except Fault as fault:
+            found["select_model"] = fault.args[1]
+    if model is None:
+        model = from_class(module, state)
+        data_range, found["data_range_from"] = declared_data_range(model, stem)
     load_strictly(model, state)
-    data_range, source = declared_data_range(model) if chosen is None else (chosen[1], "test_demo.py")
-    return model.eval().to(device), data_range, source
+    return model.eval().to(device), data_range
 
 
-def from_test_demo(model_id: int, device: torch.device) -> tuple[nn.Module, float] | None:
-    """What the package's own ``select_model`` builds; None without one, or if it needs the organisers' other files."""
-    if not Path("test_demo.py").is_file():
-        return None
+def from_test_demo(path: Path, model_id: int, device: torch.device) -> tuple[nn.Module, float]:
+    """What the package's own ``select_model`` builds, and its data range.
+
+    The organisers' ``test_demo.py`` imports modules of their repository that a package does not hold, and that
+    ``select_model`` does not need; they are left out.
+    """
     load = torch.load
 
     def tensors_alone(file: Any, *_: Any, **__: Any) -> Any:
@@ -114,13 +124,14 @@ def from_test_demo(model_id: int, device: torch.device) -> tuple[nn.Module, floa
 
     setattr(torch, "load", tensors_alone)  # noqa: B010 - a type checker lets no function's name be assigned to
     try:
-        module = importlib.import_module("test_demo")
-        model, _, data_range, _ = module.select_model(argparse.Namespace(model_id=model_id), device)
-    except (Exception, SystemExit):
-        return None
+        names: dict[str, Any] = {"__name__": "test_demo", "__file__": str(path.resolve())}
+        for statement in ast.parse(path.read_bytes()).body:
+            with contextlib.suppress(ImportError):
+                exec(compile(ast.Module([statement], []), path.name, "exec"), names)
+        model, _, data_range, _ = names["select_model"](argparse.Namespace(model_id=model_id), device)
+        return model, float(data_range)
     finally:
         setattr(torch, "load", load)  # noqa: B010
-    return (model, float(data_range)) if isinstance(model, nn.Module) else None
 
 
 def from_class(module: Any, state: Mapping[str, Tensor]) -> nn.Module:
@@ -153,14 +164,15 @@ def load_strictly(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     model.load_state_dict(dict(state), strict=True)
 
 
-def declared_data_range(model: nn.Module) -> tuple[float, str]:
+def declared_data_range(model: nn.Module, stem: str) -> tuple[float, str]:
     """The data range that a branch written for the organisers names, or the network itself, or else the usual one; and
     who says so."""
     for name in ("test_demo.py", "select_model.txt", "README.md"):
         text = Path(name).read_text(errors="replace") if Path(name).is_file() else ""
-        ranges = set(re.findall(r"data_range\s*=.*?\b(1|255)(?:\.0*)?\s*(?:#.*)?$", text, re.MULTILINE))
-        if len(ranges) == 1:
-            return float(ranges.pop()), name
+        for branch in re.split("if model_id ==", text):
+            found = re.search(r"data_range\s*=.*?,\s*(1|255)(\.0*)?\s*(#.*)?$", branch, re.MULTILINE)
+            if found and f"models.{stem} " in branch:
+                return float(found.group(1)), name
     own = getattr(model, "data_range", None)
     return (float(own), "the network") if isinstance(own, (int, float)) else (1.0, "")
 
