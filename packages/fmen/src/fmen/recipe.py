@@ -97,8 +97,9 @@ def load_recipe(name_or_file: str | Path, overrides: Mapping[str, object] | None
         OSError: The file cannot be read.
     """
     path = Path(name_or_file)
+    source = str(path)
     if str(name_or_file) in recipe_names():
-        path = RECIPES / f"{name_or_file}.yaml"
+        path, source = RECIPES / f"{name_or_file}.yaml", f"recipe {name_or_file}"
     elif not path.is_file():
         hint = _nearest(str(name_or_file), recipe_names())
         raise RecipeError(
@@ -110,7 +111,7 @@ def load_recipe(name_or_file: str | Path, overrides: Mapping[str, object] | None
         raise RecipeError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise RecipeError(f"{path}: a recipe is a list of 'key: value' lines")
-    return make_recipe({"name": path.stem} | values | dict(overrides or {}), source=str(path))
+    return make_recipe({"name": path.stem} | values | dict(overrides or {}), source=source)
 
 
 def make_recipe(values: Mapping[str, object], *, source: str = "recipe") -> Recipe:
