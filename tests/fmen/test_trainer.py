@@ -19,14 +19,15 @@ import torch
 
 from fmen.datasets import open_patches, open_validation, parse_source
 from fmen.ema import Ema
+from fmen.initial import initial_network, initialise_he
 from fmen.journal import Journal
 from fmen.objective import learning_rate
 from fmen.processes import Processes
 from fmen.recipe import Recipe, RecipeError, make_recipe
 from fmen.runs import Run, RunError, new_run, newest_run, newest_weights, resumed_recipe
 from fmen.stopping import StopRequest
-from fmen.trainer import TrainingError, initialise_he, make_state, to_device, train
-from fmen_core import FMEN, load, read_metadata
+from fmen.trainer import TrainingError, make_state, to_device, train
+from fmen_core import FMEN, load, read_metadata, reparameterize, save
 from fmen_data import write_image
 
 RecipeMaker = Callable[..., Recipe]
@@ -365,3 +366,28 @@ def test_a_source_is_a_folder_or_two(tmp_path: Path) -> None:
     assert parse_source("sample") == "sample"
     assert parse_source("x,y") == (Path("x"), Path("y"))
     assert parse_source(str(tmp_path / "a,b")) == str(tmp_path / "a,b")
+
+
+def test_a_run_starts_from_the_weights_of_another(tiny: Callable[..., Recipe], tmp_path: Path) -> None:
+    first = initial_network(tiny(seed=1))
+    save(first, tmp_path / "first.safetensors")
+    second = initial_network(tiny(seed=2, weights=str(tmp_path / "first.safetensors")))
+    assert all(torch.equal(value, second.state_dict()[key]) for key, value in first.state_dict().items())
+
+
+def test_a_run_of_another_scale_takes_all_but_the_last_convolution(tiny: Callable[..., Recipe], tmp_path: Path) -> None:
+    first = initial_network(tiny(seed=1))
+    save(first, tmp_path / "first.safetensors")
+    second = initial_network(tiny(seed=2, scale=2, weights=str(tmp_path / "first.safetensors")))
+    assert torch.equal(first.head.weight, second.head.weight)
+    assert torch.equal(second.tail[0].weight, initial_network(tiny(seed=2, scale=2)).tail[0].weight)
+
+
+@pytest.mark.parametrize("other", ["fmen", "inference"])
+def test_weights_of_another_network_or_form_are_no_start(
+    tiny: Callable[..., Recipe], tmp_path: Path, other: str
+) -> None:
+    model = initial_network(tiny(variant="full" if other == "fmen" else "s"))
+    save(reparameterize(model) if other == "inference" else model, tmp_path / "other.safetensors")
+    with pytest.raises(RecipeError, match="starts from fmen-s in its training form"):
+        initial_network(tiny(weights=str(tmp_path / "other.safetensors")))

@@ -34,6 +34,7 @@ class Recipe(BaseModel):
     variant: Literal["s", "full"] = Field("s", description="FMEN-S or FMEN")
     scale: Literal[2, 3, 4] = 4
     init: Literal["he", "default"] = Field("default", description="first weights: He et al. 2015, or PyTorch's own")
+    weights: str | None = Field(None, description="start from these weights of another run, of any scale")
 
     data: tuple[str, ...] = Field(("data",), min_length=1, description="folders, HR_DIR,LR_DIR, or sample")
     patch: int = Field(64, ge=8, le=512, description="side of the LR patches, in pixels")

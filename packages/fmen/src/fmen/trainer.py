@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from fmen.datasets import open_patches, open_validation
 from fmen.ema import Ema
+from fmen.initial import initial_network
 from fmen.journal import Clock, Journal
 from fmen.objective import LOSSES, learning_rate
 from fmen.processes import Processes, average_gradients, join
@@ -37,9 +38,8 @@ from fmen.recipe import Recipe, RecipeError
 from fmen.runs import Run
 from fmen.state import State
 from fmen.stopping import StopRequest
-from fmen_core import FMEN, Upscaler, create_model, save
-from fmen_core.deploy import SLOPE
-from fmen_data import PairDataset
+from fmen_core import Upscaler, save
+from fmen_data import PairDataset, PatchSampler
 from fmen_eval import validate
 
 AUTOCAST = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -93,14 +93,27 @@ def train(recipe: Recipe, run: Run, *, resume: bool = False) -> Outcome:
 
         # network, optimizer, and all else that a checkpoint holds
         state = make_state(recipe, device)
-        network = cast(nn.Module, torch.compile(state.model)) if recipe.compile else state.model
         if resume:
             state.load(run.resume)
         journal = stack.enter_context(Journal(run, recipe, step=state.step, silent=not processes.first))
         if processes.first:
             run.begin(recipe, machine(device, processes), state.step if resume else None)
+        return run_steps(recipe, run, state, sampler, validation, journal, processes, device)
 
-        stop = stack.enter_context(StopRequest())
+
+def run_steps(
+    recipe: Recipe,
+    run: Run,
+    state: State,
+    sampler: PatchSampler,
+    validation: PairDataset | None,
+    journal: Journal,
+    processes: Processes,
+    device: torch.device,
+) -> Outcome:
+    """The loop itself, from where ``state`` stands to the recipe's last step or a signal."""
+    network = cast(nn.Module, torch.compile(state.model)) if recipe.compile else state.model
+    with StopRequest() as stop:
         clock = Clock(state)
         for lr, hr in sampler.batches(state.step, recipe.steps, rank=processes.rank, world_size=processes.size):
             # step
@@ -202,14 +215,8 @@ def keep(recipe: Recipe, state: State, path: Path) -> None:
 
 
 def make_state(recipe: Recipe, device: torch.device) -> State:
-    """A fresh network and its optimizer; the same in every process, since all of them draw from the same seed."""
-    torch.manual_seed(recipe.seed)
-    model = create_model(recipe.network, recipe.scale)
-    assert isinstance(model, FMEN)
-    if recipe.init == "he":
-        initialise_he(model)
-    model.collapsed = recipe.collapsed
-    model.train().to(device)
+    """The network before the first step, and its optimizer."""
+    model = initial_network(recipe).train().to(device)
     if recipe.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if device.type == "cuda":
@@ -219,20 +226,6 @@ def make_state(recipe: Recipe, device: torch.device) -> State:
     scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
     ema: Ema[nn.Module] | None = Ema(model, recipe.ema) if recipe.ema else None
     return State(model, ema, optimizer, scaler, losses=torch.zeros((), device=device))
-
-
-def initialise_he(model: nn.Module) -> None:
-    """Weights after He et al. 2015, as section 4.1 has them: normal, with zero biases.
-
-    Their variance is 1 / fan-in, times 2 / (1 + slope^2) in front of a leaky rectifier, so that the signal keeps its
-    size from layer to layer. The factor 2 everywhere would enlarge it a thousandfold in an FMEN, most of whose
-    convolutions are followed by another one.
-    """
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Conv2d):
-            rectified = name.endswith(("squeeze", "conv1.reduce_conv"))
-            nn.init.kaiming_normal_(module.weight, a=SLOPE, nonlinearity="leaky_relu" if rectified else "linear")
-            nn.init.zeros_(module.bias)  # type: ignore[arg-type]
 
 
 def pick_device(recipe: Recipe, local_rank: int) -> torch.device:
