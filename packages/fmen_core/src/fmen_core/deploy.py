@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -75,8 +74,8 @@ class HFAB(nn.Module):
         branch = F.leaky_relu(self.squeeze(x), SLOPE, inplace=True)
         branch = F.leaky_relu(self.convs(branch), SLOPE, inplace=True)
         attention: Tensor = self.excitate(branch).sigmoid_()
-        # The product may reuse the attention map's memory only while no gradient needs the map.
-        return x * attention if torch.is_grad_enabled() else attention.mul_(x)
+        # The product takes the attention map's memory, unless a gradient needs the map.
+        return x * attention if attention.requires_grad else attention.mul_(x)
 
 
 class FMEN(nn.Module):
