@@ -23,18 +23,23 @@ class RFDN(nn.Module):
 
     Args:
         scale: How many times larger the output is.
-        n_feats: Channels of the features; half of them are distilled, a quarter is the width of the attention.
+        n_feats: Channels of the features; half of them are distilled.
+        esa_feats: Width of the attention; a quarter of ``n_feats`` by default.
+        residual: Whether the convolutions inside a block have shortcuts.
     """
 
     name = "rfdn"
     data_range = 255.0
 
-    def __init__(self, scale: int = 4, n_feats: int = 50) -> None:
+    def __init__(
+        self, scale: int = 4, n_feats: int = 50, *, esa_feats: int | None = None, residual: bool = True
+    ) -> None:
         super().__init__()
         self.scale = scale
 
         def block() -> FeatureDistillation:
-            return FeatureDistillation(n_feats, n_feats // 2, ESA(n_feats, n_feats // 4), residual=True)
+            attention = ESA(n_feats, esa_feats or n_feats // 4)
+            return FeatureDistillation(n_feats, n_feats // 2, attention, residual=residual)
 
         self.fea_conv = conv3x3(3, n_feats)
         self.B1 = block()
