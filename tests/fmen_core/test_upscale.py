@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from fmen_core import FMEN, Upscaler, create_model, reparameterize
-from fmen_core.upscale import receptive_radius
+from fmen_core import FMEN, Upscaler, create_model, load, reparameterize
+from fmen_core.deploy import FMEN as InferenceFMEN
+from fmen_core.half import fit_half
+from fmen_core.tiling import needed_bytes, receptive_radius, windows
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
 
 
 def photograph(height: int, width: int) -> np.ndarray:
@@ -40,11 +49,11 @@ def test_tiles_meet_without_a_seam(tile: int) -> None:
     torch.manual_seed(0)
     model = visible(FMEN(scale=3, n_feats=12, mid_feats=8, down_blocks=2, up_blocks=(1, 1, 1)))
     lr = photograph(61, 47)
-    whole = Upscaler(model, device="cpu")(lr)
+    whole = Upscaler(model, device="cpu", tile=None)(lr)
     assert whole.std() > 1
     tiled = Upscaler(model, device="cpu", tile=tile)(lr)
-    # Convolutions sum in an order that depends on the image's size, which can turn a pixel half-way between two grays;
-    # a margin one pixel too narrow is off by far more, along every seam.
+    # A processor may form sums in an order that depends on the image's size, which can turn a pixel half-way between
+    # two grays; a margin one pixel too narrow is off by far more, along every seam.
     difference = np.abs(whole.astype(int) - tiled)
     assert difference.max() <= 1 and (difference > 0).mean() < 1e-4
 
@@ -72,6 +81,129 @@ def test_training_form_is_reparameterized_and_left_alone() -> None:
     lr = photograph(9, 9)
     assert np.array_equal(Upscaler(model, device="cpu")(lr), Upscaler(reparameterize(model), device="cpu")(lr))
     assert model.training
+
+
+def small() -> nn.Module:
+    """A small network with the structure of FMEN."""
+    torch.manual_seed(0)
+    return visible(FMEN(scale=2, n_feats=12, mid_feats=8, down_blocks=1, up_blocks=(1, 1)))
+
+
+@pytest.mark.parametrize(
+    ("length", "tile", "margin"), [(100, 32, 5), (33, 32, 20), (7, 32, 5), (64, 64, 8), (65, 16, 3)]
+)
+def test_windows_cover_a_side_once_with_margins_and_have_one_size(length: int, tile: int, margin: int) -> None:
+    parts = list(windows(length, tile, margin))
+    assert [pixel for start, stop, _, _ in parts for pixel in range(start, stop)] == list(range(length))
+    assert len({last - first for _, _, first, last in parts}) == 1
+    for start, stop, first, last in parts:
+        assert stop - start <= tile
+        assert 0 <= first <= max(0, start - margin) and min(length, stop + margin) <= last <= length
+
+
+def test_an_image_that_does_not_fit_is_tiled_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    lr, seen = photograph(70, 50), []
+    monkeypatch.setattr("fmen_core.upscale.SMALL", 0)
+    upscaler = Upscaler(small(), device="cpu")
+    whole = upscaler(lr, on_tile=lambda done, total: seen.append((done, total)))
+    assert not seen
+    monkeypatch.setattr("fmen_core.upscale.CPU_BUDGET", 0)
+    tiled = upscaler(lr, on_tile=lambda done, total: seen.append((done, total)))
+    assert seen == [(done, 6) for done in range(1, 7)]
+    assert np.abs(whole.astype(int) - tiled).max() <= 1
+
+
+def test_the_memory_of_fmen_s_is_four_feature_maps() -> None:
+    maps = needed_bytes(reparameterize(create_model("fmen-s"))) / (1.5 * 50 * 4)
+    assert 3 <= maps <= 4.1
+    model = reparameterize(create_model("fmen-s")).bfloat16()
+    assert needed_bytes(model, torch.bfloat16) / (1.5 * 50 * 2) == pytest.approx(maps)
+
+
+def test_a_network_that_cannot_be_tiled_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fmen_core.upscale.free_memory", lambda device: 10_000_000)
+    with pytest.raises(
+        ValueError, match=r"200x300 pixels need 0\.\d GB, 0\.0 GB are free, and this network cannot be tiled"
+    ):
+        Upscaler(create_model("rlfn-cut"), device="cpu")(photograph(300, 200))
+
+
+def test_sixteen_bits_come_out_as_sixteen_bits() -> None:
+    lr = photograph(20, 30)
+    upscaler = Upscaler(small(), device="cpu")
+    coarse, fine = upscaler(lr), upscaler(lr.astype(np.uint16) * 257)
+    assert fine.dtype == np.uint16
+    assert np.abs(fine / 257 - coarse).max() <= 0.5 + 1e-3
+    assert len(np.unique(fine)) > 3 * 256
+
+
+def test_ensemble_commutes_with_flips_and_rotations() -> None:
+    upscaler = Upscaler(small(), device="cpu", ensemble=True)
+    lr = photograph(17, 23)
+    sr = upscaler(lr)
+    assert not np.array_equal(sr, Upscaler(small(), device="cpu")(lr))
+    for turn in (np.rot90, np.fliplr, np.flipud):
+        difference = np.abs(upscaler(np.ascontiguousarray(turn(lr))).astype(int) - turn(sr))
+        assert difference.max() <= 1 and (difference > 0).mean() < 1e-3
+
+
+def test_memory_order_changes_rounding_alone() -> None:
+    lr = photograph(20, 30)
+    assert np.abs(Upscaler(small(), channels_last=False)(lr).astype(int) - Upscaler(small())(lr)).max() <= 1
+
+
+def exploding() -> InferenceFMEN:
+    """FMEN in its inference form whose features grow into the millions and come back at the end."""
+    torch.manual_seed(0)
+    model = InferenceFMEN(scale=2, n_feats=12, mid_feats=8, down_blocks=1, up_blocks=(1, 1))
+    with torch.no_grad():
+        model.warmup[0].weight.mul_(1e5)
+        model.HFABs[0].squeeze.weight.mul_(1e4)
+        model.HFABs[0].excitate.weight.mul_(1e-8)
+        model.warmup[1].squeeze.weight.mul_(1e-4)
+        model.lr_conv.weight.mul_(1e-5)
+    return visible(model)
+
+
+def test_half_precision_is_made_to_fit_without_changing_a_bit() -> None:
+    model, fitted = exploding(), exploding()
+    x = 255 * torch.rand(1, 3, 20, 24)
+    assert fit_half(fitted)
+    assert fitted.warmup[0].weight.abs().max() < model.warmup[0].weight.abs().max()
+    with torch.no_grad():
+        assert torch.equal(model(x), fitted(x))
+        assert not model.half()(x.half()).isfinite().all()
+        assert fitted.half()(x.half()).isfinite().all()
+
+
+@pytest.mark.parametrize(("precision", "most"), [("fp16", 1), ("bf16", 8)])
+def test_half_precision_stays_close_to_single(precision: str, most: int) -> None:
+    lr = photograph(24, 20)
+    sr = Upscaler(exploding(), device="cpu")(lr).astype(int)
+    assert np.abs(Upscaler(exploding(), device="cpu", precision=precision)(lr) - sr).max() <= most
+
+
+def test_released_fmen_s_in_half_precision_differs_by_a_gray_level(reference: Path) -> None:
+    model = load(reference / "weights" / "team03_fmen.pth")
+    lr = photograph(24, 24)
+    sr = Upscaler(model, device="cpu")(lr).astype(int)
+    assert np.abs(Upscaler(model, device="cpu", precision="fp16")(lr) - sr).max() <= 1
+
+
+def test_a_network_that_leaves_half_precision_is_refused() -> None:
+    model = create_model("span")
+    with torch.no_grad():
+        model.conv_1.eval_conv.weight.mul_(1e6)
+    with pytest.raises(ValueError, match="larger than fp16 can hold; choose bf16 or fp32"):
+        Upscaler(model, device="cpu", precision="fp16")
+
+
+def test_automatic_precision_is_what_the_processor_computes_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fmen_core.upscale.has_bf16", lambda device: True)
+    assert Upscaler(small(), device="cpu", precision="auto").precision == "bf16"
+    monkeypatch.setattr("fmen_core.upscale.has_bf16", lambda device: False)
+    assert Upscaler(small(), device="cpu", precision="auto").precision == "fp32"
+    assert Upscaler(small(), device="cpu").precision == "fp32"
 
 
 @pytest.mark.parametrize("bad", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3))])
