@@ -10,6 +10,7 @@ from fmen_core.architecture import Architecture
 from fmen_core.checkpoint import WeightsError, load, read_metadata, read_weights, save
 from fmen_core.deploy import VARIANTS
 from fmen_core.fmen import FMEN
+from fmen_core.pretrained import find_weights, fmen_full, fmen_s
 from fmen_core.reparam import reparameterize
 from fmen_core.upscale import Upscaler
 from fmen_core.zoo import ARCHITECTURES
@@ -20,6 +21,9 @@ __all__ = [
     "Upscaler",
     "WeightsError",
     "create_model",
+    "find_weights",
+    "fmen_full",
+    "fmen_s",
     "load",
     "model_names",
     "read_metadata",
