@@ -15,7 +15,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Literal
 
 from tqdm import tqdm
 
@@ -26,11 +26,12 @@ _ATTEMPTS = 5  # without a single new byte
 _PAUSE = 1.0  # seconds before the second attempt; doubles with each
 
 
-def fetch(url: str, target: Path, *, md5: str, progress: bool = True) -> None:
+def fetch(url: str, target: Path, *, md5: str = "", sha256: str = "", progress: bool = True) -> None:
     """Download ``url`` to ``target``.
 
     What has arrived lies in ``target`` + ``.part`` and is continued by the next attempt or the next call; ``target``
-    appears when the file is whole and its MD5 is right. Dropped connections are tried again.
+    appears when the file is whole and its MD5 or SHA-256, whichever is given, is right. Dropped connections are tried
+    again.
 
     Raises:
         DataError: the server refuses, stays away, or sends another file; or the disk is full.
@@ -53,7 +54,10 @@ def fetch(url: str, target: Path, *, md5: str, progress: bool = True) -> None:
                 raise DataError(f"cannot download {url}: {reason}; run the command again, it continues") from error
             time.sleep(_PAUSE * 2 ** (failures - 1))
     try:
-        check_md5(part, md5, progress=progress)
+        if md5:
+            check_md5(part, md5, progress=progress)
+        if sha256:
+            check_digest(part, "sha256", sha256, progress=progress)
     except DataError:
         part.unlink()
         raise
@@ -70,15 +74,25 @@ def check_md5(path: Path, md5: str, *, progress: bool = True) -> None:
     Raises:
         DataError: it is another file.
     """
-    digest = hashlib.md5(usedforsecurity=False)
+    check_digest(path, "md5", md5, progress=progress)
+
+
+def check_digest(path: Path, algorithm: Literal["md5", "sha256"], expected: str, *, progress: bool = True) -> None:
+    """Compare a file's digest with the known one.
+
+    Raises:
+        DataError: it is another file.
+    """
+    digest = hashlib.new(algorithm, usedforsecurity=False)
     bar = tqdm(total=_size(path), desc=f"check {path.stem}", unit="B", unit_scale=True, disable=not progress)
     with path.open("rb") as file, bar:
         while block := file.read(_CHUNK):
             digest.update(block)
             bar.update(len(block))
-    if digest.hexdigest() != md5:
+    if digest.hexdigest() != expected:
         raise DataError(
-            f"{path} has MD5 {digest.hexdigest()}, not the known {md5}; remove it and run the command again"
+            f"{path} has {algorithm.upper()} {digest.hexdigest()}, not the known {expected}; "
+            "remove it and run the command again"
         )
 
 
