@@ -6,7 +6,8 @@ third of the time and memory. ``collapsed = False`` runs the block as the paper 
 
 Likewise a batch normalization in front of a convolution: filling the convolution's border with the normalization's
 shift equals subtracting the shift, padding with zeros, and adding the shift's response to the bias. No padded copy is
-made.
+made. In eval mode the normalizations are folded into the convolutions and all merging is done in float64, as
+``reparameterize`` does it, so that both forms run the same float32 convolutions.
 
 Source: Du et al., "Fast and Memory-Efficient Network Towards Efficient Image Super-Resolution", NTIRE 2022, section 3.
 """
@@ -22,11 +23,14 @@ from torch import Tensor, nn
 
 from fmen_core.deploy import SLOPE, VARIANTS, conv3x3, variant_name
 
+Kernel = tuple[Tensor, Tensor]
+"""A convolution's weight ``(O, I, kh, kw)`` and its bias ``(O,)``."""
 
-def kernel_and_bias(conv: nn.Conv2d) -> tuple[Tensor, Tensor]:
-    """The parameters of a convolution that has a bias, as all of FMEN's have."""
+
+def kernel_and_bias(conv: nn.Conv2d, dtype: torch.dtype | None = None) -> Kernel:
+    """The parameters of a convolution that has a bias, as all of FMEN's have; in another precision on request."""
     assert conv.bias is not None
-    return conv.weight, conv.bias
+    return conv.weight.to(dtype or conv.weight.dtype), conv.bias.to(dtype or conv.bias.dtype)
 
 
 class RRRB(nn.Module):
@@ -46,20 +50,20 @@ class RRRB(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Run the merged convolution, or the block as drawn when ``collapsed`` is False."""
         if self.collapsed:
-            return F.conv2d(x, *self.merged(), padding=1)
+            return conv_with(x, self.merged(None if self.training else torch.float64))
         expanded = self.expand_conv(x)
         bias = kernel_and_bias(self.expand_conv)[1].view(1, -1, 1, 1)
         padded = F.pad(expanded - bias, (1, 1, 1, 1)) + bias
         out: Tensor = self.reduce_conv(self.fea_conv(padded) + expanded) + x
         return out
 
-    def merged(self) -> tuple[Tensor, Tensor]:
-        """The kernel ``(C, C, 3, 3)`` and the bias ``(C,)`` of the equal convolution, differentiable in the factors."""
+    def merged(self, dtype: torch.dtype | None = None) -> Kernel:
+        """The equal 3x3 convolution, differentiable in the factors; computed in ``dtype``, their own by default."""
         # Products of kernels are cheap and their rounding enters every pixel: never in reduced precision.
         with torch.autocast(self.fea_conv.weight.device.type, enabled=False):
-            expand, expand_bias = kernel_and_bias(self.expand_conv)
-            fea, fea_bias = kernel_and_bias(self.fea_conv)
-            reduce, reduce_bias = kernel_and_bias(self.reduce_conv)
+            expand, expand_bias = kernel_and_bias(self.expand_conv, dtype)
+            fea, fea_bias = kernel_and_bias(self.fea_conv, dtype)
+            reduce, reduce_bias = kernel_and_bias(self.reduce_conv, dtype)
             expand, reduce = expand.flatten(1), reduce.flatten(1)
             wide, channels = expand.shape
             # reduce . fea for all nine taps, then . expand: (C, wide * 9) -> (C, 9, wide) -> (C, 9, C).
@@ -96,12 +100,13 @@ def update_statistics(bn: nn.BatchNorm2d, x: Tensor) -> None:
         bn.num_batches_tracked.add_(1)
 
 
-def factor_and_shift(bn: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """What ``bn`` does in eval mode, ``factor * x + shift``, each ``(C,)``."""
+def factor_and_shift(bn: nn.BatchNorm2d, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
+    """What ``bn`` does in eval mode, ``factor * x + shift``, each ``(C,)``; computed in ``dtype``."""
     assert bn.running_mean is not None and bn.running_var is not None
-    factor = bn.weight * torch.rsqrt(bn.running_var + bn.eps)
+    dtype = dtype or bn.weight.dtype
+    factor = bn.weight.to(dtype) * torch.rsqrt(bn.running_var.to(dtype) + bn.eps)
     # A copy for the graph to keep: the next forward pass moves the statistics in place.
-    return factor, bn.bias - bn.running_mean.clone() * factor
+    return factor, bn.bias.to(dtype) - bn.running_mean.to(dtype, copy=True) * factor
 
 
 def conv_after_bn(x: Tensor, bn: nn.BatchNorm2d, conv: nn.Conv2d) -> Tensor:
@@ -115,6 +120,27 @@ def conv_after_bn(x: Tensor, bn: nn.BatchNorm2d, conv: nn.Conv2d) -> Tensor:
     return F.conv2d(centred, weight, bias + weight.sum((2, 3)) @ shift, padding=1)
 
 
+def fold_bn_before(bn: nn.BatchNorm2d, kernel: Kernel) -> Kernel:
+    """Fold ``conv(pad(bn(x)))``: exact at the border because ``pad`` fills it with what ``bn`` makes of a zero."""
+    weight, bias = kernel
+    factor, shift = factor_and_shift(bn, weight.dtype)
+    return weight * factor.view(1, -1, 1, 1), bias + weight.sum((2, 3)) @ shift
+
+
+def fold_bn_after(kernel: Kernel, bn: nn.BatchNorm2d) -> Kernel:
+    """Fold ``bn(conv(x))``."""
+    weight, bias = kernel
+    factor, shift = factor_and_shift(bn, weight.dtype)
+    return weight * factor.view(-1, 1, 1, 1), bias * factor + shift
+
+
+def conv_with(x: Tensor, kernel: Kernel) -> Tensor:
+    """A zero-padded 3x3 convolution with parameters of any precision, rounded to that of ``x``."""
+    weight, bias = kernel
+    # Contiguous: the strides that a product of kernels leaves would decide the layout of the output, instead of x.
+    return F.conv2d(x, weight.to(x.dtype).contiguous(), bias.to(x.dtype), padding=1)
+
+
 class HFAB(nn.Module):
     """High-frequency attention block, ``(N, C, H, W)`` to the same: section 3.2 of the paper."""
 
@@ -126,13 +152,22 @@ class HFAB(nn.Module):
         self.squeeze = nn.Conv2d(n_feats, mid_feats, 3)
         self.convs = nn.Sequential(*(ERB(mid_feats, ratio) for _ in range(blocks)))
         self.excitate = nn.Conv2d(mid_feats, n_feats, 3)
+        self.collapsed = True
 
     def forward(self, x: Tensor) -> Tensor:
         """Weigh ``x`` by the attention branch's sigmoid."""
-        branch = F.leaky_relu(conv_after_bn(x, self.bn1, self.squeeze), SLOPE, inplace=True)
-        branch = F.leaky_relu(self.convs(branch), SLOPE, inplace=True)
-        attention = torch.sigmoid_(self.bn3(conv_after_bn(branch, self.bn2, self.excitate)))
-        return x * attention
+        folded = self.folded() if self.collapsed and not self.training else None
+        branch = conv_with(x, folded[0]) if folded else conv_after_bn(x, self.bn1, self.squeeze)
+        branch = self.convs(F.leaky_relu(branch, SLOPE, inplace=True))
+        branch = F.leaky_relu(branch, SLOPE, inplace=True)
+        excited = conv_with(branch, folded[1]) if folded else self.bn3(conv_after_bn(branch, self.bn2, self.excitate))
+        return x * torch.sigmoid_(excited)
+
+    def folded(self) -> tuple[Kernel, Kernel]:
+        """In float64, the squeezing convolution with bn1 and the exciting one with bn2 and bn3, in eval mode."""
+        squeeze = fold_bn_before(self.bn1, kernel_and_bias(self.squeeze, torch.float64))
+        excitate = fold_bn_before(self.bn2, kernel_and_bias(self.excitate, torch.float64))
+        return squeeze, fold_bn_after(excitate, self.bn3)
 
 
 class FMEN(nn.Module):
@@ -184,13 +219,13 @@ class FMEN(nn.Module):
 
     @property
     def collapsed(self) -> bool:
-        """Whether the RRRBs run as one merged convolution each (the default) or as the paper draws them."""
-        return all(module.collapsed for module in self.modules() if isinstance(module, RRRB))
+        """Whether every block runs merged (the default) or as the paper draws it; the function is the same."""
+        return all(module.collapsed for module in self.modules() if isinstance(module, (RRRB, HFAB)))
 
     @collapsed.setter
     def collapsed(self, value: bool) -> None:
         for module in self.modules():
-            if isinstance(module, RRRB):
+            if isinstance(module, (RRRB, HFAB)):
                 module.collapsed = value
 
     def forward(self, x: Tensor) -> Tensor:
