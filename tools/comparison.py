@@ -1,0 +1,80 @@
+"""Draw a photograph's crop as LR, bicubic, a network's enlargement and HR, side by side, with PSNR under each.
+
+    python tools/comparison.py --weights runs/NAME/best.safetensors --image coffee --crop 150,240,96 --out picture.png
+
+Needs matplotlib (``pip install matplotlib``). The image is one of the sample dataset's, or a file.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import numpy.typing as npt
+
+from fmen_core import Upscaler, load
+from fmen_data import imresize, read_image
+from fmen_data.sample import sample_images
+from fmen_eval import psnr
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+Image = npt.NDArray[np.uint8]
+
+
+def find_image(name: str) -> Image:
+    """A file, or a photograph of the sample dataset by its name."""
+    named = {file.stem: file for split in ("train", "val") for file in sample_images(split)}
+    return read_image(named.get(name, Path(name)))
+
+
+def draw(
+    panels: dict[str, Image], captions: dict[str, str], whole: Image, box: tuple[int, int, int], out: Path
+) -> None:
+    """The whole photograph with the crop marked, then every panel's crop with its caption."""
+    top, left, side = box
+    figure, axes = plt.subplots(
+        1, len(panels) + 1, figsize=(15, 3.4), width_ratios=[whole.shape[1] / whole.shape[0], *[1] * len(panels)]
+    )
+    axes[0].imshow(whole)
+    axes[0].add_patch(plt.Rectangle((left, top), side, side, fill=False, edgecolor="#ff4b2b", linewidth=2))
+    for axis, (name, image) in zip(axes[1:], panels.items(), strict=True):
+        axis.imshow(image, interpolation="nearest")
+        axis.set_title(name, fontsize=13)
+        axis.set_xlabel(captions[name], fontsize=12)
+    for axis in axes:
+        axis.set_xticks([])
+        axis.set_yticks([])
+    figure.tight_layout(pad=0.4)
+    figure.savefig(out, dpi=110)
+
+
+def main() -> None:
+    """Read the command line, upscale, draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--title", default="FMEN-S")
+    parser.add_argument("--image", default="coffee", help="a sample photograph's name, or a file")
+    parser.add_argument("--crop", default="150,240,96", help="top,left,side in HR pixels, multiples of the scale")
+    parser.add_argument("--out", type=Path, default=Path("comparison.png"))
+    options = parser.parse_args()
+
+    upscaler = Upscaler(load(options.weights))
+    scale = upscaler.scale
+    hr = find_image(options.image)
+    hr = hr[: hr.shape[0] // scale * scale, : hr.shape[1] // scale * scale]
+    lr = imresize(hr, 1 / scale)
+    images = {"bicubic": imresize(lr, scale), options.title: upscaler(lr), "HR": hr}
+    top, left, side = box = tuple(int(number) for number in options.crop.split(","))
+    panels = {"LR": lr[top // scale : (top + side) // scale, left // scale : (left + side) // scale]}
+    panels |= {name: image[top : top + side, left : left + side] for name, image in images.items()}
+    captions = {name: f"{psnr(image, hr, border=scale, protocol='paper'):.2f} dB" for name, image in images.items()}
+    captions |= {"LR": f"{lr.shape[1]}x{lr.shape[0]}", "HR": f"{hr.shape[1]}x{hr.shape[0]}"}
+    draw(panels, captions, hr, box, options.out)
+
+
+if __name__ == "__main__":
+    main()
