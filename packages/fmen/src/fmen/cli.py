@@ -21,6 +21,7 @@ from typer.core import TyperGroup
 
 from fmen.bench_cli import bench
 from fmen.data_cli import data_app
+from fmen.report_cli import report
 
 DEBUG = "FMEN_DEBUG"
 
@@ -317,6 +318,7 @@ def models() -> None:
 
 
 app.command()(bench)
+app.command()(report)
 app.add_typer(data_app, name="data")
 
 
