@@ -21,6 +21,7 @@ from typer.core import TyperGroup
 
 from fmen.bench_cli import bench
 from fmen.data_cli import data_app
+from fmen.export_cli import export
 from fmen.report_cli import report
 
 DEBUG = "FMEN_DEBUG"
@@ -318,6 +319,7 @@ def models() -> None:
 
 
 app.command()(bench)
+app.command()(export)
 app.command()(report)
 app.add_typer(data_app, name="data")
 
