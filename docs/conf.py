@@ -1,0 +1,17 @@
+"""How Sphinx builds the documentation: ``sphinx-build -W docs docs/_build``."""
+
+from importlib.metadata import version
+
+project = "FMEN"
+author = "the FMEN authors"
+release = version("fmen")
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+myst_enable_extensions = ["colon_fence"]
+myst_heading_anchors = 3
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = "FMEN"
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autoclass_content = "both"
