@@ -121,6 +121,13 @@ def test_parts_that_there_is_nothing_for_are_left_out(work: Path) -> None:
     assert re.findall(r'<section id="(\w+)"', (work / "run.html").read_text(encoding="utf-8")) == ["training"]
 
 
+def test_validations_from_files_of_one_name_are_all_there(work: Path, tmp_path: Path) -> None:
+    shutil.copy(work / "validation.json", tmp_path / "validation.json")
+    files = [work / "validation.json", tmp_path / "validation.json"]
+    write_report(tmp_path / "r.html", validations=files)
+    assert all(f">{file}<" in (tmp_path / "r.html").read_text(encoding="utf-8") for file in files)
+
+
 def test_without_arguments_it_is_the_newest_run_on_the_sample(work: Path) -> None:
     said = fmen(work, "report", "--max-images", "1", "--device", "cpu")
     assert "images: 1 of sample-val, weights runs/fmen-s_x4_quick/best.safetensors" in said

@@ -162,7 +162,9 @@ def training_part(run: Run) -> dict[str, Any]:
 
 def validation_part(files: Sequence[Path]) -> dict[str, Any]:
     """The means of every validation, and the figures of each image."""
-    results = {file.stem: read_validation(file) for file in files}
+    stems = [file.stem for file in files]
+    names = [file.stem if stems.count(file.stem) == 1 else str(file) for file in files]
+    results = {name: read_validation(file) for name, file in zip(names, files, strict=True)}
     details = [(name, per_image_table(result)) for name, result in results.items()]
     return {"table": validation_table(results), "details": details}
 
