@@ -1,10 +1,10 @@
 """How Sphinx builds the documentation: ``sphinx-build -W docs docs/_build``."""
 
-from importlib.metadata import version
+import importlib.metadata
 
 project = "FMEN"
 author = "the FMEN authors"
-release = version("fmen")
+release = version = importlib.metadata.version("fmen")
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_enable_extensions = ["colon_fence"]
