@@ -161,7 +161,7 @@ class Upscaler:
     def run(self, lr: AnyImage) -> AnyImage:
         """One image or tile at once."""
         white = float(np.iinfo(lr.dtype).max)
-        x = torch.from_numpy(np.ascontiguousarray(lr)).to(self.device).permute(2, 0, 1)[None].float()
+        x = torch.from_numpy(np.require(lr, requirements=["C", "W"])).to(self.device).permute(2, 0, 1)[None].float()
         if self.data_range != white:
             x = x * (self.data_range / white)
         x = x.to(self.dtype).contiguous(memory_format=self.memory_format)
@@ -172,7 +172,8 @@ class Upscaler:
             pixels: Any = to_image(out, self.data_range)
         else:
             pixels = np.ascontiguousarray(scaled(out, self.data_range, white).cpu().numpy(), lr.dtype)
-        return pixels
+        sr: AnyImage = pixels
+        return sr
 
     def mean_of_eight(self, x: Tensor) -> Tensor:
         """The mean of the answers to the flips and rotations of ``x`` ``(1, 3, H, W)``, turned back."""
