@@ -21,8 +21,11 @@ from typer.core import TyperGroup
 
 from fmen.bench_cli import bench
 from fmen.data_cli import data_app
+from fmen.doctor_cli import doctor
 from fmen.export_cli import export
 from fmen.report_cli import report
+from fmen.upscale_cli import upscale
+from fmen.weights_cli import weights_app
 
 DEBUG = "FMEN_DEBUG"
 
@@ -268,28 +271,6 @@ def submit(
 
 
 @app.command()
-def upscale(
-    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Images, and folders of images.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder, or file for a single image.")],
-    weights: Weights = None,
-    precision: Annotated[Precision, typer.Option(help="Arithmetic of the convolutions.")] = Precision.fp32,
-    tile: Annotated[str, typer.Option(help="Side of the tiles in LR pixels, or auto.")] = "auto",
-    device: Device = "auto",
-) -> None:
-    """Enlarge images."""
-    if tile != "auto" and not tile.isdecimal():
-        raise ValueError(f"--tile {tile}: give a number of pixels, or auto")
-    from fmen.runs import newest_weights
-    from fmen.upscaling import plan, upscale_files
-    from fmen_core import Upscaler, load
-
-    jobs = plan(inputs, output)
-    model = load(weights or newest_weights())
-    upscaler = Upscaler(model, device=device, precision=precision.value, tile=None if tile == "auto" else int(tile))
-    upscale_files(upscaler, jobs, say=typer.echo)
-
-
-@app.command()
 def reparam(
     weights: Annotated[Path, typer.Argument(help="Weights of FMEN in its training form.")],
     out: Annotated[Path, typer.Argument(help="Where to write the inference form, as safetensors.")],
@@ -321,7 +302,10 @@ def models() -> None:
 app.command()(bench)
 app.command()(export)
 app.command()(report)
+app.command()(upscale)
+app.command()(doctor)
 app.add_typer(data_app, name="data")
+app.add_typer(weights_app, name="weights")
 
 
 def main() -> None:

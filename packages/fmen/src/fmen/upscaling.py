@@ -1,60 +1,151 @@
-"""``fmen upscale``: image files and folders in, larger image files out."""
+"""``fmen upscale``: a photograph in, a larger one out, with everything that belongs to it."""
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from dataclasses import replace
+from typing import Any
 
+import cv2
 import numpy as np
-import numpy.typing as npt
+from tqdm import tqdm
 
-from fmen_data import DataError, list_images, read_image, write_image
+from fmen.photo import Photo, Pixels, check_fits, encode_photo, read_photo, write_photo
+from fmen.upscaling_jobs import Job
+from fmen_core import Upscaler
+from fmen_data import DataError
+from fmen_data.images import read_bytes
 
-Image = npt.NDArray[np.uint8]
 
+def enlarge(upscaler: Upscaler, photo: Photo, on_tile: Callable[[int, int], object] | None = None) -> Photo:
+    """Upscale a photograph with its transparency.
 
-def find_images(inputs: Sequence[Path]) -> list[Path]:
-    """The files among ``inputs`` and the images in the folders among them.
-
-    Raises:
-        DataError: There are none, or one does not exist.
+    The colours behind transparent pixels are often black, and a network would draw them into the edges as a fringe. So
+    they are first replaced by those of the nearest visible pixels. The alpha channel goes through the network, too,
+    which draws edges as sharp as those of the colours; it is kept within the alphas around each pixel, so that what was
+    opaque stays opaque.
     """
-    files: list[Path] = []
-    for path in inputs:
-        if not path.exists():
-            raise DataError(f"{path}: no such file or folder")
-        files += list_images(path) if path.is_dir() else [path]
-    if not files:
-        raise DataError(f"{', '.join(map(str, inputs))}: no images there")
-    return files
+    if photo.alpha is None:
+        return replace(photo, pixels=upscaler(photo.pixels, on_tile=on_tile))
+    sr = upscaler(spread_colours(photo.pixels, photo.alpha), on_tile=on_tile)
+    alpha = upscaler(np.dstack([photo.alpha] * 3), on_tile=on_tile)[..., 1]
+    return replace(photo, pixels=sr, alpha=within_neighbours(alpha, photo.alpha, upscaler.scale))
 
 
-def plan(inputs: Sequence[Path], output: Path) -> list[tuple[Path, Path]]:
-    """Which file each image is written to: ``output`` itself for a single file, or else a folder of that name.
+def spread_colours(pixels: Pixels, alpha: Pixels) -> Pixels:
+    """``pixels`` ``(H, W, 3)`` with those that ``alpha`` hides replaced by the nearest ones that it does not."""
+    visible = alpha > 0
+    if visible.all() or not visible.any():
+        return pixels
+    hidden = np.where(visible, 0, 1).astype(np.uint8)
+    _, labels = cv2.distanceTransformWithLabels(hidden, cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL)
+    colours = np.zeros((int(labels.max()) + 1, 3), pixels.dtype)
+    colours[labels[visible]] = pixels[visible]
+    filled: Pixels = np.where(visible[..., None], pixels, colours[labels])
+    return filled
 
-    Raises:
-        DataError: Two images would be written to the same file.
+
+def within_neighbours(sr: Pixels, lr: Pixels, scale: int) -> Pixels:
+    """``sr`` ``(scale*H, scale*W)`` clamped to the least and the largest of the 3x3 pixels of ``lr`` around each."""
+    square = np.ones((3, 3), np.uint8)
+    least, largest = cv2.erode(lr, square), cv2.dilate(lr, square)
+    clamped: Pixels = np.clip(sr, least.repeat(scale, 0).repeat(scale, 1), largest.repeat(scale, 0).repeat(scale, 1))
+    return clamped
+
+
+class Workshop:
+    """Upscales one job after another, with bars where somebody is looking.
+
+    Args:
+        upscaler_for: Gives the upscaler for images of 8 or of 16 bits per channel.
+        quality: Of JPEG and WebP.
+        progress: Show bars on standard error.
+        say: Takes a line about each image.
     """
-    files = find_images(inputs)
-    if len(inputs) == 1 and inputs[0].is_file() and output.suffix and not output.is_dir():
-        return [(files[0], output)]
-    targets = [output / f"{file.stem}.png" for file in files]
-    if len(set(targets)) < len(targets):
-        raise DataError(f"{output}: two of the images have the same name; upscale them into different folders")
-    return list(zip(files, targets, strict=True))
+
+    def __init__(
+        self,
+        upscaler_for: Callable[[int], Upscaler],
+        *,
+        quality: int = 95,
+        progress: bool = False,
+        say: Callable[[str], None] = print,
+    ) -> None:
+        self.upscaler_for = upscaler_for
+        self.quality = quality
+        self.progress = progress
+        self.say = say
+
+    def run(self, jobs: Sequence[Job]) -> list[str]:
+        """Do the jobs; a file appears when it is whole.
+
+        Returns:
+            What was wrong with the images that could not be upscaled, a line each, where there are several jobs.
+
+        Raises:
+            DataError: The only image cannot be read, upscaled or written.
+        """
+        faults = []
+        with tqdm(total=len(jobs), desc="upscale", unit="image", disable=not self.progress or len(jobs) == 1) as bar:
+            for job in jobs:
+                try:
+                    line = self.do(job)
+                except ValueError as error:
+                    if len(jobs) == 1:
+                        raise
+                    line = f"error: {' '.join(str(error).split())}"
+                    faults.append(line)
+                with bar.external_write_mode():
+                    self.say(line)
+                bar.update()
+        return faults
+
+    def do(self, job: Job) -> str:
+        """Upscale one image; returns a line about it."""
+        content = sys.stdin.buffer.read() if job.source is None else read_bytes(job.source)
+        photo = read_photo(content, job.source or "standard input")
+        upscaler = self.upscaler_for(8 * photo.pixels.itemsize)
+        height, width = photo.pixels.shape[:2]
+        if job.target is not None:  # better now than when the work is done
+            check_fits(job.target, height * upscaler.scale, width * upscaler.scale, transparent=photo.alpha is not None)
+        with TileBar(job.name, self.progress) as bar:
+            large = enlarge(upscaler, photo, bar.show)
+        if job.target is None:
+            buffer = io.BytesIO()
+            encode_photo(buffer, large, "PNG")
+            sys.stdout.buffer.write(buffer.getvalue())
+            sys.stdout.buffer.flush()
+        else:
+            write_photo(job.target, large, quality=self.quality)
+        tall, wide = large.pixels.shape[:2]
+        return f"{job.name} ({width}x{height}) -> {job.target or 'standard output'} ({wide}x{tall})"
 
 
-def upscale_files(
-    upscaler: Callable[[Image], Image], jobs: Sequence[tuple[Path, Path]], *, say: Callable[[str], None] = print
-) -> None:
-    """Upscale each image into its file; a file appears when it is whole.
+class TileBar:
+    """A bar over the tiles of an image; there is none for an image of one."""
 
-    Raises:
-        DataError: An image cannot be read or written.
-    """
-    for source, target in jobs:
-        lr = read_image(source)
-        sr = upscaler(lr)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_image(target, sr)
-        say(f"{source} ({lr.shape[1]}x{lr.shape[0]}) -> {target} ({sr.shape[1]}x{sr.shape[0]})")
+    def __init__(self, name: str, enabled: bool) -> None:
+        self.name = name
+        self.enabled = enabled
+        self.bar: tqdm[Any] | None = None
+
+    def __enter__(self) -> TileBar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def show(self, done: int, total: int) -> None:
+        """So many tiles are done."""
+        if self.bar is None:
+            self.bar = tqdm(total=total, desc=self.name, unit="tile", leave=False, disable=not self.enabled)
+        self.bar.update(done - self.bar.n)
+
+
+def report_faults(faults: Sequence[str], jobs: Sequence[Job]) -> None:
+    """Raise DataError if there are faults among several jobs."""
+    if faults:
+        raise DataError(f"{len(faults)} of {len(jobs)} images could not be upscaled, for the reasons above")

@@ -1,0 +1,66 @@
+"""``fmen doctor`` says what is there, and for everything that is not, what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from fmen import doctor
+from fmen.cli import app
+from fmen_core import create_model, pretrained, save
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FMEN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(pretrained, "BOX", tmp_path / "box")
+    return tmp_path
+
+
+def report() -> dict[str, str]:
+    """The lines of the report by what they are about, ``ok`` or ``--`` first."""
+    result = CliRunner().invoke(app, ["doctor"])
+    assert result.exit_code == 0, result.output
+    lines = [line for line in result.stdout.splitlines() if line.startswith("  ")]
+    names = [finding.what for _, findings in doctor.examine() for finding in findings]
+    return {name: " ".join(line.replace(name, "", 1).split()) for name, line in zip(names, lines, strict=True)}
+
+
+@pytest.mark.usefixtures("work")
+def test_an_empty_folder_gets_a_remedy_for_everything() -> None:
+    lines = report()
+    assert lines["torch"] == f"ok {torch.__version__}"
+    assert lines["DIV2K train"].startswith("-- not in data/") and "fmen data download" in lines["DIV2K train"]
+    assert lines["in the package"] == "-- none; train with 'fmen train', or name published ones with --weights"
+    assert lines["published"].startswith("-- none downloaded; fmen weights list")
+    assert lines["newest run"] == "-- none under runs/; fmen train"
+    assert lines["sample"] == "ok 11 photographs, for --data sample"
+    assert lines["cache"].startswith("ok") and "0.0 MB used" in lines["cache"]
+
+
+def test_what_is_there_is_found(work: Path) -> None:
+    (work / "data" / "DIV2K" / "DIV2K_valid_HR").mkdir(parents=True)
+    (work / "box").mkdir()
+    (work / "runs" / "r").mkdir(parents=True)
+    for place in ("box/fmen-s_x4", "runs/r/best"):
+        save(create_model("fmen-s"), work / f"{place}.safetensors")
+    (work / "cache" / "weights").mkdir(parents=True)
+    (work / "cache" / "weights" / "rfdn.pth").touch()
+    lines = report()
+    assert lines["DIV2K val"].startswith("ok in data/")
+    assert lines["DIV2K train"].startswith("--")
+    assert lines["in the package"] == "ok fmen-s_x4"
+    assert lines["published"] == "ok rfdn"
+    assert lines["newest run"] == "ok runs/r/best.safetensors"
+
+
+def test_missing_packages_are_said_with_what_installs_them(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = doctor.version
+    monkeypatch.setattr(doctor, "version", lambda name: None if name in ("matplotlib", "h5py") else real(name))
+    lines = report()
+    assert lines["h5py"] == "-- missing: pip install h5py"
+    assert "plot" in lines["extras"] and "pip install 'fmen[" in lines["extras"]
