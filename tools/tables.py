@@ -36,9 +36,30 @@ def accuracy() -> str:
     return table(["weights", *columns], [[row, *(found.get(c, "") for c in columns)] for row, found in cells.items()])
 
 
+def networks() -> str:
+    """Complexity, runtime and memory of every network that ``fmen bench`` measured."""
+    rows: list[dict[str, Any]] = json.loads((RESULTS / "bench/cpu.json").read_text())
+    header = ["network", "params", "FLOPs [G]", "activations [M]", "convs", "time [ms]", "memory [MiB]"]
+    return table(
+        header,
+        [
+            [
+                f"`{row['model']}`",
+                f"{row['params']:,}",
+                f"{row['flops'] / 1e9:.4f}",
+                f"{row['activations'] / 1e6:.4f}",
+                str(row["convs"]),
+                f"{row['runtime_ms']:.0f}",
+                f"{row['peak_memory_bytes'] / 2**20:.1f}",
+            ]
+            for row in sorted(rows, key=lambda row: float(row["runtime_ms"]))
+        ],
+    )
+
+
 def main() -> None:
     """Print the tables."""
-    print(accuracy())
+    print(networks(), accuracy(), sep="\n\n")
 
 
 if __name__ == "__main__":
