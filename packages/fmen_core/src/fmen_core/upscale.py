@@ -49,7 +49,7 @@ class Upscaler:
             ``"bf16"`` or ``"fp16"``. ``"auto"`` takes what is fast there: fp16 on CUDA, or bf16 if the network leaves
             fp16's range; bf16 on a processor that has instructions for it; fp32 elsewhere.
         tile: Side of the LR tiles that the image is cut into, or None for the whole image at once; ``"auto"`` for the
-            whole image where it takes less than 768 MiB (8 GiB on a GPU) and half of the free memory, or else for the
+            whole image where it takes less than 1.25 GiB (8 GiB on a GPU) and half of the free memory, or else for the
             largest tiles that do. A network that looks at the whole image at once is never cut. Each tile is read with
             a margin as wide as the network can see, so that the result is that of the whole image, up to the rounding
             of sums that a processor may form in another order.
