@@ -20,6 +20,7 @@ import typer
 from typer.core import TyperGroup
 
 from fmen.bench_cli import bench
+from fmen.choices import Precision, Protocol
 from fmen.data_cli import data_app
 from fmen.doctor_cli import doctor
 from fmen.export_cli import export
@@ -89,22 +90,6 @@ class Variant(str, Enum):
 
     s = "s"
     full = "full"
-
-
-class Protocol(str, Enum):
-    """How PSNR and SSIM are computed."""
-
-    ntire = "ntire"
-    paper = "paper"
-    kair_y = "kair-y"
-
-
-class Precision(str, Enum):
-    """Arithmetic of the convolutions."""
-
-    fp32 = "fp32"
-    bf16 = "bf16"
-    fp16 = "fp16"
 
 
 class Challenge(str, Enum):

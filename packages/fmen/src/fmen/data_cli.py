@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from fmen.choices import Precision
+
 data_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -28,14 +30,6 @@ class Split(str, Enum):
 
     train = "train"
     val = "val"
-
-
-class Precision(str, Enum):
-    """Arithmetic of the convolutions."""
-
-    fp32 = "fp32"
-    bf16 = "bf16"
-    fp16 = "fp16"
 
 
 Folder = Annotated[Path, typer.Option("--data", help="The data folder.")]

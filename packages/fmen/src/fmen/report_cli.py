@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-
-class Protocol(str, Enum):
-    """How PSNR and SSIM are computed."""
-
-    ntire = "ntire"
-    paper = "paper"
-    kair_y = "kair-y"
+from fmen.choices import Protocol
 
 
 def report(

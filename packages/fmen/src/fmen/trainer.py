@@ -39,6 +39,7 @@ from fmen.runs import Run
 from fmen.state import State
 from fmen.stopping import StopRequest
 from fmen_core import Upscaler, save
+from fmen_core.upscale import has_bf16
 from fmen_data import PairDataset, PatchSampler
 from fmen_eval import validate
 
@@ -248,15 +249,6 @@ def pick_precision(recipe: Recipe, device: torch.device) -> str:
     if recipe.precision != "auto":
         return recipe.precision
     return "bf16" if has_bf16(device) else "fp32"
-
-
-def has_bf16(device: torch.device) -> bool:
-    """Whether the device has bf16 instructions; without them bf16 is emulated, and slower than fp32."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    cpuinfo = Path("/proc/cpuinfo")  # PyTorch has no public call that tells
-    flags = set(cpuinfo.read_text(errors="replace").split()) if cpuinfo.is_file() else set()
-    return not flags.isdisjoint({"avx512_bf16", "amx_bf16"})
 
 
 def machine(device: torch.device, processes: Processes) -> dict[str, object]:
