@@ -163,7 +163,7 @@ class Upscaler:
         white = float(np.iinfo(lr.dtype).max)
         x = torch.from_numpy(np.require(lr, requirements=["C", "W"])).to(self.device).permute(2, 0, 1)[None].float()
         if self.data_range != white:
-            x = x * (self.data_range / white)
+            x = x / (white / self.data_range)  # divided, as the published code does: its last bits turn pixels, too
         x = x.to(self.dtype).contiguous(memory_format=self.memory_format)
         out = self.mean_of_eight(x) if self.ensemble else self.model(x)
         if self.dtype == torch.float16 and not out.isfinite().all():
