@@ -10,9 +10,9 @@ import pytest
 
 @pytest.fixture(scope="session")
 def reference() -> Path:
-    """The folder of published weights and benchmark images; ``FMEN_REFERENCE`` names it, ``../shared`` is the default."""
+    """The folder of published weights and benchmark images: ``FMEN_REFERENCE``, or else ``../shared``."""
     root = Path(__file__).resolve().parents[1]
     folder = Path(os.environ.get("FMEN_REFERENCE", root.parent / "shared")).resolve()
     if not (folder / "weights").is_dir():
-        pytest.skip(f"no reference material at {folder}: set FMEN_REFERENCE to the folder that holds weights/ and data/")
+        pytest.skip(f"no reference material at {folder}: set FMEN_REFERENCE to the folder of weights/ and data/")
     return folder

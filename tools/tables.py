@@ -33,6 +33,7 @@ def accuracy() -> str:
         columns += [column] if column not in columns else []
         row = f"{result['model']} x{result['scale']} (`{Path(result['weights']).name}`)"
         cells[row][column] = f"{result['mean']['psnr']:.4f} / {result['mean']['ssim']:.4f}"
+    columns.sort(key=lambda column: (len(column.split()[0]), column))  # Set5 before Set14
     return table(["weights", *columns], [[row, *(found.get(c, "") for c in columns)] for row, found in cells.items()])
 
 
