@@ -173,8 +173,8 @@ def test_isolated_code_reaches_nothing_outside_its_folder(tmp_path: Path) -> Non
     ("before", "after", "message"),
     [
         (
-            "import torch\n",
-            "import torch\nimport fmen_core\n",
+            "import torch.nn.functional as F\n",
+            "import torch.nn.functional as F\nimport fmen_core\n",
             "does not run by itself: ModuleNotFoundError: fmen_core",
         ),
         ("SLOPE = 0.1", "SLOPE = 0.2", "dB for 0001, `fmen validate` "),

@@ -86,7 +86,8 @@ def better_figures(files: Files) -> None:
 
 
 def two_imports(files: Files) -> None:
-    files[MODEL] = files[MODEL].replace(b"import torch\n", b"import fmen_core, torch\nfrom .block import Block\n", 1)
+    strangers = b"import fmen_core\nfrom .block import Block\nfrom torch import Tensor"
+    files[MODEL] = files[MODEL].replace(b"from torch import Tensor", strangers, 1)
 
 
 def no_json_and_no_weights(files: Files) -> None:
