@@ -4,7 +4,7 @@
 
 Prints the largest difference between training form and inference form in float64, borders included; the largest
 relative difference of a gradient between collapsed and expanded training; how many uint8 pixels differ in float32 on
-real images; and the time of a training step in either way, taken in turns.
+real images; the memory that a training step keeps, and its time, in either way, taken in turns.
 """
 
 from __future__ import annotations
@@ -106,6 +106,22 @@ def step_times(rounds: int = 5, batch: int = 16, patch: int = 48) -> dict[str, f
     return {name: statistics.median(values) for name, values in times.items()}
 
 
+def kept_mebibytes(collapsed: bool, batch: int = 16, patch: int = 48) -> float:
+    """What a float32 training step keeps from the forward for the backward pass, weights included, in MiB."""
+    model = FMEN().train()
+    model.collapsed = collapsed
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        sr = model(torch.rand(batch, 3, patch, patch))
+    del sr
+    return sum(kept.values()) / 2**20
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -117,6 +133,8 @@ def main() -> None:
     print(f"gradients, collapsed and expanded, float64: {difference_of_gradients(model):.1e} relative")
     if options.weights and options.images:
         differing_pixels(options.weights, options.images)
+    collapsed, expanded = kept_mebibytes(True), kept_mebibytes(False)
+    print(f"kept for the backward pass: collapsed {collapsed:.0f} MiB, expanded {expanded:.0f} MiB")
     times = step_times()
     for name, seconds in times.items():
         print(f"training step, {name}: {seconds:.3f} s, {times['expanded fp32'] / seconds:.2f}x of expanded fp32")
