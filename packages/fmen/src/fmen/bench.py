@@ -216,7 +216,7 @@ def open_data(data: str, entrants: Iterable[Entrant]) -> PairDataset:
 
 def measure_accuracy(entrant: Entrant, dataset: PairDataset, device: str, progress: bool) -> Accuracy:
     """PSNR of a network on a dataset, and the challenge's runtime and memory there."""
-    upscaler = Upscaler(entrant.network, device=device)
+    upscaler = Upscaler(entrant.network, device=device, channels_last=False)
     result = validate(upscaler, dataset, scale=dataset.scale, total=len(dataset), measure_ssim=False, progress=progress)
 
     def images() -> Iterable[Tensor]:

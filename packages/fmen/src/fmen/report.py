@@ -83,7 +83,7 @@ def make_gallery(
         ValueError: Weights or data are at fault; the message is one line.
     """
     model = load(weights)
-    upscaler = Upscaler(model, device=device)
+    upscaler = Upscaler(model, device=device, channels_last=False)
     dataset = open_dataset(measured_source(data, upscaler.scale), scale=upscaler.scale, split="val")
     count = len(dataset) if most is None else min(most, len(dataset))
     bar = tqdm(

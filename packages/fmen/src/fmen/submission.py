@@ -92,7 +92,8 @@ def build_submission(
     rules, who, model = layout_named(layout), load_team(team), inference_form(weights)
     images = open_images(data, rules)
     stem = rules.stem(who.team_id, model.name)
-    upscaler, counts = Upscaler(model, device=device), count(model, rules)
+    upscaler = Upscaler(model, device=device, channels_last=False)  # as `fmen validate` measures
+    counts = count(model, rules)
     with writing(out) as part, tempfile.TemporaryDirectory(prefix="fmen-submit-") as folder:
         work = Path(folder)
         pairs = copy_out(images, work / "data", rules)

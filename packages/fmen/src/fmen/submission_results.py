@@ -79,7 +79,7 @@ def build_results(
     """
     rules, who = layout_named(layout), load_team(team)
     images = open_images(data, rules, split)
-    upscaler = Upscaler(load(weights), device=device)
+    upscaler = Upscaler(load(weights), device=device, channels_last=False)
     if upscaler.scale != SCALE:
         raise SubmissionError(f"{weights}: upscales x{upscaler.scale}; the challenge is x{SCALE}")
     seconds, decibels = [], []
