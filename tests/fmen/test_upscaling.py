@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import ExifTags, Image, ImageCms, ImageOps
 from typer.testing import CliRunner
@@ -73,6 +74,12 @@ def encoded(array: np.ndarray, kind: str, **options: object) -> bytes:
     return buffer.getvalue()
 
 
+def tiff(array: np.ndarray, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, array, **options)
+    return buffer.getvalue()
+
+
 def fmen(*arguments: str | Path, status: int = 0, stdin: bytes | None = None) -> tuple[bytes, str]:
     result = CliRunner().invoke(app, ["upscale", *map(str, arguments)], input=stdin)
     assert result.exit_code == status, result.output
@@ -90,6 +97,36 @@ def test_photographs_are_read_upright(orientation: int) -> None:
     expected = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
     photo = read_photo(content, "a.png")
     assert np.array_equal(photo.pixels, np.asarray(expected))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("depth", [np.uint8, np.uint16])
+def test_tiff_files_are_read_upright(orientation: int, depth: type) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(encoded(picture(), "PNG", exif=exif.tobytes()))))
+    factor = np.iinfo(depth).max // 255
+    content = tiff(picture().astype(depth) * factor, photometric="rgb", extratags=[(274, "H", 1, orientation, True)])
+    assert np.array_equal(read_photo(content, "a.tif").pixels, np.asarray(expected).astype(depth) * factor)
+
+
+def test_sixteen_bit_tiff_files_may_have_white_as_zero_or_colours_multiplied_by_alpha() -> None:
+    gray = picture()[..., 0].astype(np.uint16) * 257
+    assert np.array_equal(read_photo(tiff(65535 - gray, photometric="miniswhite"), "a").pixels[..., 0], gray)
+    alpha = np.full((12, 20), 0x8000, np.uint16)
+    straight = picture().astype(np.uint16) * 257
+    multiplied = (straight * (alpha[..., None] / 65535)).round().astype(np.uint16)
+    content = tiff(np.dstack([multiplied, alpha]), photometric="rgb", extrasamples=["assocalpha"])
+    assert np.abs(read_photo(content, "a").pixels.astype(int) - straight).max() <= 1
+
+
+def test_names_in_exif_data_keep_their_letters(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Artist] = "Zoë Müller".encode()
+    for suffix in (".jpg", ".png"):
+        write_photo(tmp_path / f"a{suffix}", read_photo(encoded(picture(), "JPEG", exif=exif.tobytes()), "a.jpg"))
+        with Image.open(tmp_path / f"a{suffix}") as image:
+            assert image.getexif()[ExifTags.Base.Artist].encode("latin-1").decode() == "Zoë Müller"
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
@@ -198,8 +235,12 @@ def test_an_opaque_alpha_channel_is_dropped() -> None:
             encoded(picture(), "TIFF", save_all=True, append_images=[Image.fromarray(picture())]),
             "a holds 2 frames; give an image of one",
         ),
+        (
+            tiff(picture().transpose(2, 0, 1).astype(np.uint16), photometric="rgb", planarconfig="separate"),
+            "a holds its colour channels one after the other; save it with interleaved channels",
+        ),
     ],
-    ids=["empty", "text", "truncated", "damaged", "float", "pages"],
+    ids=["empty", "text", "truncated", "damaged", "float", "pages", "planes"],
 )
 def test_what_is_no_photograph_is_refused_in_a_line(content: bytes, said: str) -> None:
     with pytest.raises(DataError, match=said):
@@ -254,6 +295,12 @@ def test_a_single_image_goes_to_a_file_or_into_a_folder() -> None:
     assert planned(["-"], "-") == [("None", "None")]
 
 
+def test_pictures_that_differ_in_their_suffix_alone_keep_it_in_the_names_of_the_results(tree: Path) -> None:
+    Image.fromarray(picture()).save(tree / "in" / "one.jpg")
+    targets = [target for _, target in planned(["in"], "out")]
+    assert targets == ["out/one.jpg.png", "out/one.png.png", "out/sub/two.png"]
+
+
 def test_results_inside_the_input_folder_are_not_taken_for_input(tree: Path) -> None:
     Image.fromarray(picture()).save(tree / "in" / "big.png")
     (tree / "in" / "big.png").rename(tree / "in" / "sub" / "old.png")
@@ -305,8 +352,10 @@ def test_standard_input_and_output_carry_nothing_but_the_image(work: Path) -> No
 def test_one_bad_image_does_not_stop_the_others(tree: Path) -> None:
     (tree / "in" / "bad.png").write_bytes(b"no picture")
     stdout, stderr = fmen("in", "-o", "out", "--weights", "w.safetensors", status=2)
-    assert b"error: in/bad.png is no image that can be read" in stdout
-    assert stderr == "error: 1 of 3 images could not be upscaled, for the reasons above\n"
+    assert b"one.png" in stdout and b"bad.png" not in stdout
+    first, second = stderr.splitlines()
+    assert first.startswith("error: in/bad.png is no image that can be read")
+    assert second == "error: 1 of 3 images could not be upscaled, for the reasons above"
     assert (tree / "out" / "one.png").is_file() and (tree / "out" / "sub" / "two.png").is_file()
 
 

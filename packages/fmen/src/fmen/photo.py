@@ -36,6 +36,11 @@ READABLE = (*FORMATS, ".bmp")
 
 LONGEST_SIDE = {"JPEG": 65535, "WEBP": 16383}
 
+# Values of TIFF tags. OpenCV, which decodes the files of 16 bits, takes no notice of these.
+WHITE_IS_ZERO, BLACK_IS_ZERO = 0, 1
+INTERLEAVED = 1
+EXTRA_SAMPLES, PREMULTIPLIED = 338, 1
+
 KEPT_TAGS = (
     ExifTags.Base.ImageDescription,
     ExifTags.Base.Make,
@@ -91,8 +96,12 @@ def read_photo(content: bytes, name: str | Path) -> Photo:
             frames = getattr(image, "n_frames", 1)
             if frames > 1 and image.format != "MPO":  # a JPEG with a preview or a second view behind it
                 raise DataError(f"{name} holds {frames} frames; give an image of one")
-            pixels, gray = _decode_deep(content, image, name) if _is_deep(content, image) else _decode(image, name)
-            exif = image.getexif()
+            deep = _is_deep(content, image)
+            pixels, gray = _decode_deep(content, image, name) if deep else _decode(image, name)
+            exif = image.getexif()  # without the orientation where Pillow has applied it
+            orientation = exif.get(ExifTags.Base.Orientation, 1)
+            if deep and image.format == "TIFF":  # OpenCV has applied it
+                orientation = 1
             icc = None if image.mode == "CMYK" else image.info.get("icc_profile")
             kept = _kept_exif(exif)
     except UnidentifiedImageError:
@@ -101,7 +110,7 @@ def read_photo(content: bytes, name: str | Path) -> Photo:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{name} is damaged ({error}); get the file again or remove it") from error
-    pixels = _upright(pixels, exif.get(ExifTags.Base.Orientation, 1))
+    pixels = _upright(pixels, orientation)
     alpha = np.ascontiguousarray(pixels[..., 3]) if pixels.shape[2] == 4 else None
     if alpha is not None and (alpha == np.iinfo(alpha.dtype).max).all():
         alpha = None
@@ -112,7 +121,12 @@ def _is_deep(content: bytes, image: Image.Image) -> bool:
     """Whether the file has 16 bits per channel."""
     if image.format == "PNG":
         return content[24] == 16
-    return image.format == "TIFF" and 16 in np.atleast_1d(getattr(image, "tag_v2", {}).get(258, 1))
+    return image.format == "TIFF" and 16 in np.atleast_1d(_tiff_tag(image, ExifTags.Base.BitsPerSample, 1))
+
+
+def _tiff_tag(image: Image.Image, tag: int, default: Any) -> Any:
+    """A tag of a TIFF file; the default in files of other formats."""
+    return getattr(image, "tag_v2", {}).get(tag, default)
 
 
 def _decode(image: Image.Image, name: str | Path) -> tuple[Pixels, bool]:
@@ -131,10 +145,24 @@ def _decode_deep(content: bytes, image: Image.Image, name: str | Path) -> tuple[
     if pixels is None or pixels.dtype != np.uint16 or channels not in (1, 3, 4) or image.mode == "CMYK":
         raise DataError(f"{name} has a kind of 16-bit pixels that cannot be read; convert it to RGB")
     if channels == 1:
+        if _tiff_tag(image, ExifTags.Base.PhotometricInterpretation, BLACK_IS_ZERO) == WHITE_IS_ZERO:
+            pixels = np.uint16(65535) - pixels
         return cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB), True
+    if _tiff_tag(image, ExifTags.Base.PlanarConfiguration, INTERLEAVED) != INTERLEAVED:
+        raise DataError(f"{name} holds its colour channels one after the other; save it with interleaved channels")
     if channels == 3:
         return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), False
-    return cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA), image.mode.startswith(("L", "I"))
+    pixels = cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA)
+    if np.atleast_1d(_tiff_tag(image, EXTRA_SAMPLES, 0))[0] == PREMULTIPLIED:
+        pixels = _divide_by_alpha(pixels)
+    return pixels, image.mode.startswith(("L", "I"))
+
+
+def _divide_by_alpha(pixels: Pixels) -> Pixels:
+    """The colours of uint16 RGBA pixels that were multiplied by their alpha."""
+    alpha = np.maximum(pixels[..., 3:], 1).astype(np.float64)
+    colours = np.minimum(pixels[..., :3] * (65535 / alpha), 65535).round().astype(np.uint16)
+    return np.dstack([colours, pixels[..., 3]])
 
 
 def _upright(pixels: Pixels, orientation: Any) -> Pixels:
@@ -152,7 +180,8 @@ def _kept_exif(exif: Image.Exif) -> bytes:
     kept = Image.Exif()
     for tag in KEPT_TAGS:
         if tag in exif:
-            kept[tag] = exif[tag]
+            # Pillow reads these as Latin-1 and writes ASCII alone; names are UTF-8 in practice. Their bytes stay.
+            kept[tag] = exif[tag].encode("latin-1", "replace") if isinstance(exif[tag], str) else exif[tag]
     for part in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
         details = {tag: value for tag, value in exif.get_ifd(part).items() if tag not in DROPPED_DETAILS}
         if details:

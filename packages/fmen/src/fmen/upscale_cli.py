@@ -79,7 +79,8 @@ def upscale(
 
     first = upscaler_for(8)
     say(f"weights {path}: {model.name} x{model.scale}, {first.precision} on {first.device}")
-    workshop = Workshop(upscaler_for, quality=quality, progress=sys.stderr.isatty(), say=say)
+    complain = partial(typer.echo, err=True)
+    workshop = Workshop(upscaler_for, quality=quality, progress=sys.stderr.isatty(), say=say, complain=complain)
     try:
         faults = workshop.run(todo)
     except (MemoryError, torch.OutOfMemoryError):

@@ -62,7 +62,8 @@ class Workshop:
         upscaler_for: Gives the upscaler for images of 8 or of 16 bits per channel.
         quality: Of JPEG and WebP.
         progress: Show bars on standard error.
-        say: Takes a line about each image.
+        say: Takes a line about each image that was upscaled.
+        complain: Takes a line about each that could not be.
     """
 
     def __init__(
@@ -72,11 +73,13 @@ class Workshop:
         quality: int = 95,
         progress: bool = False,
         say: Callable[[str], None] = print,
+        complain: Callable[[str], None] = print,
     ) -> None:
         self.upscaler_for = upscaler_for
         self.quality = quality
         self.progress = progress
         self.say = say
+        self.complain = complain
 
     def run(self, jobs: Sequence[Job]) -> list[str]:
         """Do the jobs; a file appears when it is whole.
@@ -90,15 +93,16 @@ class Workshop:
         faults = []
         with tqdm(total=len(jobs), desc="upscale", unit="image", disable=not self.progress or len(jobs) == 1) as bar:
             for job in jobs:
+                tell = self.say
                 try:
                     line = self.do(job)
                 except ValueError as error:
                     if len(jobs) == 1:
                         raise
-                    line = f"error: {' '.join(str(error).split())}"
+                    tell, line = self.complain, f"error: {' '.join(str(error).split())}"
                     faults.append(line)
                 with bar.external_write_mode():
-                    self.say(line)
+                    tell(line)
                 bar.update()
         return faults
 

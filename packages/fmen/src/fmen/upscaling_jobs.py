@@ -56,9 +56,18 @@ def plan(inputs: Sequence[str], output: str, suffix: str = ".png") -> list[Job]:
             check_writable(target)
         jobs = [Job(found[0][0], target)]
     else:
-        jobs = [Job(source, Path(output) / relative.with_suffix(suffix)) for source, relative in found]
+        names = result_names([relative for _, relative in found], suffix)
+        jobs = [Job(source, Path(output) / name) for (source, _), name in zip(found, names, strict=True)]
     check_targets(jobs)
     return jobs
+
+
+def result_names(images: Sequence[Path], suffix: str) -> list[Path]:
+    """The results' names in their folder; those of ``cat.jpg`` and ``cat.png`` side by side keep the suffix, too."""
+    short = [image.with_suffix(suffix) for image in images]
+    count = Counter(short)
+    long = [image.with_name(image.name + suffix) for image in images]
+    return [name if count[name] == 1 else longer for name, longer in zip(short, long, strict=True)]
 
 
 def names_file(inputs: Sequence[str], output: str) -> bool:
