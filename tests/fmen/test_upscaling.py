@@ -341,6 +341,9 @@ def test_what_is_done_is_skipped_until_the_source_changes(tree: Path) -> None:
     stdout, _ = fmen("in", *options)
     assert b"1 of 2 are there already" in stdout and b"two.jpg" not in stdout
     assert b"in/sub/two.jpg" in fmen("in", *options, "--overwrite")[0]
+    fmen("in/one.png", "-o", "big.png", *options[2:])
+    said = fmen("in/one.png", "-o", "big.png", *options[2:])[0]
+    assert said == b"big.png is there already (--overwrite makes it again)\n"
 
 
 def test_standard_input_and_output_carry_nothing_but_the_image(work: Path) -> None:

@@ -55,7 +55,9 @@ def upscale(
     jobs = plan(inputs, output, f".{format_.value}")
     todo = [job for job in jobs if overwrite or not job.done]
     say = partial(typer.echo, err=output == "-")  # standard output may be the image
-    if len(todo) < len(jobs):
+    if not todo and len(jobs) == 1:
+        say(f"{jobs[0].target} is there already (--overwrite makes it again)")
+    elif len(todo) < len(jobs):
         say(f"{len(jobs) - len(todo)} of {len(jobs)} are there already (--overwrite makes them again)")
     if not todo:
         return

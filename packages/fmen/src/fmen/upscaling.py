@@ -144,6 +144,8 @@ class TileBar:
 
     def show(self, done: int, total: int) -> None:
         """So many tiles are done."""
+        if total == 1:
+            return
         if self.bar is None:
             self.bar = tqdm(total=total, desc=self.name, unit="tile", leave=False, disable=not self.enabled)
         self.bar.update(done - self.bar.n)
