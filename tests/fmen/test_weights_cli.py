@@ -88,3 +88,24 @@ def test_addresses_name_a_commit_so_that_the_file_cannot_change() -> None:
     for entry in pretrained.PUBLISHED:
         assert entry.url.startswith("https://raw.githubusercontent.com/")
         assert len(entry.url.split("/")[5]) == 40 and len(entry.sha256) == 64
+
+
+@pytest.mark.usefixtures("server")
+@pytest.mark.parametrize(
+    "command",
+    [
+        "validate --data sample --weights",
+        "submit --data sample --weights",
+        "report --weights",
+        "bench --weights",
+        "upscale a.png -o b.png --weights",
+        "data label --data photos --out labelled --weights",
+        "export --format pth --out a.pth",
+    ],
+)
+def test_every_command_takes_weights_by_name(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.png").touch()
+    result = CliRunner().invoke(app, [*command.split(), "small"])
+    assert result.exit_code == 2
+    assert result.stderr == "error: the weights small are not on this machine; get them with: fmen weights get small\n"

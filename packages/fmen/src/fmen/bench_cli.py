@@ -11,7 +11,10 @@ import typer
 
 def bench(
     models: Annotated[str | None, typer.Option(metavar="A,B,...", help="Networks. Default: all.")] = None,
-    weights: Annotated[list[Path] | None, typer.Option(help="A weights file of a network. May be repeated.")] = None,
+    weights: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE|NAME", help="Trained weights of a network. May be repeated."),
+    ] = None,
     module: Annotated[
         list[str] | None,
         typer.Option(metavar="FILE.py:CLASS[,WEIGHTS]", help="A network of yours. May be repeated."),
@@ -34,6 +37,7 @@ def bench(
     from fmen.bench import choose, run_bench
     from fmen.bench_table import markdown_table, memory_table, sort_rows, text_table
     from fmen.runs import write_atomic
+    from fmen_core import find_weights
 
     if plot is not None:
         from fmen.bench_plot import draw, needs_matplotlib
@@ -44,7 +48,7 @@ def bench(
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)  # before the measurements, not after
     names = None if models is None else [name.strip() for name in models.split(",") if name.strip()]
-    entrants = choose(names, weights or [], module or [])
+    entrants = choose(names, [find_weights(file) for file in weights or []], module or [])
     result = run_bench(entrants, lr_size=size, device=device, runs=runs, score=score, memory=memory, data=data)
     rows = sort_rows(result.rows, sort)
     if json_file is not None:

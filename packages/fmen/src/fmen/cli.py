@@ -106,7 +106,9 @@ class Split(str, Enum):
     test = "test"
 
 
-Weights = Annotated[Path | None, typer.Option(help="Weights file; default: the best of the newest run under runs/.")]
+Weights = Annotated[
+    Path | None, typer.Option(metavar="FILE|NAME", help="Default: the best of the newest run under runs/.")
+]
 Data = Annotated[
     str | None,
     typer.Option(
@@ -221,7 +223,6 @@ def submit(
 ) -> None:
     """Build a challenge submission, or check one."""
     from fmen.datasets import measured_source, parse_source
-    from fmen.runs import newest_weights
 
     if check is not None:
         from fmen.submission_check import check_submission
@@ -234,7 +235,9 @@ def submit(
             raise typer.Exit(1)
         return
 
-    weights, source = weights or newest_weights(), measured_source(data, scale=4)
+    from fmen.weights import measured_weights
+
+    weights, source = measured_weights(weights), measured_source(data, scale=4)
     typer.echo(f"weights {weights}, data {data or source}")
     shared: dict[str, Any] = {"layout": layout.value, "device": device, "progress": sys.stderr.isatty()}
     if results:
@@ -261,8 +264,9 @@ def reparam(
     out: Annotated[Path, typer.Argument(help="Where to write the inference form, as safetensors.")],
 ) -> None:
     """Convert to the inference form."""
-    from fmen_core import FMEN, WeightsError, load, read_metadata, reparameterize, save
+    from fmen_core import FMEN, WeightsError, find_weights, load, read_metadata, reparameterize, save
 
+    weights = find_weights(weights)
     model = load(weights)
     if not isinstance(model, FMEN):
         raise WeightsError(f"{weights}: holds {model.name} in its inference form already; nothing to re-parameterize")

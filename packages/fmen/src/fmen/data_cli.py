@@ -73,7 +73,10 @@ def prepare(
 
 @data_app.command()
 def label(
-    weights: Annotated[list[Path], typer.Option(help="A teacher's weights; repeatable: the mean of the answers.")],
+    weights: Annotated[
+        list[Path],
+        typer.Option(metavar="FILE|NAME", help="A teacher's weights; repeatable: the mean of the answers."),
+    ],
     data: Annotated[Path, typer.Option(help="A folder of photographs.")],
     out: Annotated[Path, typer.Option(help="The dataset to write, in the EDSR benchmark layout.")],
     factor: Annotated[
@@ -84,9 +87,9 @@ def label(
 ) -> None:
     """Make training pairs from a stronger network's answers, where photographs are few."""
     from fmen.labelling import label_folder
-    from fmen_core import Upscaler, load
+    from fmen_core import Upscaler, find_weights, load
 
-    teachers = [Upscaler(load(file), device=device, precision=precision.value) for file in weights]
+    teachers = [Upscaler(load(find_weights(file)), device=device, precision=precision.value) for file in weights]
     scales = sorted({teacher.scale for teacher in teachers})
     if len(scales) > 1:
         raise ValueError(f"the teachers' scales differ: {', '.join(map(str, scales))}; give teachers of one scale")

@@ -20,7 +20,7 @@ class FileFormat(str, Enum):
 
 
 def export(
-    weights: Annotated[Path, typer.Argument(help="Weights of any network, in either form.")],
+    weights: Annotated[Path, typer.Argument(metavar="FILE|NAME", help="Weights of any network, in either form.")],
     file_format: Annotated[FileFormat, typer.Option("--format", help="pth: the names of FMEN's authors' repository.")],
     out: Annotated[Path, typer.Option(help="The file to write.")],
     data_range: Annotated[
@@ -33,7 +33,8 @@ def export(
 ) -> None:
     """Write weights for other programs, and compare what they give."""
     from fmen.exporting import export_weights
+    from fmen_core import find_weights
 
-    exported = export_weights(weights, out, file_format.value, data_range=data_range)
+    exported = export_weights(find_weights(weights), out, file_format.value, data_range=data_range)
     typer.echo(f"{exported.path}: {exported.content}")
     typer.echo(f"checked with {exported.reader} against PyTorch: {exported.difference}")

@@ -16,7 +16,9 @@ def report(
         list[Path] | None, typer.Option(metavar="FILE.json", help="From fmen validate --json. May be repeated.")
     ] = None,
     bench: Annotated[Path | None, typer.Option(metavar="FILE.json", help="From fmen bench --json.")] = None,
-    weights: Annotated[Path | None, typer.Option(help="Network to show on images. Default: the run's.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(metavar="FILE|NAME", help="Network to show on images. Default: the run's.")
+    ] = None,
     data: Annotated[
         str | None, typer.Option(help="Images to show: a dataset folder, HR_DIR,LR_DIR or sample; as in validate.")
     ] = None,
@@ -35,12 +37,15 @@ def report(
     """
     from fmen.report import make_gallery, write_report
     from fmen.runs import Run, newest_weights
+    from fmen_core import find_weights
 
     out.parent.mkdir(parents=True, exist_ok=True)  # before the images, not after
     if run is None and weights is None and (data is not None or not (validate or bench)):
         run = newest_weights().parent
     chosen = None if run is None else Run(run)
-    if weights is None and chosen is not None and (data is not None or chosen.weights.is_file()):
+    if weights is not None:
+        weights = find_weights(weights)
+    elif chosen is not None and (data is not None or chosen.weights.is_file()):
         weights = chosen.weights
     gallery = None
     if weights is not None and max_images != 0:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from torch import nn
 
 from fmen.datasets import measured_source
-from fmen.runs import newest_weights
+from fmen.weights import measured_weights
 from fmen_core import FMEN, Upscaler, load
 from fmen_data import open_dataset, write_image
 from fmen_eval import ValidationResult
@@ -59,7 +59,7 @@ def run_validation(
     """Measure a weights file on a dataset.
 
     Args:
-        weights: None for the best of the newest run.
+        weights: A file or a name; None for the best of the newest run.
         data: What ``--data`` takes; None for DIV2K's validation images where they are, or else the sample's.
         protocol: How to measure.
         precision: Arithmetic of the convolutions.
@@ -70,7 +70,7 @@ def run_validation(
     Raises:
         ValueError: Weights or data are at fault; the message is one line.
     """
-    weights = weights or newest_weights()
+    weights = measured_weights(weights)
     model = load(weights)
     say(f"weights {weights}: {describe_network(model)}")
     scale = int(model.scale)  # type: ignore[arg-type]

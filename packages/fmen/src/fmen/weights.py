@@ -35,6 +35,16 @@ def choose_weights(weights: str | None, scale: int) -> Path:
         ) from None
 
 
+def measured_weights(weights: Path | None) -> Path:
+    """The weights to measure or to pack: a file or a name, or else the best of the newest run.
+
+    Raises:
+        WeightsError: There is no such file and no such name.
+        RunError: Nothing is named, and there is no run.
+    """
+    return newest_weights() if weights is None else find_weights(weights)
+
+
 def download(entry: Published, *, progress: bool = True, url: str | None = None) -> Path:
     """Get published weights into the cache folder, unless they are there.
 
