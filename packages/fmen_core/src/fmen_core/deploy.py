@@ -115,11 +115,17 @@ class FMEN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Upscale ``(N, 3, H, W)`` to ``(N, 3, scale*H, scale*W)``."""
         shallow = self.head(x)
-        deep = self.warmup(shallow)
+        deep: Tensor = self.warmup(shallow)
         for erb, hfab in zip(self.ERBs, self.HFABs, strict=True):
-            deep = erb(deep)  # a statement of its own, so that the ERB's input is not kept for the HFAB
+            assert isinstance(erb, ERB)
+            # An ERB, convolution by convolution: while a block runs, its caller's variable holds what went into it.
+            deep = F.leaky_relu(erb.conv1(deep), SLOPE, inplace=True)
+            deep = erb.conv2(deep)
             deep = hfab(deep)
         deep = self.lr_conv(deep)
         deep += shallow
-        out: Tensor = self.tail(deep)
-        return out
+        del shallow
+        deep = deep.to(next(self.tail.parameters()).dtype)  # where all but the tail is in half precision
+        for layer in self.tail:
+            deep = layer(deep)
+        return deep
