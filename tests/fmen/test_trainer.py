@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -26,7 +27,7 @@ from fmen.processes import Processes
 from fmen.recipe import Recipe, RecipeError, make_recipe
 from fmen.runs import Run, RunError, new_run, newest_run, newest_weights, resumed_recipe
 from fmen.stopping import StopRequest
-from fmen.trainer import TrainingError, make_state, to_device, train
+from fmen.trainer import TrainingError, compiles, make_state, to_device, train
 from fmen_core import FMEN, load, read_metadata, reparameterize, save
 from fmen_data import write_image
 
@@ -112,11 +113,11 @@ def test_training_lowers_the_loss_and_writes_the_whole_run(tiny: RecipeMaker, tm
     assert json.loads(run.versions.read_text())["torch"] == torch.__version__
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("number", "optimizer"), [(signal.SIGINT, "adam"), (signal.SIGTERM, "muon")])
 def test_a_resumed_run_ends_with_the_same_bits_as_an_uninterrupted_one(
-    tiny: RecipeMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+    tiny: RecipeMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, optimizer: str
 ) -> None:
-    recipe = tiny(ema=0.9, grad_clip=50.0, warmup=2, log_every=2)
+    recipe = tiny(ema=0.9, grad_clip=50.0, warmup=2, log_every=2, optimizer=optimizer)
     whole, parts = Run(tmp_path / "whole"), Run(tmp_path / "parts")
     train(recipe, whole)
     stop_at(3, monkeypatch, number)
@@ -137,6 +138,18 @@ def test_a_resumed_run_ends_with_the_same_bits_as_an_uninterrupted_one(
         (r["step"], r["loss"], r["lr"]) for r in whole.records()
     ]
     assert parts.records()[-1]["seconds"] > seconds
+
+
+def test_only_a_long_run_on_a_machine_with_a_compiler_is_compiled(
+    tiny: RecipeMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cpu = torch.device("cpu")
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    assert compiles(tiny(compile="auto", steps=2_000), cpu)
+    assert not compiles(tiny(compile="auto", steps=1_999), cpu)
+    assert compiles(tiny(compile=True, steps=1), cpu)
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert not compiles(tiny(compile="auto", steps=2_000), cpu)
 
 
 def test_a_finished_run_goes_on_with_more_steps(tiny: RecipeMaker, tmp_path: Path) -> None:
@@ -199,7 +212,14 @@ def test_a_loss_that_is_no_number_stops_the_run(tiny: RecipeMaker, tmp_path: Pat
 
 @pytest.mark.parametrize(
     "keys",
-    [{"precision": "bf16"}, {"precision": "fp16"}, {"channels_last": False}, {"fused": True}, {"collapsed": False}],
+    [
+        {"precision": "bf16"},
+        {"precision": "fp16"},
+        {"channels_last": False},
+        {"fused": True},
+        {"collapsed": False},
+        pytest.param({"compile": True}, marks=pytest.mark.skipif(not shutil.which("g++"), reason="needs g++")),
+    ],
     ids=str,
 )
 def test_every_way_to_compute_a_step_gives_nearly_the_same_loss(

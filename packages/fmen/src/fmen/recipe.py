@@ -43,6 +43,7 @@ class Recipe(BaseModel):
 
     steps: int = Field(ge=1)
     loss: Literal["l1", "l2", "charbonnier"] = "l1"
+    optimizer: Literal["adam", "muon"] = Field("adam", description="muon learns more per step; see the training guide")
     lr: float = Field(gt=0, le=1, description="learning rate at the end of the warm-up")
     lr_schedule: Literal["constant", "halving", "cosine"] = "cosine"
     lr_halve_every: int = Field(600_000, ge=1, description="steps between two halvings (halving)")
@@ -58,7 +59,7 @@ class Recipe(BaseModel):
     channels_last: bool = True
     collapsed: bool = Field(True, description="run every RRRB as the one convolution that it equals")
     fused: bool = Field(False, description="Adam as one kernel over all parameters")
-    compile: bool = Field(False, description="torch.compile the network")
+    compile: bool | Literal["auto"] = Field(False, description="torch.compile; auto: where a long run pays for it")
 
     val_data: str | None = Field(None, description="validation set; default: the one that belongs to the training data")
     val_protocol: Literal["ntire", "paper", "kair-y"] = "paper"
