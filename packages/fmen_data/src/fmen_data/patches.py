@@ -141,15 +141,15 @@ def place_patch(source: npt.NDArray[np.uint8], out: npt.NDArray[np.uint8], orien
         orientation: 0..7.
     """
     flips = orientation & 3
+    # The rows are read in order, and turned when the processor's cache has them: a patch lies spread over many pages of
+    # memory, and reading it backwards or by columns takes three to five times as long.
+    rows = np.empty_like(out) if orientation & 4 else out
+    np.copyto(rows, source)
     # OpenCV moves whole pixels with vector instructions where NumPy would copy three bytes at a time.
+    if flips:
+        cv2.flip(rows, _FLIP_CODES[flips], rows)
     if orientation & 4:
-        cv2.transpose(source, out)
-        if flips:  # mirroring the source left-right is mirroring its transpose top-bottom, and the other way round
-            cv2.flip(out, _FLIP_CODES[(0, 2, 1, 3)[flips]], out)
-    elif flips:
-        cv2.flip(source, _FLIP_CODES[flips], out)
-    else:
-        out[...] = source
+        cv2.transpose(rows, out)
 
 
 _FLIP_CODES = (0, 1, 0, -1)  # OpenCV's names for: (unused), left-right, top-bottom, both
