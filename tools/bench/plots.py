@@ -57,7 +57,7 @@ def draw(title: str, curve: Mapping[str, Any], file: Path) -> None:
             colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
             axes.plot(*zip(*points, strict=True), label=name, color=colour, marker=marker, markersize=5, linewidth=1.8)
         arrange(axes, curve)
-        axes.set_title("\n".join(textwrap.wrap(title, 66)), loc="left", fontsize=11, fontweight="bold")
+        axes.set_title("\n".join(textwrap.wrap(title, 62)), loc="left", fontsize=11, fontweight="bold")
         if len(curve["lines"]) > 1:
             axes.legend(frameon=False, fontsize=9)
         figure.savefig(file, metadata={"Software": None})
