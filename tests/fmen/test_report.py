@@ -18,14 +18,24 @@ from typer.testing import CliRunner
 from fmen.cli import app
 from fmen.report import write_report
 from fmen.report_axes import Axis, log_steps, steps
-from fmen.report_curve import POINTS, draw_curves, thin
-from fmen.report_images import BUDGET, CROP, LADDER, LOSSLESS, ComparedImage, compare, error_map, pick_windows
+from fmen.report_curve import BOTTOM, POINTS, TOP, draw_curves, thin
+from fmen.report_images import (
+    BUDGET,
+    CROP,
+    LADDER,
+    LOSSLESS,
+    PAGE_BUDGET,
+    ComparedImage,
+    compare,
+    error_map,
+    pick_windows,
+)
 from fmen.report_inputs import Benched, Logged
 from fmen.report_scatter import draw_scatter
 from fmen.report_table import challenge_table
 from fmen.runs import Run
 from fmen_core import create_model, save
-from fmen_data import imresize, write_image
+from fmen_data import imresize, open_dataset, write_image
 from fmen_eval import psnr
 
 EVIL = '<script>alert("x")</script>&'
@@ -166,6 +176,15 @@ def test_an_image_of_noise_stays_within_its_budget() -> None:
     assert image.ours.psnr == psnr(blurred(imresize(hr, 0.25)), hr)
 
 
+def test_a_hundred_images_of_the_size_of_div2k_share_forty_megabytes() -> None:
+    _, photograph = open_dataset("sample", scale=4).read(1)
+    hr = np.tile(photograph, (4, 4, 1))[:1352, :2040]
+    image = compare("large", imresize(hr, 0.25), hr, blurred, scale=4, protocol="ntire", budget=PAGE_BUDGET // 100)
+    assert len(image.crops) == 3
+    assert 0.5 * PAGE_BUDGET < 100 * image.bytes <= PAGE_BUDGET
+    assert image.layers["hr"].width >= 480
+
+
 def small(**other: Any) -> ComparedImage:
     hr = imresize(np.random.default_rng(1).integers(0, 256, (10, 14, 3), np.uint8), 12)
     return compare("small", imresize(hr, 0.25), hr, blurred, scale=4, protocol="ntire", **other)
@@ -178,10 +197,9 @@ def test_a_small_image_is_kept_without_loss() -> None:
     assert len(image.crops) == 1  # there is no room for another
 
 
-def test_full_keeps_large_images_without_loss(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fmen.report_images.BUDGET", 0)
-    assert small().rung == LADDER[-1]
-    assert small(full=True).rung.quality == LOSSLESS
+def test_full_keeps_large_images_without_loss() -> None:
+    assert small(budget=0).rung == LADDER[-1]
+    assert small(budget=0, full=True).rung.quality == LOSSLESS
 
 
 def test_crops_lie_where_the_methods_differ_most_and_then_where_ours_is_wrong() -> None:
@@ -200,6 +218,16 @@ def test_crops_lie_where_the_methods_differ_most_and_then_where_ours_is_wrong() 
     assert covers(windows[1], 300, 20, 310, 60)
     assert covers(windows[2], 200, 300, 240, 340)
     assert all(value % 4 == 0 for window in windows for value in window) and windows[0][2:] == (CROP, CROP)
+
+
+def test_crops_lie_apart_where_there_is_room() -> None:
+    rng = np.random.default_rng(0)
+    hr = rng.integers(0, 40, (480, 480, 3), np.uint8)
+    ours = hr.copy()
+    ours[120:360, 120:360] += 9  # the largest differences are all in one place
+    (top, left, *_), *others = [window for window, _ in pick_windows(hr, ours, hr, 4)]
+    assert len(others) == 2
+    assert all(abs(top - below) >= 2 * CROP or abs(left - beside) >= 2 * CROP for below, beside, *_ in others)
 
 
 def test_the_error_map_is_black_where_nothing_differs_and_its_blocks_are_means() -> None:
@@ -224,6 +252,17 @@ def test_a_long_curve_is_thinned_and_keeps_its_end() -> None:
     assert len(thin(values)) <= POINTS + 1 and thin(values)[-1] == values[-1]
 
 
+def test_the_loss_axis_leaves_out_the_first_losses_and_the_line_ends_in_a_mean() -> None:
+    log = [Logged(step=step, loss=10 if step % 20 else 12) for step in range(10, 5010, 10)]
+    log[0] = Logged(step=10, loss=500)
+    (curve,) = draw_curves(log)
+    assert max(float(text.replace(",", "")) for _, text in curve.y_ticks) < 20
+    assert curve.summary.startswith("Training loss: from 500 at step 10 to 12 at step 5,000")
+    raw, smoothed = ([float(point.split(",")[1]) for point in line.points.split()] for line in curve.lines)
+    assert abs(smoothed[-1] - smoothed[-2]) < 0.1 * abs(raw[-1] - raw[-2])
+    assert all(TOP <= y <= BOTTOM for y in raw + smoothed)
+
+
 def test_curves_mark_the_best_psnr_and_do_without_what_was_not_logged() -> None:
     log = [Logged(step=step, psnr=value) for step, value in ((1, 20.0), (2, 31.47), (3, 31.2))]
     (curve,) = draw_curves(log, protocol="paper")
@@ -239,7 +278,7 @@ def test_the_challenge_table_ranks_each_column_and_compares_with_the_baseline() 
     assert [row[0].text for row in table.rows] == [EVIL, "FMEN-S", "imdn-baseline"]
     assert table.ours == {1}
     params = [row[table.head.index("Params [M]")] for row in table.rows]
-    assert [(cell.text, cell.rank, cell.note) for cell in params[1:]] == [("0.341", 2, "−62%"), ("0.894", 3, "100%")]
+    assert [(cell.text, cell.rank, cell.note) for cell in params[1:]] == [("0.341", 2, "−62%"), ("0.894", 3, "±0%")]
     decibels = [row[1] for row in table.rows]
     assert [(cell.text, cell.rank) for cell in decibels] == [("–", 0), ("30.10", 2), ("30.30", 1)]
 

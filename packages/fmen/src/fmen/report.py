@@ -22,8 +22,8 @@ from tqdm import tqdm
 
 from fmen.datasets import measured_source
 from fmen.report_curve import draw_curves
-from fmen.report_images import ERROR_CEILING, ComparedImage, Kind, compare
-from fmen.report_inputs import ReportError, read_bench, read_metrics, read_recipe, read_validation
+from fmen.report_images import BUDGET, ERROR_CEILING, PAGE_BUDGET, ComparedImage, Kind, compare
+from fmen.report_inputs import Benched, ReportError, read_bench, read_metrics, read_recipe, read_validation
 from fmen.report_scatter import draw_scatter
 from fmen.report_table import challenge_table, comparison_table, mean, per_image_table, validation_table
 from fmen.runs import Run
@@ -89,8 +89,10 @@ def make_gallery(
     bar = tqdm(
         islice(dataset, count), total=count, desc="compare", unit="image", disable=not sys.stderr.isatty(), leave=False
     )
+    budget = min(BUDGET, PAGE_BUDGET // max(count, 1))
     images = tuple(
-        compare(name, lr, hr, upscaler, scale=upscaler.scale, protocol=protocol, full=full) for name, lr, hr in bar
+        compare(name, lr, hr, upscaler, scale=upscaler.scale, protocol=protocol, full=full, budget=budget)
+        for name, lr, hr in bar
     )
     return Gallery(str(model.name), weights, dataset.name, len(dataset), protocol, upscaler.scale, images)
 
@@ -119,7 +121,7 @@ def write_report(
     titles = network_titles()
     parts = {
         "training": None if run is None else training_part(run),
-        "validation": validation_part(validations) if validations else None,
+        "validation": validation_part(validations, titles) if validations else None,
         "networks": None if bench is None else networks_part(bench, titles),
         "images": images_part(gallery, titles) if gallery and gallery.images else None,
     }
@@ -160,20 +162,33 @@ def training_part(run: Run) -> dict[str, Any]:
     return {"curves": draw_curves(log, loss=loss, protocol=protocol), "facts": facts}
 
 
-def validation_part(files: Sequence[Path]) -> dict[str, Any]:
+def validation_part(files: Sequence[Path], titles: dict[str, str]) -> dict[str, Any]:
     """The means of every validation, and the figures of each image."""
     stems = [file.stem for file in files]
     names = [file.stem if stems.count(file.stem) == 1 else str(file) for file in files]
     results = {name: read_validation(file) for name, file in zip(names, files, strict=True)}
     details = [(name, per_image_table(result)) for name, result in results.items()]
-    return {"table": validation_table(results), "details": details}
+    return {"table": validation_table(results, titles), "details": details}
 
 
 def networks_part(file: Path, titles: dict[str, str]) -> dict[str, Any]:
     """The challenge table and the figure."""
     rows = read_bench(file)
     scatters = [(name, draw_scatter(rows, titles, width=width)) for name, width in (("wide", WIDE), ("narrow", NARROW))]
-    return {"table": challenge_table(rows, titles), "scatters": scatters, "conditions": rows[0].conditions}
+    return {"table": challenge_table(rows, titles), "scatters": scatters, "remarks": remarks(rows)}
+
+
+def remarks(rows: Sequence[Benched]) -> list[str]:
+    """What the challenge table's figures mean and how they were measured, as sentences."""
+    said = ["The small figure is the rank in its column; percentages compare with the IMDN baseline."]
+    datasets = sorted({row.dataset for row in rows if row.psnr is not None and row.dataset})
+    if datasets:
+        said.append(f"PSNR on {' and '.join(datasets)}, RGB.")
+    if any(row.score is not None for row in rows):
+        said.append("Score: that of the 2026 challenge, smaller is better.")
+    if rows[0].conditions:
+        said.append(f"{rows[0].conditions}.")
+    return said
 
 
 def images_part(gallery: Gallery, titles: dict[str, str]) -> dict[str, Any]:

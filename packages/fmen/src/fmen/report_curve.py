@@ -19,6 +19,9 @@ POINTS = 400
 SHOWN_DB = 3.0
 """The PSNR axis begins at most so far below the best value: the first values of a run would flatten all others."""
 
+STEEP = 0.02
+"""The share of a run whose losses may lie above the axis, for the same reason."""
+
 Point = tuple[float, float]
 
 
@@ -80,10 +83,13 @@ def draw_curves(log: Sequence[Logged], *, loss: str = "", protocol: str = "") ->
 def draw_loss(values: Sequence[Point], last: int, title: str) -> Curve:
     """The loss on a logarithmic axis: as it was logged, faint, and smoothed."""
     x = Axis(0, last, LEFT, RIGHT)
-    lowest, highest = min(value for _, value in values), max(value for _, value in values)
+    highest = max(value for step, value in values if step >= min(STEEP * last, values[-1][0]))
+    start = next(index for index, (_, value) in enumerate(values) if value <= highest)
+    shown = values[start:]
+    lowest = min(value for _, value in shown)
     room = (highest / lowest) ** 0.06 if highest > lowest else 1.1
     y = Axis(lowest / room, highest * room, BOTTOM, TOP, log=True)
-    lines = (Line(path(thin(values), x, y), strong=False), Line(path(thin(smooth(values)), x, y)))
+    lines = (Line(path(thin(shown), x, y), strong=False), Line(path(thin(smooth(shown)), x, y)))
     summary = f"{title}: from {values[0][1]:.3g} at step {values[0][0]:,} to {values[-1][1]:.3g} at step {last:,}"
     return Curve(title, summary, x.ticks(), y.ticks(), lines)
 
@@ -102,11 +108,14 @@ def draw_psnr(values: Sequence[Point], last: int, title: str) -> Curve:
 
 
 def smooth(values: Sequence[Point], share: float = 0.04) -> list[Point]:
-    """Each value's geometric mean with its neighbours: a window of that share of the line, shorter at both ends."""
+    """Each value's geometric mean with its neighbours: a window of that share of the line.
+
+    At the beginning, where the line is steep, it is shorter on both sides; at the end only on the side that is missing.
+    """
     reach = max(1, round(len(values) * share / 2))
     smoothed = []
     for index, (step, _) in enumerate(values):
-        near = min(reach, index, len(values) - 1 - index)
+        near = min(reach, index)
         window = values[index - near : index + near + 1]
         smoothed.append((step, math.exp(sum(math.log(value) for _, value in window) / len(window))))
     return smoothed

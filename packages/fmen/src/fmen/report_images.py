@@ -1,8 +1,8 @@
 """The pictures of a report: for each image LR, bicubic, ours, HR and the errors, whole and in crops, as data URIs.
 
-A page with a hundred DIV2K images must still open, so that each image has a budget of bytes (:data:`BUDGET`). Its
-crops are spent first: they hold every pixel, losslessly, of the places that a reader looks for. What is left goes to
-previews of the whole image, losslessly where that fits, else as good and as large as it can be.
+A page with a hundred DIV2K images must still open and be sent, so that each image has a budget of bytes. Its crops are
+spent first: they hold every pixel, losslessly, of the places that a reader looks for. What is left goes to previews of
+the whole image, losslessly where that fits, else as good and as large as it can be.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ Image: TypeAlias = npt.NDArray[np.uint8]
 
 BUDGET = 800_000
 """Bytes that an image may take in the page, base64 included."""
+
+PAGE_BUDGET = 40_000_000
+"""Bytes that the images of a page share; a hundred of them have 400 kB each."""
 
 CROP = 96
 """Side of a crop in HR pixels: a multiple of every scale."""
@@ -141,6 +144,7 @@ def compare(
     scale: int,
     protocol: Protocol,
     full: bool = False,
+    budget: int = BUDGET,
 ) -> ComparedImage:
     """Upscale one image both ways, measure, and store what there is to see.
 
@@ -152,6 +156,7 @@ def compare(
         scale: 2, 3 or 4.
         protocol: How PSNR and SSIM are measured.
         full: Keep whole images losslessly, whatever it takes.
+        budget: Bytes that it may take, which its crops alone need not stay within.
 
     Raises:
         ValueError: The image cannot be measured; the message names it.
@@ -176,7 +181,7 @@ def compare(
     crops = tuple(cut(layers, window, reason, scale) for window, reason in pick_windows(bicubic, ours, hr, scale))
     spent = sum(len(picture.uri) for crop in crops for picture in crop.layers.values())
     whole = {**layers, **coarse_errors(bicubic, ours, hr, scale)}
-    previews, rung = store(whole, BUDGET - spent, full=full)
+    previews, rung = store(whole, budget - spent, full=full)
     height, width = hr.shape[:2]
     return ComparedImage(name, width, height, previews, rung, crops, *qualities)
 
@@ -208,25 +213,35 @@ def coarse_errors(bicubic: Image, ours: Image, hr: Image, scale: int) -> dict[Ki
 def pick_windows(bicubic: Image, ours: Image, hr: Image, scale: int) -> Iterator[tuple[Window, str]]:
     """The two places where the methods differ most, and the one where ours is farthest from the truth.
 
-    No two of them overlap; an image too small for three has fewer. Their corners lie on whole LR pixels.
+    No two of them overlap, and where there is room they lie apart; an image too small for three has fewer. Their
+    corners lie on whole LR pixels.
     """
     height, width = (min(CROP, side // scale * scale) for side in hr.shape[:2])
     between, wrong = (
         window_sums(cv2.absdiff(ours, other).sum(axis=2), height, width, scale) for other in (bicubic, hr)
     )
+    picked: list[Window] = []
     for sums, reason in (
         (between, "largest difference"),
         (between, "second largest"),
         (wrong, "farthest from HR elsewhere"),
     ):
-        row, column = np.unravel_index(int(sums.argmax()), sums.shape)
-        if sums[row, column] < 0:
+        places = (best_place(sums, picked, scale, gap) for gap in (CROP, CROP // 2, 0))
+        place = next((place for place in places if place is not None), None)
+        if place is None:
             return
-        top, left = int(row) * scale, int(column) * scale
-        for each in (between, wrong):
-            above, before = max(0, (top - height) // scale + 1), max(0, (left - width) // scale + 1)
-            each[above : (top + height - 1) // scale + 1, before : (left + width - 1) // scale + 1] = -1
-        yield (top, left, height, width), reason
+        picked.append((*place, height, width))
+        yield picked[-1], reason
+
+
+def best_place(sums: npt.NDArray[np.float64], picked: list[Window], step: int, gap: int) -> tuple[int, int] | None:
+    """Top and left of the window with the largest sum that is ``gap`` or more away from those picked, if there is."""
+    free = sums.copy()
+    for top, left, height, width in picked:
+        above, before = max(0, (top - height - gap) // step + 1), max(0, (left - width - gap) // step + 1)
+        free[above : (top + height + gap - 1) // step + 1, before : (left + width + gap - 1) // step + 1] = -1
+    row, column = np.unravel_index(int(free.argmax()), free.shape)
+    return None if free[row, column] < 0 else (int(row) * step, int(column) * step)
 
 
 def window_sums(values: npt.NDArray[Any], height: int, width: int, step: int) -> npt.NDArray[np.float64]:

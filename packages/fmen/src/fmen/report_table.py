@@ -25,14 +25,14 @@ class Cell:
     Attributes:
         text: What is shown.
         order: What the column is sorted by; None for words, which are sorted as they are.
-        rank: The place in the column, 1 for the best; 0 where places are not counted.
+        rank: The place in the column, 1 for the best; 0 for none in a column of places, None in other columns.
         note: A remark behind the figure.
         link: The id of the element that the cell leads to.
     """
 
     text: str
     order: float | None = None
-    rank: int = 0
+    rank: int | None = None
     note: str = ""
     link: str = ""
 
@@ -89,34 +89,33 @@ def challenge_cell(column: Column, row: Benched, rows: Sequence[Benched], base: 
     """A figure with its rank and its distance from the baseline."""
     figure = column.value(row)
     if figure is None:
-        return Cell("–", math.inf)
+        return Cell("–", math.inf, rank=0)
     sign = -1 if column.higher_is_better else 1
     figures = [value for value in map(column.value, rows) if value is not None]
     rank = 1 + sum(sign * value < sign * figure for value in figures)
     reference = column.value(base) if base and column.compared else None
     note = ""
     if reference:
-        note = "100%" if row is base else f"{100 * (figure / reference - 1):+.0f}%".replace("-", "−")
+        note = "±0%" if row is base else f"{100 * (figure / reference - 1):+.0f}%".replace("-", "−")
     text = f"{figure:,.{column.digits}f}" if figure < HUGE else f"{figure:.1e}"
-    return Cell(text, figure, rank if len(figures) > 1 else 0, note)
+    return Cell(text, figure, rank if len(figures) > 1 else None, note)
 
 
-def validation_table(results: Mapping[str, Validated]) -> Table:
-    """One line per validation, by the names of their files."""
+def validation_table(results: Mapping[str, Validated], titles: Mapping[str, str]) -> Table:
+    """One line per validation, by the names of their files; what matters comes first, for a phone shows no more."""
     body = tuple(
         (
             Cell(name),
-            Cell(result.model),
-            Cell(PurePath(result.weights).name),
-            Cell(result.protocol),
-            Cell(f"×{result.scale}", result.scale),
-            Cell(str(len(result.images)), len(result.images)),
             decibels(result.mean.psnr),
             similarity(result.mean.ssim),
+            Cell(result.protocol),
+            Cell(str(len(result.images)), len(result.images)),
+            Cell(f"{titles.get(result.model, result.model)} ×{result.scale}"),
+            Cell(PurePath(result.weights).name),
         )
         for name, result in results.items()
     )
-    return Table(("Result", "Network", "Weights", "Protocol", "Scale", "Images", "PSNR [dB]", "SSIM"), body)
+    return Table(("Result", "PSNR [dB]", "SSIM", "Protocol", "Images", "Network", "Weights"), body)
 
 
 def per_image_table(result: Validated) -> Table:
@@ -139,13 +138,13 @@ def comparison_table(images: Sequence[ComparedImage], title: str) -> Table:
     body = tuple(
         (
             Cell(image.name, link=f"image-{number}"),
-            Cell(f"{image.width} × {image.height}", image.width * image.height),
             *figures(image.bicubic, image.ours),
+            Cell(f"{image.width} × {image.height}", image.width * image.height),
         )
         for number, image in enumerate(images, 1)
     )
-    head = ("Image", "Size", "Bicubic [dB]", f"{title} [dB]", "Gain [dB]", "Bicubic SSIM", f"{title} SSIM")
-    return Table(head, body, (Cell("mean"), Cell(""), *figures(mean_bicubic, mean_ours)))
+    head = ("Image", "Bicubic [dB]", f"{title} [dB]", "Gain [dB]", "Bicubic SSIM", f"{title} SSIM", "Size")
+    return Table(head, body, (Cell("mean"), *figures(mean_bicubic, mean_ours), Cell("")))
 
 
 def mean(qualities: Sequence[Quality]) -> Quality:
