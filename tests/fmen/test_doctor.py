@@ -35,9 +35,9 @@ def test_an_empty_folder_gets_a_remedy_for_everything() -> None:
     lines = report()
     assert lines["torch"] == f"ok {torch.__version__}"
     assert lines["DIV2K train"].startswith("-- not in data/") and "fmen data download" in lines["DIV2K train"]
-    assert lines["in the package"] == "-- none; train with 'fmen train', or name published ones with --weights"
-    assert lines["published"].startswith("-- none downloaded; fmen weights list")
-    assert lines["newest run"] == "-- none under runs/; fmen train"
+    assert lines["in the package"] == "-- none; train with: fmen train, or name published ones with --weights"
+    assert lines["published"].startswith("-- none downloaded; see: fmen weights list")
+    assert lines["newest run"] == "-- none under runs/; make one with: fmen train"
     assert lines["sample"] == "ok 11 photographs, for --data sample"
     assert lines["cache"].startswith("ok") and "0.0 MB used" in lines["cache"]
 

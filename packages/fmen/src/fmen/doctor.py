@@ -81,7 +81,7 @@ def devices() -> Iterator[Finding]:
     """The processor, its memory, and the GPU."""
     cpu = torch.device("cpu")
     cores, threads = os.cpu_count(), torch.get_num_threads()
-    yield Finding(True, "cpu", f"{processor_name()}, {cores} cores, {threads} threads used (OMP_NUM_THREADS sets them)")
+    yield Finding(True, "cpu", f"{processor_name()}, cores: {cores}, threads: {threads} (OMP_NUM_THREADS sets them)")
     bf16 = has_bf16(cpu)
     yield Finding(bf16, "bf16", "the processor has instructions for it" if bf16 else "no instructions: auto takes fp32")
     yield Finding(True, "memory", f"{free_memory(cpu) / 1e9:.1f} GB free")
@@ -111,7 +111,7 @@ def data() -> Iterator[Finding]:
     for split, title in (("train", "DIV2K train"), ("val", "DIV2K val")):
         there = bool(find_official(DATA, split, 4))  # type: ignore[arg-type]
         here = f"in {DATA}/ (looked for in {Path.cwd()})"
-        yield Finding(there, title, here if there else f"not {here}; fmen data download")
+        yield Finding(there, title, here if there else f"not {here}; get it with: fmen data download div2k")
     try:
         photographs = len(sample_images("train")) + len(sample_images("val"))
         yield Finding(True, "sample", f"{photographs} photographs, for --data sample")
@@ -126,7 +126,8 @@ def cache() -> Finding:
     files = [file for file in folder.rglob("*") if file.is_file()] if folder.is_dir() else []
     place = next(parent for parent in (folder, *folder.parents) if parent.exists())
     used, free = sum(file.stat().st_size for file in files), shutil.disk_usage(place).free
-    detail = f"{folder}: {used / 1e6:.1f} MB used, {free / 1e9:.1f} GB free"
+    size = f"{used / 1e9:.1f} GB" if used >= 1e9 else f"{used / 1e6:.1f} MB"
+    detail = f"{folder}: {size} used, {free / 1e9:.1f} GB free"
     if not os.access(place, os.W_OK):
         return Finding(False, "cache", f"{detail}, but not writable; set FMEN_CACHE to a folder that is")
     return Finding(True, "cache", detail)
@@ -135,13 +136,13 @@ def cache() -> Finding:
 def weights() -> Iterator[Finding]:
     """The networks that can be used at once."""
     inside = ", ".join(shipped())
-    missing = "none; train with 'fmen train', or name published ones with --weights"
+    missing = "none; train with: fmen train, or name published ones with --weights"
     yield Finding(bool(inside), "in the package", inside or missing)
     here = [entry.name for entry in PUBLISHED if entry.file.is_file()]
     yield Finding(
-        bool(here), "published", ", ".join(here) or "none downloaded; fmen weights list, fmen weights get NAME"
+        bool(here), "published", ", ".join(here) or "none downloaded; see: fmen weights list, fmen weights get NAME"
     )
     try:
         yield Finding(True, "newest run", str(newest_weights()))
     except RunError:
-        yield Finding(False, "newest run", "none under runs/; fmen train")
+        yield Finding(False, "newest run", "none under runs/; make one with: fmen train")

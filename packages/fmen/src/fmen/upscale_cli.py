@@ -32,7 +32,7 @@ class Format(str, Enum):
 
 
 def upscale(
-    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Images, folders, patterns; - is stdin.")],
+    inputs: Annotated[list[str], typer.Argument(metavar="INPUT", help="Images, folders, patterns; - is stdin.")],
     output: Annotated[str, typer.Option("--output", "-o", help="Folder, or file for one image; - is stdout (PNG).")],
     weights: Annotated[
         str | None, typer.Option(metavar="FILE|NAME", help="Default: FMEN-S in the package, or the newest run's best.")

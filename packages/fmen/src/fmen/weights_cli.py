@@ -22,10 +22,12 @@ def list_() -> None:
 
     width = max(map(len, known_names()))
     for name in shipped():
-        typer.echo(f"{name:<{width}}  in the package")
+        typer.echo(f"{name:<{width}}  in the package    trained by this project")
     for entry in PUBLISHED:
-        where = "here" if entry.file.is_file() else f"{entry.size / 1e6:.1f} MB"
-        typer.echo(f"{entry.name:<{width}}  {where:<14}  {entry.title}")
+        where = "here" if entry.file.is_file() else f"not here: {entry.size / 1e6:.1f} MB"
+        typer.echo(f"{entry.name:<{width}}  {where:<16}  {entry.title}")
+    if not all(entry.file.is_file() for entry in PUBLISHED):
+        typer.echo("\n'fmen weights get NAME' downloads what is not here")
 
 
 @weights_app.command()
