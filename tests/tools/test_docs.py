@@ -1,0 +1,144 @@
+"""The documentation: its links lead somewhere, its commands are ones that the command line takes, its imports exist."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from fmen.cli import app
+from fmen.recipe import load_recipe, parse_settings, recipe_names
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [
+    *(ROOT / "README.md", ROOT / "CONTRIBUTING.md"),
+    *sorted([*ROOT.glob("docs/*.md"), *ROOT.glob("packages/*/README.md"), *ROOT.glob("packages/**/weights/*.md")]),
+]
+FENCE = re.compile(r"^```([\w{}-]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+COMMANDS: Any = typer.main.get_command(app)
+UsageError: Any = typer.BadParameter.__base__  # of Click, which newer versions of Typer keep inside
+
+
+def name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def prose(page: Path) -> str:
+    """A page without its blocks of code."""
+    return FENCE.sub("", page.read_text(encoding="utf-8"))
+
+
+def blocks(page: Path, *languages: str) -> list[str]:
+    return [code for language, code in FENCE.findall(page.read_text(encoding="utf-8")) if language in languages]
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub and the site make them."""
+    headings = re.findall(r"^#+ +(.+)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def commands(code: str) -> Iterator[list[str]]:
+    """The calls of fmen in a shell script or, behind ``$``, in a session: their arguments."""
+    lines = code.replace("\\\n", " ").splitlines()
+    if any(line.startswith("$ ") for line in lines):
+        lines = [line[2:] for line in lines if line.startswith("$ ")]
+    for line in lines:
+        lexer = shlex.shlex(line, posix=True, punctuation_chars="|&;<>")
+        lexer.whitespace_split = True
+        call: list[str] = []
+        for word in [*lexer, ";"]:
+            if set(word) <= set("|&;<>"):
+                yield from arguments(call)
+                call = []
+            else:
+                call.append(word)
+
+
+def arguments(call: list[str]) -> Iterator[list[str]]:
+    if call[-1:] == ["--help"]:
+        return
+    if call[:1] == ["fmen"]:
+        yield call[1:]
+    elif call[:1] == ["torchrun"] and "fmen" in call:
+        yield call[call.index("fmen") + 1 :]
+
+
+def parse(words: list[str], *, whole: bool) -> dict[str, Any]:
+    """Parse a call of fmen without running it; a call in the middle of a sentence need not be whole."""
+    command, path, given = COMMANDS, "fmen", words
+    context = command.make_context(path, [*given], resilient_parsing=False)
+    while hasattr(command, "resolve_command") and (given := [*context._protected_args, *context.args]):
+        path, command, given = command.resolve_command(context, given)
+        try:
+            context = command.make_context(path, [*given], parent=context)
+        except typer.BadParameter as error:
+            if whole or type(error).__name__ != "MissingParameter":
+                raise
+            return {}
+    return dict(context.params)
+
+
+def names_in(module: str) -> set[str]:
+    """What a module defines or imports, read in its source: one of them needs a package that may not be there."""
+    spec = importlib.util.find_spec(module)
+    assert spec is not None and spec.origin is not None, module
+    names = set()
+    for node in ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+    return names
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_within_the_project_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if re.match(r"[a-z]+:", target):
+            assert re.fullmatch(r"https://[\w.-]+(/[\w./~%#@+=-]*)?", target), target
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), f"{target}: no such file"
+        assert not anchor or anchor in anchors(file), f"{target}: no such heading"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_the_command_line_takes_every_command_as_written(page: Path) -> None:
+    scripts = [(code, True) for code in blocks(page, "bash", "")]
+    scripts += [(code, False) for code in re.findall(r"`(fmen [^`]+)`", prose(page).replace("\n", " "))]
+    for code, whole in scripts:
+        for words in commands(code):
+            try:
+                params = parse(words, whole=whole)
+            except UsageError as error:
+                pytest.fail(f"fmen {shlex.join(words)}: {error.format_message()}")
+            settings = parse_settings(params.get("settings") or [])
+            if words[:1] == ["train"] and params["recipe"] in recipe_names():
+                load_recipe(params["recipe"], {"data": ("sample",)} | settings)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_python_examples_import_what_there_is(page: Path) -> None:
+    for code in blocks(page, "python"):
+        for node in ast.walk(ast.parse(code)):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("fmen"):
+                missing = {alias.name for alias in node.names} - names_in(node.module)
+                assert not missing, ast.unparse(node)
+
+
+def test_a_wrong_command_is_noticed() -> None:
+    (words,) = commands("cat a.png | fmen upscale - --largely -o - > b.png  # as large as can be\n")
+    assert words == ["upscale", "-", "--largely", "-o", "-"]
+    with pytest.raises(UsageError, match="--largely"):
+        parse(words, whole=True)
+    with pytest.raises(typer.BadParameter):
+        parse(["upscale", "a.png"], whole=True)
