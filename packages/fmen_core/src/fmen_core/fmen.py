@@ -6,8 +6,9 @@ third of the time and memory. ``collapsed = False`` runs the block as the paper 
 
 Likewise a batch normalization in front of a convolution: filling the convolution's border with the normalization's
 shift equals subtracting the shift, padding with zeros, and adding the shift's response to the bias. No padded copy is
-made. In eval mode the normalizations are folded into the convolutions and all merging is done in float64, as
-``reparameterize`` does it, so that both forms run the same float32 convolutions.
+made, and what a normalization yields is not kept for the backward pass but made again. In eval mode the normalizations
+are folded into the convolutions and all merging is done in float64, as ``reparameterize`` does it, so that both forms
+run the same float32 convolutions.
 
 Source: Du et al., "Fast and Memory-Efficient Network Towards Efficient Image Super-Resolution", NTIRE 2022, section 3.
 """
@@ -22,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fmen_core.deploy import SLOPE, VARIANTS, conv3x3, variant_name
+from fmen_core.normalization import Statistics, normalized_conv, normalized_gate, observe, running
 
 Kernel = tuple[Tensor, Tensor]
 """A convolution's weight ``(O, I, kh, kw)`` and its bias ``(O,)``."""
@@ -89,48 +91,37 @@ class ERB(nn.Module):
         return out
 
 
-def update_statistics(bn: nn.BatchNorm2d, x: Tensor) -> None:
-    """Move ``bn``'s running statistics towards those of the batch ``x`` ``(N, C, H, W)``, as its forward pass would."""
-    assert bn.running_mean is not None and bn.running_var is not None and bn.num_batches_tracked is not None
-    momentum = 0.1 if bn.momentum is None else bn.momentum
-    with torch.no_grad():
-        var, mean = torch.var_mean(x.to(bn.running_mean.dtype), (0, 2, 3))
-        bn.running_mean.lerp_(mean, momentum)
-        bn.running_var.lerp_(var, momentum)
-        bn.num_batches_tracked.add_(1)
-
-
-def factor_and_shift(bn: nn.BatchNorm2d, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
-    """What ``bn`` does in eval mode, ``factor * x + shift``, each ``(C,)``; computed in ``dtype``."""
-    assert bn.running_mean is not None and bn.running_var is not None
-    dtype = dtype or bn.weight.dtype
-    factor = bn.weight.to(dtype) * torch.rsqrt(bn.running_var.to(dtype) + bn.eps)
-    # A copy for the graph to keep: the next forward pass moves the statistics in place.
-    return factor, bn.bias.to(dtype) - bn.running_mean.to(dtype, copy=True) * factor
+def factor_and_shift(bn: nn.BatchNorm2d, statistics: Statistics, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """What ``bn`` does by these statistics, ``factor * x + shift``, each ``(C,)``; computed in ``dtype``."""
+    mean, var, eps = statistics
+    factor = bn.weight.to(dtype) * torch.rsqrt(var.to(dtype) + eps)
+    return factor, bn.bias.to(dtype) - mean.to(dtype) * factor
 
 
 def conv_after_bn(x: Tensor, bn: nn.BatchNorm2d, conv: nn.Conv2d) -> Tensor:
     """``conv(pad(bn(x)))`` where ``pad`` fills a border of one pixel with the shift of ``bn``'s running statistics."""
-    if bn.training:
-        update_statistics(bn, x)
-    shift = factor_and_shift(bn)[1]
-    statistics = (None, None) if bn.training else (bn.running_mean, bn.running_var)
-    centred = F.batch_norm(x, *statistics, bn.weight, bn.bias - shift, bn.training, eps=bn.eps)
+    batch, moving = observe(bn, x) if bn.training else (None, running(bn))
+    shift = factor_and_shift(bn, moving, bn.weight.dtype)[1]
     weight, bias = kernel_and_bias(conv)
-    return F.conv2d(centred, weight, bias + weight.sum((2, 3)) @ shift, padding=1)
+    # A sum of products, for autocast would compute a matrix product in reduced precision.
+    bias = bias + (weight.sum((2, 3)) * shift).sum(1)
+    if batch:
+        return normalized_conv(x, batch, (bn.weight, bn.bias - shift), (weight, bias))
+    centred = F.batch_norm(x, bn.running_mean, bn.running_var, bn.weight, bn.bias - shift, eps=bn.eps)
+    return F.conv2d(centred, weight, bias, padding=1)
 
 
 def fold_bn_before(bn: nn.BatchNorm2d, kernel: Kernel) -> Kernel:
     """Fold ``conv(pad(bn(x)))``: exact at the border because ``pad`` fills it with what ``bn`` makes of a zero."""
     weight, bias = kernel
-    factor, shift = factor_and_shift(bn, weight.dtype)
+    factor, shift = factor_and_shift(bn, running(bn), weight.dtype)
     return weight * factor.view(1, -1, 1, 1), bias + weight.sum((2, 3)) @ shift
 
 
 def fold_bn_after(kernel: Kernel, bn: nn.BatchNorm2d) -> Kernel:
     """Fold ``bn(conv(x))``."""
     weight, bias = kernel
-    factor, shift = factor_and_shift(bn, weight.dtype)
+    factor, shift = factor_and_shift(bn, running(bn), weight.dtype)
     return weight * factor.view(-1, 1, 1, 1), bias * factor + shift
 
 
@@ -160,8 +151,12 @@ class HFAB(nn.Module):
         branch = conv_with(x, folded[0]) if folded else conv_after_bn(x, self.bn1, self.squeeze)
         branch = self.convs(F.leaky_relu(branch, SLOPE, inplace=True))
         branch = F.leaky_relu(branch, SLOPE, inplace=True)
-        excited = conv_with(branch, folded[1]) if folded else self.bn3(conv_after_bn(branch, self.bn2, self.excitate))
-        return x * torch.sigmoid_(excited)
+        if folded:
+            return x * torch.sigmoid_(conv_with(branch, folded[1]))
+        excited = conv_after_bn(branch, self.bn2, self.excitate)
+        if not self.bn3.training:
+            return x * torch.sigmoid_(self.bn3(excited))
+        return normalized_gate(x, excited, observe(self.bn3, excited)[0], (self.bn3.weight, self.bn3.bias))
 
     def folded(self) -> tuple[Kernel, Kernel]:
         """In float64, the squeezing convolution with bn1 and the exciting one with bn2 and bn3, in eval mode."""
