@@ -168,6 +168,7 @@ def take_step(recipe: Recipe, state: State, network: nn.Module, processes: Proce
     with torch.autocast(lr.device.type, AUTOCAST[recipe.precision], enabled=recipe.precision != "fp32"):
         sr = network(lr)
     loss = LOSSES[recipe.loss](sr.float(), hr)
+    del sr  # the backward pass, where memory is fullest, does without
     state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
     average_gradients(processes, state.model)
     if recipe.grad_clip:
