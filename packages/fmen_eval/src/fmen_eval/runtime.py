@@ -188,9 +188,34 @@ def peak_memory(network: nn.Module, image: Tensor) -> PeakMemory:
         before = _reset_cuda_peak(image.device)
         _forward(network, image)
         return PeakMemory(standing + torch.cuda.max_memory_allocated(image.device) - before, None)
-    allocated = _allocated_by(lambda: _forward(network, image))
-    resident = _resident_growth(lambda: _forward(network, image))
+    allocated = allocated_by(lambda: _forward(network, image))
+    resident = resident_growth(lambda: _forward(network, image))
     return PeakMemory(standing + allocated, None if resident is None else standing + resident)
+
+
+def allocated_by(action: Callable[[], None]) -> int:
+    """The most bytes that PyTorch's CPU allocator had handed out at a time during ``action``, above the start."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else the profiler announces its start and stop on stderr
+    with torch.autograd.profiler.profile(profile_memory=True) as profiler:
+        action()
+    log = [event for event in profiler.kineto_results.events() if event.name() == "[memory]"]
+    held = peak = 0
+    for event in sorted(log, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak
+
+
+def resident_growth(action: Callable[[], None]) -> int | None:
+    """How far the process's resident set grew at most during ``action``, in bytes; None where Linux does not tell."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)  # what earlier passes freed goes back, or this one would reuse it unseen
+        Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark to the present size
+    except (OSError, AttributeError, TypeError):
+        return None
+    before = _process_status("VmRSS")
+    action()
+    return max(0, _process_status("VmHWM") - before)
 
 
 def device_name(device: torch.device | str) -> str:
@@ -239,31 +264,6 @@ def _reset_cuda_peak(device: torch.device) -> int:
     torch.cuda.synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)
     return torch.cuda.memory_allocated(device)
-
-
-def _allocated_by(action: Callable[[], None]) -> int:
-    """The most bytes that the CPU allocator had handed out at a time during ``action``, above the start."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else the profiler announces its start and stop on stderr
-    with torch.autograd.profiler.profile(profile_memory=True) as profiler:
-        action()
-    log = [event for event in profiler.kineto_results.events() if event.name() == "[memory]"]
-    held = peak = 0
-    for event in sorted(log, key=lambda event: event.start_ns()):
-        held += event.nbytes()
-        peak = max(peak, held)
-    return peak
-
-
-def _resident_growth(action: Callable[[], None]) -> int | None:
-    """How far the process's resident set grew at most during ``action``, in bytes; None outside Linux."""
-    try:
-        ctypes.CDLL(None).malloc_trim(0)  # what earlier passes freed goes back, or this one would reuse it unseen
-        Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark to the present size
-    except (OSError, AttributeError, TypeError):
-        return None
-    before = _process_status("VmRSS")
-    action()
-    return max(0, _process_status("VmHWM") - before)
 
 
 def _process_status(field: str) -> int:
