@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from fmen_core import FMEN, Upscaler, create_model, load, reparameterize
 from fmen_core.deploy import FMEN as InferenceFMEN
 from fmen_core.half import fit_half
-from fmen_core.tiling import needed_bytes, receptive_radius, windows
+from fmen_core.steady import SteadySigmoids
+from fmen_core.tiling import needed_bytes, receptive_radius, recycled_memory, windows
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -56,6 +57,43 @@ def test_tiles_meet_without_a_seam(tile: int) -> None:
     # two grays; a margin one pixel too narrow is off by far more, along every seam.
     difference = np.abs(whole.astype(int) - tiled)
     assert difference.max() <= 1 and (difference > 0).mean() < 1e-4
+
+
+@pytest.mark.parametrize("length", [1, 50, 63, 64, 1000, 32768, 65537, 100_003, 200_001])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_sigmoid_does_not_depend_on_where_a_float_lies(length: int, threads: int) -> None:
+    x = 4 * torch.randn(length, generator=torch.Generator().manual_seed(0))
+    vectors = nn.functional.pad(x, (0, -length % 64)).split(64)
+    expected = torch.cat([part.sigmoid() for part in vectors])[:length]
+    torch.set_num_threads(threads)
+    try:
+        with SteadySigmoids():
+            assert torch.equal(torch.sigmoid(x), expected)
+            silu = nn.SiLU()(x)
+            assert torch.equal(silu[64:], nn.SiLU()(x[64:])) and (silu - x * expected).abs().max() < 1e-5
+            assert torch.equal(x.sigmoid_(), expected) and torch.equal(x, expected)
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_a_sigmoid_keeps_the_order_of_memory_and_works_on_any_view() -> None:
+    x = torch.randn(1, 5, 7, 9).contiguous(memory_format=torch.channels_last)
+    with SteadySigmoids():
+        for view in (x, x[..., ::2], x.double()):
+            assert torch.allclose(torch.sigmoid(view), 1 / (1 + (-view).exp()), atol=1e-6)
+            assert torch.sigmoid(view).stride() == view.sigmoid().stride()
+        assert torch.sigmoid(x).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_memory_is_recycled_only_as_long_as_asked_for() -> None:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+    before = resident()
+    with recycled_memory():
+        torch.ones(30_000_000)
+        assert resident() > before + 100_000_000
+    assert resident() < before + 20_000_000
 
 
 def test_receptive_radius_of_fmen_s_is_the_number_of_its_convolutions_in_a_row() -> None:
