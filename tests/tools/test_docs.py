@@ -15,6 +15,7 @@ import typer
 
 from fmen.cli import app
 from fmen.recipe import load_recipe, parse_settings, recipe_names
+from fmen_eval import complexity
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [
@@ -96,6 +97,10 @@ def names_in(module: str) -> set[str]:
             names |= {alias.asname or alias.name for alias in node.names}
         elif isinstance(node, ast.FunctionDef | ast.ClassDef):
             names.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            names |= {
+                part.id for part in ast.walk(node) if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)
+            }
     return names
 
 
@@ -133,6 +138,17 @@ def test_python_examples_import_what_there_is(page: Path) -> None:
             if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("fmen"):
                 missing = {alias.name for alias in node.names} - names_in(node.module)
                 assert not missing, ast.unparse(node)
+
+
+def test_the_example_of_a_network_is_recognised_by_its_weights_and_measured() -> None:
+    (code, *_) = blocks(ROOT / "docs" / "networks.md", "python")
+    example: dict[str, Any] = {"__name__": "example"}
+    exec(compile(code, "docs/networks.md", "exec"), example)
+    architecture = example["ARCHITECTURE"]
+    network = architecture.build(scale=3, n_feats=8, n_layers=2)
+    assert architecture.detect(network.state_dict()) == {"scale": 3, "n_feats": 8, "n_layers": 2}
+    assert architecture.detect(architecture.build().state_dict() | {"more": network.head.weight}) is None
+    assert complexity(architecture.build()).convs == 8
 
 
 def test_a_wrong_command_is_noticed() -> None:
