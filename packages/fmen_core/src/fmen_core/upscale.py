@@ -37,6 +37,9 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 SMALL = 2**15
 """So many LR pixels fit on any machine."""
 
+LARGE = 2**17
+"""From so many LR pixels on, features are larger than what glibc keeps of the memory that is freed."""
+
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -119,7 +122,7 @@ class Upscaler:
             raise ValueError(f"expected a uint8 or uint16 (H, W, 3) image, got {lr.dtype} {lr.shape}")
         height, width = lr.shape[:2]
         tile = self.side_of_tiles(height, width, lr.itemsize)
-        large = self.device.type == "cpu" and height * width > SMALL
+        large = self.device.type == "cpu" and height * width >= LARGE
         with recycled_memory() if large else nullcontext():
             return self.run(lr) if tile is None else self.run_tiles(lr, tile, on_tile)
 
