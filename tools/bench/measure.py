@@ -144,6 +144,11 @@ def in_turns(actions: Mapping[str, Callable[[], object]], *, rounds: int = 7, wa
     return {name: median(values) for name, values in times.items()}
 
 
+def rounded(row: Mapping[str, float]) -> dict[str, float]:
+    """Figures to four digits, for a fact."""
+    return {name: float(f"{value:.4g}") for name, value in row.items()}
+
+
 def machine() -> dict[str, object]:
     """What the figures were measured on."""
     found: dict[str, object] = {
