@@ -40,3 +40,29 @@ def test_another_gradient_ends_the_benchmark(bench: Load, monkeypatch: pytest.Mo
     monkeypatch.setattr(script, "randomised", lambda *_: next(models))
     with pytest.raises(SystemExit, match="the two ways differ"):
         script.check(script.Report("training"), patch=6)
+
+
+def test_the_section_for_a_gpu_runs_on_a_cpu(bench: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = bench("training_gpu")
+    monkeypatch.setattr(torch, "compile", lambda network, **_: network)
+    report = script.run(1, device="cpu", batch=3, patch=8, steps=1, rounds=1, images=(2, 64))
+    found = json.loads(report.write(tmp_path / "training.json").read_text())
+    assert found["checks"]["batches cut on the device and by the loader, that differ"] == 0
+    assert {"published", "fp32", "bf16"} <= set(found["facts"]["ways"])
+    assert [row["what"].split("fed from ")[1] for row in found["comparisons"][-3:]] == [
+        "images on the device",
+        "the loader",
+        "the loader with 4 threads",
+    ]
+
+
+def test_patches_cut_on_the_device_are_the_loaders_in_every_orientation(bench: Load) -> None:
+    script = bench("training_gpu")
+    with script.synthetic_cache(3, 96) as cache:
+        sampler = script.PatchSampler([cache], patch=5, batch=64, seed=1)
+        resident = script.ResidentPatches(sampler, [cache], torch.device("cpu"))
+        assert set(sampler.draw(0)[:, 3]) == set(range(8))
+        script.check_resident(script.Report("training"), sampler, resident)
+        resident.hr.flat ^= 1
+        with pytest.raises(SystemExit, match="batch 0, cut on the device, is not the loader's"):
+            script.check_resident(script.Report("training"), sampler, resident)

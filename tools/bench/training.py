@@ -75,10 +75,9 @@ class Way:
         return lambda: self.take(lr, hr)
 
     def standing_bytes(self) -> int:
-        """What is in memory between two steps: weights, statistics, gradients unless dropped, Adam's moments."""
+        """What is in memory between two steps: weights, running statistics, Adam's moments."""
         moments = (value for state in self.optimizer.state.values() for value in state.values())
-        gradients = (parameter.grad for parameter in self.model.parameters())
-        held = [*self.model.parameters(), *self.model.buffers(), *gradients, *moments]
+        held = [*self.model.parameters(), *self.model.buffers(), *moments]
         return sum(tensor.nbytes for tensor in held if isinstance(tensor, Tensor))
 
 
@@ -89,11 +88,11 @@ def published(device: str = "cpu") -> Way:
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-4)
 
     def take(lr: Tensor, hr: Tensor) -> None:
-        optimizer.zero_grad()
         sr = model(lr)
         loss = F.l1_loss(sr, hr)
         loss.backward()
         optimizer.step()
+        optimizer.zero_grad()
 
     return Way(take, model, optimizer, torch.contiguous_format)
 
@@ -202,12 +201,18 @@ def compare(report: Report, ways: Mapping[str, Way], runs: int, rounds: int, bat
         report.comparisons.append(row)
 
 
-def peak_bytes(way: Way, batch: int, patch: int) -> int:
+def peak_bytes(way: Way, batch: int, patch: int, device: str = "cpu") -> int:
     """The fullest moment of a step, the one before it having made what stays."""
-    step = way.on(batch, patch)
+    step = way.on(batch, patch, device)
     step()
-    patches = 4 * 3 * batch * patch**2 * (1 + SCALE**2)
-    return way.standing_bytes() + patches + allocated_by(lambda: cast(None, step()))
+    standing = way.standing_bytes() + 4 * 3 * batch * patch**2 * (1 + SCALE**2)
+    if device == "cpu":
+        return standing + allocated_by(lambda: cast(None, step()))
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    step()
+    return standing + torch.cuda.max_memory_allocated() - before
 
 
 def resident_bytes(report: Report, ways: Mapping[str, Way], batch: int, patch: int) -> None:
@@ -239,16 +244,11 @@ def curves(
         report.curve(f"Time of a training step per LR pixel by {kind}", x, "ns per LR pixel", pixels)
 
 
-def whole_runs(
-    report: Report, ways: Mapping[str, Way], device: str = "cpu", rounds: int = 2, batch: int = 0, patch: int = 0
-) -> None:
-    """What the recipes' steps come to, from a step at their batch and patch; smaller ones for a test."""
-    paper, fast = load_recipe("paper"), load_recipe("fast")
-    batch, patch = batch or paper.batch, patch or paper.patch
-    seconds = in_turns({name: way.on(batch, patch, device) for name, way in ways.items()}, rounds=rounds, warmup=1)
+def state_hours(report: Report, seconds: Mapping[str, float], batch: int, patch: int) -> None:
+    """What the steps of the recipes come to, from the seconds of one of that batch and patch in every way."""
     report.facts["paper_steps_per_second"] = 1 / seconds["fp32"]
     found = []
-    for recipe in (paper, fast):
+    for recipe in (load_recipe("paper"), load_recipe("fast")):
         for name, value in seconds.items():
             hours = recipe.steps * value / 3600
             sentence = (
@@ -259,6 +259,12 @@ def whole_runs(
     report.facts["whole runs"] = found
 
 
+def whole_runs(report: Report, ways: Mapping[str, Way], batch: int, patch: int) -> None:
+    """What whole runs would take on this CPU."""
+    seconds = in_turns({name: way.on(batch, patch) for name, way in ways.items()}, rounds=2, warmup=1)
+    state_hours(report, seconds, batch, patch)
+
+
 def run(
     runs: int,
     *,
@@ -267,7 +273,7 @@ def run(
     rounds: int = 7,
     batches: Iterable[int] = BATCHES,
     patches: Iterable[int] = PATCHES,
-    paper: tuple[int, int] = (0, 0),
+    paper: tuple[int, int] = (64, 64),
 ) -> Report:
     """Check and measure on the CPU."""
     report = Report("training")
@@ -279,9 +285,7 @@ def run(
     resident_bytes(report, theirs | eager | quick, batch, patch)
     del quick
     curves(report, eager, min(rounds, 4), batches, patches)
-    whole_runs(
-        report, {"fp32": eager["fp32"], "bf16": eager["bf16"], "published": theirs["published"]}, "cpu", 2, *paper
-    )
+    whole_runs(report, eager | theirs, *paper)
     return report
 
 
