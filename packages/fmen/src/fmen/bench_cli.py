@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -49,7 +50,16 @@ def bench(
             file.parent.mkdir(parents=True, exist_ok=True)  # before the measurements, not after
     names = None if models is None else [name.strip() for name in models.split(",") if name.strip()]
     entrants = choose(names, [find_weights(file) for file in weights or []], module or [])
-    result = run_bench(entrants, lr_size=size, device=device, runs=runs, score=score, memory=memory, data=data)
+    result = run_bench(
+        entrants,
+        lr_size=size,
+        device=device,
+        runs=runs,
+        score=score,
+        memory=memory,
+        data=data,
+        progress=sys.stderr.isatty(),
+    )
     rows = sort_rows(result.rows, sort)
     if json_file is not None:
         write_atomic(json_file, (json.dumps(result.to_json(), indent=2) + "\n").encode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -50,7 +51,7 @@ def download(
 
     names: dict[Dataset, div2k.Name] = {Dataset.div2k: "DIV2K", Dataset.flickr2k: "Flickr2K"}
     wanted = [names[dataset] for dataset in datasets or [Dataset.div2k]]
-    for home in div2k.download(data, wanted, scales=scale or [4], base_url=url):
+    for home in div2k.download(data, wanted, scales=scale or [4], base_url=url, progress=sys.stderr.isatty()):
         typer.echo(f"{home} is complete")
 
 
@@ -67,7 +68,7 @@ def prepare(
     from fmen_data import open_dataset, prepare_cache
 
     dataset = open_dataset(parse_source(data), scale=scale, split=split.value)
-    path = prepare_cache(dataset, out, workers=workers)
+    path = prepare_cache(dataset, out, workers=workers, progress=sys.stderr.isatty())
     typer.echo(f"{path}: {len(dataset)} images of {dataset.name} at scale {scale}, {path.stat().st_size / 1e6:.1f} MB")
 
 
@@ -93,7 +94,8 @@ def label(
     scales = sorted({teacher.scale for teacher in teachers})
     if len(scales) > 1:
         raise ValueError(f"the teachers' scales differ: {', '.join(map(str, scales))}; give teachers of one scale")
-    made = label_folder(teachers, data, out, scale=scales[0], factors=factor or (0.6, 1.0))
+    shown = sys.stderr.isatty()
+    made = label_folder(teachers, data, out, scale=scales[0], factors=factor or (0.6, 1.0), progress=shown)
     typer.echo(f"{out}: {made} new pairs, x{scales[0]}")
 
 
@@ -106,7 +108,7 @@ def verify(
     """Check that all images are there, whole, and LR and HR sizes consistent; exit status 1 if not."""
     from fmen_data import div2k
 
-    found = div2k.verify(data, scale=scale, deep=deep)
+    found = div2k.verify(data, scale=scale, deep=deep, progress=sys.stderr.isatty())
     for problem in found.problems:
         typer.echo(problem)
     typer.echo(
