@@ -176,7 +176,7 @@ def test_an_image_of_noise_stays_within_its_budget() -> None:
     assert image.ours.psnr == psnr(blurred(imresize(hr, 0.25)), hr)
 
 
-def test_a_hundred_images_of_the_size_of_div2k_share_forty_megabytes() -> None:
+def test_a_hundred_images_of_the_size_of_div2k_share_fifty_megabytes() -> None:
     _, photograph = open_dataset("sample", scale=4).read(1)
     hr = np.tile(photograph, (4, 4, 1))[:1352, :2040]
     image = compare("large", imresize(hr, 0.25), hr, blurred, scale=4, protocol="ntire", budget=PAGE_BUDGET // 100)

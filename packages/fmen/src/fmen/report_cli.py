@@ -27,7 +27,7 @@ def report(
     max_images: Annotated[int | None, typer.Option(min=0, help="Show so many images at most; 0: none.")] = None,
     full: Annotated[
         bool,
-        typer.Option("--full", help="Whole images losslessly; otherwise an image takes 800 kB, or 100 of them 40 MB."),
+        typer.Option("--full", help="Whole images losslessly; otherwise an image takes 800 kB, or 100 of them 50 MB."),
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:

@@ -24,8 +24,8 @@ Image: TypeAlias = npt.NDArray[np.uint8]
 BUDGET = 800_000
 """Bytes that an image may take in the page, base64 included."""
 
-PAGE_BUDGET = 40_000_000
-"""Bytes that the images of a page share; a hundred of them have 400 kB each."""
+PAGE_BUDGET = 50_000_000
+"""Bytes that the images of a page share; a hundred of them have 500 kB each."""
 
 CROP = 96
 """Side of a crop in HR pixels: a multiple of every scale."""
