@@ -1,7 +1,7 @@
 """How an image too large for the memory is cut into tiles that meet without a seam.
 
 Every tile is read with a margin as wide as the network can see. The margins are computed twice or more, so tiles are as
-large as the memory allows and as equal as can be.
+large as the memory allows.
 """
 
 from __future__ import annotations
@@ -27,10 +27,14 @@ MIB = 2**20
 SMALLEST_TILE = 16
 
 CPU_BUDGET = 1280 * MIB
-"""Bytes that a forward pass may take on the CPU before an image is cut. FMEN-S has tiles of 1000 pixels then, whose
-margins cost 14 %, and a 4000x3000 image stays below 2 GiB with its result and with PyTorch itself."""
+"""Bytes that a forward pass may take on the CPU before an image is cut."""
 
 CUDA_BUDGET = 8 * 2**30
+
+TILE_SHARE = 0.6
+"""What a tile may take of these: one after another, tiles leave holes in memory that the next ones do not fill. FMEN-S
+has tiles of 800 pixels on the CPU then, whose margins cost 14 %, and upscales a 4000x3000 image in less than 2 GiB, its
+result and PyTorch itself included."""
 
 ALLOWANCE = 1.5
 """For what is not counted: results that no layer takes or returns, and what convolutions need while they run."""
@@ -39,16 +43,22 @@ _PROBE = 48  # pixels
 
 
 def windows(length: int, tile: int, margin: int) -> Iterator[tuple[int, int, int, int]]:
-    """Cut one side of an image into tiles of at most ``tile`` pixels, as equal as can be.
+    """Cut one side of an image into tiles of at most ``tile`` pixels and margins.
 
     Yields:
         ``(start, stop, first, last)``: the tile's own pixels ``start:stop``, and the pixels ``first:last`` read for
-        them, ``margin`` more on either side unless the image ends there.
+        them, ``margin`` more on either side unless the image ends there. As many are read for each tile, so that its
+        features fit into the memory that those of the tile before have left.
     """
-    size = math.ceil(length / math.ceil(length / tile))
-    for start in range(0, length, size):
-        stop = min(length, start + size)
-        yield start, stop, max(0, start - margin), min(length, stop + margin)
+    tiles = math.ceil(length / tile)
+    size = min(length, math.ceil((length + 2 * margin * (tiles - 1)) / tiles))
+    start = 0
+    while start < length:
+        first = max(0, min(start - margin, length - size))
+        last = first + size
+        stop = length if last == length else last - margin
+        yield start, stop, first, last
+        start = stop
 
 
 @torch.inference_mode()
@@ -119,7 +129,7 @@ def recycled_memory() -> Iterator[None]:
         give_back(0)
 
 
-def largest_tile(per_pixel: float, margin: int, budget: int) -> int:
+def largest_tile(per_pixel: float, margin: int, budget: float) -> int:
     """The side of the largest square tile that, with its margins, stays within ``budget`` bytes; at least 32."""
     return max(2 * SMALLEST_TILE, int(math.sqrt(budget / per_pixel)) - 2 * margin)
 

@@ -22,6 +22,7 @@ from fmen_core.tiling import (
     CPU_BUDGET,
     CUDA_BUDGET,
     SMALLEST_TILE,
+    TILE_SHARE,
     free_memory,
     largest_tile,
     needed_bytes,
@@ -56,9 +57,10 @@ class Upscaler:
             fp16's range; bf16 on a processor that has instructions for it; fp32 elsewhere.
         tile: Side of the LR tiles that the image is cut into, or None for the whole image at once; ``"auto"`` for the
             whole image where it takes less than 1.25 GiB (8 GiB on a GPU) and half of the free memory, or else for the
-            largest tiles that do. A network that looks at the whole image at once is never cut. Each tile is read with
-            a margin as wide as the network can see, so that the result is that of the whole image: to the bit with
-            ``channels_last`` on the CPU, elsewhere up to the rounding of sums formed in another order.
+            largest tiles that take three fifths of that. A network that looks at the whole image at once is never cut.
+            Each tile is read with a margin as wide as the network can see, so that the result is that of the whole
+            image: to the bit with ``channels_last`` on the CPU, elsewhere up to the rounding of sums formed in another
+            order.
         channels_last: Keep the channels of a pixel together in memory, which is faster. The sums are formed in
             another order than in the published implementations, which moves a PSNR in its sixth digit.
         ensemble: Return the mean of the network's answers to the image's eight flips and rotations: some hundredths
@@ -160,7 +162,7 @@ class Upscaler:
         if needed <= budget:
             return None
         if self.radius is not None:
-            return largest_tile(self.bytes_per_pixel, self.radius, budget)
+            return largest_tile(self.bytes_per_pixel, self.radius, TILE_SHARE * budget)
         if needed > free:
             raise ValueError(
                 f"{width}x{height} pixels need {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free, and this network "
