@@ -12,6 +12,7 @@ myst_heading_anchors = 3
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "FMEN"
+html_show_copyright = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autoclass_content = "both"
