@@ -209,8 +209,8 @@ def mean_loss(state: State, processes: Processes) -> float:
 
 
 def measure(recipe: Recipe, network: nn.Module, validation: PairDataset, device: torch.device) -> float:
-    """Mean PSNR in dB of ``network``'s inference form."""
-    upscaler = Upscaler(network, device=str(device))
+    """Mean PSNR in dB of ``network``'s inference form, in the memory order in which ``fmen validate`` computes."""
+    upscaler = Upscaler(network, device=str(device), channels_last=False)
     protocol = recipe.val_protocol
     return validate(
         upscaler, validation, scale=recipe.scale, protocol=protocol, progress=False, measure_ssim=False
