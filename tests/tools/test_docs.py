@@ -140,6 +140,12 @@ def test_python_examples_import_what_there_is(page: Path) -> None:
                 assert not missing, ast.unparse(node)
 
 
+def test_the_site_holds_the_cards_of_all_weights() -> None:
+    page = (ROOT / "docs" / "weights.md").read_text(encoding="utf-8")
+    cards = [file.with_suffix(".md") for file in ROOT.glob("packages/**/weights/*.safetensors")]
+    assert cards and all(name(card) in page for card in cards)
+
+
 def test_the_example_of_a_network_is_recognised_by_its_weights_and_measured() -> None:
     (code, *_) = blocks(ROOT / "docs" / "networks.md", "python")
     example: dict[str, Any] = {"__name__": "example"}
