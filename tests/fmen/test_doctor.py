@@ -9,7 +9,7 @@ import torch
 from typer.testing import CliRunner
 
 from fmen import doctor
-from fmen.cli import app
+from fmen.cli.main import app
 from fmen_core import create_model, pretrained, save
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fmen_core import FMEN, WeightsError, load, read_metadata, reparameterize, save
-from fmen_core.deploy import FMEN as InferenceFMEN
+from fmen_core.fmen_deploy import FMEN as InferenceFMEN
 
 SIZES = {"scale": 2, "n_feats": 12, "mid_feats": 8, "down_blocks": 3, "up_blocks": (2, 1, 3, 1)}
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import typer
 
-from fmen.cli import app
-from fmen.recipe import load_recipe, parse_settings, recipe_names
+from fmen.cli.main import app
+from fmen.training.recipe import load_recipe, parse_settings, recipe_names
 from fmen_eval import complexity
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -29,9 +29,9 @@ from numpy.typing import NDArray
 from skimage import data
 from torch import Tensor, nn
 
-from fmen.export_formats import write_onnx
+from fmen.export.formats import write_onnx
 from fmen_core import Upscaler, fmen_s, load, reparameterize
-from fmen_core.deploy import ERB, FMEN, HFAB, SLOPE
+from fmen_core.fmen_deploy import ERB, FMEN, HFAB, SLOPE
 from fmen_data import open_dataset
 from fmen_eval import peak_memory, validate
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fmen_core import FMEN
-from fmen_core.fmen import ERB, HFAB, RRRB
+from fmen_core.models.fmen import ERB, HFAB, RRRB
 
 SLOPE = 0.1
 

@@ -3,8 +3,8 @@
     python tools/bench/training.py
 
 - theirs: the blocks as drawn, eager, NCHW, fp32, PyTorch's default Adam (``published_training.py``);
-- ours: what ``fmen train`` runs, that is ``fmen.trainer.take_step``: collapsed, channels-last, fused Adam, in fp32 and
-  under bf16 autocast, eager and compiled.
+- ours: what ``fmen train`` runs, that is ``fmen.training.loop.take_step``: collapsed, channels-last, fused Adam, in
+  fp32 and under bf16 autocast, eager and compiled.
 
 First, in float64, that both have the same output, gradients and running statistics. Then the whole step: forward, L1,
 backward, Adam, on batches that are in memory already. Peak memory is parameters, running statistics, Adam's moments,
@@ -31,9 +31,9 @@ from measure import Comparison, Report, in_turns, options
 from published_training import PublishedFMEN
 from torch import Tensor, nn
 
-from fmen.processes import Processes
-from fmen.recipe import load_recipe, make_recipe
-from fmen.trainer import make_state, take_step
+from fmen.training.distributed import Processes
+from fmen.training.loop import make_state, take_step
+from fmen.training.recipe import load_recipe, make_recipe
 from fmen_core import FMEN
 from fmen_eval.runtime import allocated_by, resident_growth
 

@@ -30,8 +30,8 @@ from operations import account, copy_rate, matmul_rate, total
 from torch import Tensor
 from training import PUBLISHED, SCALE, TARGETS, Way, check, ours, peak_bytes, published, state_hours
 
-from fmen.recipe import load_recipe, make_recipe
-from fmen.trainer import compiles, to_device
+from fmen.training.loop import compiles, to_device
+from fmen.training.recipe import load_recipe, make_recipe
 from fmen_data import PatchCache, PatchSampler, open_dataset, prepare_cache, write_image
 
 Batch = tuple[Tensor, Tensor]

@@ -1,6 +1,6 @@
 """``python -m fmen``, which is what ``torchrun -m fmen`` starts."""
 
-from fmen.cli import main
+from fmen.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -8,16 +8,18 @@ from torch import nn
 
 from fmen_core.architecture import Architecture
 from fmen_core.checkpoint import WeightsError, load, read_metadata, read_weights, save
-from fmen_core.deploy import VARIANTS
-from fmen_core.fmen import FMEN
+from fmen_core.errors import ModelError
+from fmen_core.fmen_deploy import VARIANTS
+from fmen_core.models import ARCHITECTURES
+from fmen_core.models.fmen import FMEN
 from fmen_core.pretrained import find_weights, fmen_full, fmen_s
 from fmen_core.reparam import reparameterize
-from fmen_core.upscale import Upscaler
-from fmen_core.zoo import ARCHITECTURES
+from fmen_core.upscaler import Upscaler
 
 __all__ = [
     "FMEN",
     "Architecture",
+    "ModelError",
     "Upscaler",
     "WeightsError",
     "create_model",
@@ -47,16 +49,16 @@ def create_model(name: str, scale: int = 4, **sizes: Any) -> nn.Module:
         sizes: Sizes that differ from the published ones, by the names of the network's constructor.
 
     Raises:
-        ValueError: No such network, or the network is not defined for this scale.
+        ModelError: No such network, or the network is not defined for this scale.
     """
     scales: tuple[int, ...] = (2, 3, 4)
     for architecture in ARCHITECTURES:
         if architecture.name == name:
             scales = architecture.scales
     if name not in model_names():
-        raise ValueError(f"no network is called {name!r}; choose one of {', '.join(model_names())}")
+        raise ModelError(f"no network is called {name!r}; choose one of {', '.join(model_names())}")
     if scale not in scales:
-        raise ValueError(f"{name} is not defined for scale {scale}; choose one of {', '.join(map(str, scales))}")
+        raise ModelError(f"{name} is not defined for scale {scale}; choose one of {', '.join(map(str, scales))}")
     if name in VARIANTS:
         return FMEN(scale=scale, **{**VARIANTS[name], **sizes})
     build = next(architecture.build for architecture in ARCHITECTURES if architecture.name == name)

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fmen_core.errors import ModelError
+
 StateDict = Mapping[str, Tensor]
 """Tensors by parameter name, as ``nn.Module.state_dict`` gives them."""
 
@@ -43,9 +45,9 @@ def scale_and_range(model: nn.Module) -> tuple[int, float]:
     """The ``scale`` and the ``data_range`` that every network of this package carries.
 
     Raises:
-        ValueError: The module carries none.
+        ModelError: The module carries none.
     """
     scale, data_range = getattr(model, "scale", None), getattr(model, "data_range", None)
     if not isinstance(scale, int) or not isinstance(data_range, float):
-        raise ValueError(f"{type(model).__name__} needs the attributes scale (an int) and data_range (1.0 or 255.0)")
+        raise ModelError(f"{type(model).__name__} needs the attributes scale (an int) and data_range (1.0 or 255.0)")
     return scale, data_range

@@ -16,9 +16,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
-from fmen_core import deploy, fmen
+from fmen_core import fmen_deploy
 from fmen_core.architecture import Architecture, StateDict
-from fmen_core.zoo import ARCHITECTURES
+from fmen_core.errors import ModelError
+from fmen_core.models import ARCHITECTURES, fmen
 
 WRAPPERS = ("params_ema", "params", "state_dict", "model")
 """The keys under which training frameworks store a state dict, the best weights first."""
@@ -27,7 +28,7 @@ CHALLENGE_NAMES = {"basic_blocks.": "ERBs.", "hfabs.": "HFABs."}
 """How FMEN's challenge submission calls what its authors' repository calls otherwise."""
 
 
-class WeightsError(ValueError):
+class WeightsError(ModelError):
     """A weights file cannot be used; the message is one line that names the file, the fault and the remedy."""
 
 
@@ -62,7 +63,7 @@ def detect_training_form(state: StateDict) -> dict[str, Any] | None:
 
 
 def detect_inference_form(state: StateDict) -> dict[str, Any] | None:
-    """The arguments of ``deploy.FMEN``, or None."""
+    """The arguments of ``fmen_deploy.FMEN``, or None."""
     return detect_fmen(state, "rep_conv")
 
 
@@ -70,7 +71,7 @@ _FMEN_SOURCE = "Du et al., NTIRE 2022, team NJU_Jet"
 FMEN_TRAINING = Architecture(
     "fmen", "FMEN (training form)", _FMEN_SOURCE, 255.0, (2, 3, 4), fmen.FMEN, detect_training_form
 )
-FMEN_INFERENCE = Architecture("fmen", "FMEN", _FMEN_SOURCE, 255.0, (2, 3, 4), deploy.FMEN, detect_inference_form)
+FMEN_INFERENCE = Architecture("fmen", "FMEN", _FMEN_SOURCE, 255.0, (2, 3, 4), fmen_deploy.FMEN, detect_inference_form)
 
 
 def known_architectures() -> tuple[Architecture, ...]:

@@ -13,7 +13,8 @@ from pathlib import Path
 from torch import nn
 
 from fmen_core.checkpoint import WeightsError, load
-from fmen_core.fmen import FMEN
+from fmen_core.errors import ModelError
+from fmen_core.models.fmen import FMEN
 
 BOX = Path(__file__).with_name("weights")
 """The folder of the weights that ship inside the package: ``NETWORK_xSCALE.safetensors``."""
@@ -224,7 +225,7 @@ def fmen_s(scale: int = 4, *, pretrained: bool = False) -> nn.Module:
 
     Raises:
         WeightsError: There are no trained weights for this scale in the package.
-        ValueError: FMEN-S is not defined for this scale.
+        ModelError: FMEN-S is not defined for this scale.
     """
     return _variant("fmen-s", scale, pretrained)
 
@@ -236,7 +237,7 @@ def fmen_full(scale: int = 4, *, pretrained: bool = False) -> nn.Module:
 
 def _variant(name: str, scale: int, pretrained: bool) -> nn.Module:
     if scale not in (2, 3, 4):
-        raise ValueError(f"{name} is not defined for scale {scale}; choose one of 2, 3, 4")
+        raise ModelError(f"{name} is not defined for scale {scale}; choose one of 2, 3, 4")
     if not pretrained:
         return FMEN.from_variant(name, scale)
     path = shipped().get(f"{name}_x{scale}")

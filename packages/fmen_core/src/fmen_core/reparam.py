@@ -7,7 +7,8 @@ import copy
 import torch
 from torch import nn
 
-from fmen_core import deploy, fmen
+from fmen_core import fmen_deploy
+from fmen_core.models import fmen
 
 
 def reparameterize(model: nn.Module) -> nn.Module:
@@ -17,11 +18,11 @@ def reparameterize(model: nn.Module) -> nn.Module:
     included. A network that is in its inference form already is returned as a copy.
 
     Args:
-        model: ``fmen_core.fmen.FMEN``, or any network in inference form.
+        model: ``fmen_core.models.fmen.FMEN``, or any network in inference form.
     """
     if not isinstance(model, fmen.FMEN):
         return copy.deepcopy(model).eval()
-    target = deploy.FMEN(scale=model.scale, **model.sizes).to(model.head.weight)
+    target = fmen_deploy.FMEN(scale=model.scale, **model.sizes).to(model.head.weight)
     with torch.no_grad():
         for name, module in model.named_modules():
             if isinstance(module, fmen.RRRB):

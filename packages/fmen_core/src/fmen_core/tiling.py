@@ -19,8 +19,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._pytree import tree_leaves
 
 from fmen_core.architecture import scale_and_range
+from fmen_core.blocks.attention import SpatialGate
 from fmen_core.reparam import reparameterize
-from fmen_core.zoo.attention import SpatialGate
 
 MIB = 2**20
 

@@ -3,7 +3,8 @@
 from .bicubic import imresize
 from .cache import PatchCache, prepare_cache
 from .datasets import Pair, PairDataset, open_dataset
-from .images import DataError, image_size, list_images, read_image, write_image
+from .errors import DataError
+from .images import image_size, list_images, read_image, write_image
 from .patches import PatchSampler
 
 __all__ = [

@@ -22,6 +22,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from .errors import DataError
+
 Image = npt.NDArray[np.uint8]
 
 _KERNEL_WIDTH = 4.0
@@ -43,14 +45,14 @@ def imresize(image: Image, scale: float) -> Image:
         uint8 ``(ceil(H * scale), ceil(W * scale))`` with the channels of the input.
 
     Raises:
-        ValueError: the image is of another type or shape, empty, or the scale is no positive finite number.
+        DataError: the image is of another type or shape, empty, or the scale is no positive finite number.
     """
     if image.dtype != np.uint8:
-        raise ValueError(f"imresize takes uint8 images with values 0..255, got {image.dtype}")
+        raise DataError(f"imresize takes uint8 images with values 0..255, got {image.dtype}")
     if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3) or image.size == 0:
-        raise ValueError(f"imresize takes images of shape (H, W) or (H, W, 3), got {image.shape}")
+        raise DataError(f"imresize takes images of shape (H, W) or (H, W, 3), got {image.shape}")
     if not (math.isfinite(scale) and scale > 0):
-        raise ValueError(f"imresize takes a positive scale such as 0.25 or 2, got {scale}")
+        raise DataError(f"imresize takes a positive scale such as 0.25 or 2, got {scale}")
     turned = np.asarray(cv2.transpose(_resize_rows(image, float(scale))), np.uint8)
     return np.asarray(cv2.transpose(_resize_rows(turned, float(scale))), np.uint8)
 

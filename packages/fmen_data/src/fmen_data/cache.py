@@ -32,10 +32,11 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from .atomic import replacing
+from .atomic import atomic_write
 from .bicubic import Image
 from .datasets import Pair, PairDataset, check_pair_sizes, match_pair
-from .images import DataError, decode_image, read_bytes
+from .errors import DataError
+from .images import decode_image, read_bytes
 
 FORMAT = "fmen image cache"
 VERSION = 1
@@ -206,7 +207,7 @@ def prepare_cache(
         return path
     _require_space(path, dataset)
     try:
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             _build(temporary, dataset, workers or os.cpu_count() or 1, progress)
     except (OSError, RuntimeError) as error:  # h5py reports a failed flush as RuntimeError
         reason = getattr(error, "strerror", None) or str(error)

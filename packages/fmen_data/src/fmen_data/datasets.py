@@ -18,14 +18,26 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from .bicubic import Image, imresize
-from .images import DataError, image_size, list_images, read_image
+from .errors import DataError
+from .images import image_size, list_images, read_image
 from .sample import sample_images
 
 Split = Literal["train", "val"]
 SCALES = (2, 3, 4)
+
+Source: TypeAlias = str | Path | tuple[str | Path, str | Path]
+"""A dataset folder, ``"sample"``, or the two folders ``(hr, lr)``."""
+
+
+def parse_source(source: str) -> Source:
+    """A source as the command line and recipes write it: ``sample``, a dataset folder, or ``HR_DIR,LR_DIR``."""
+    hr, comma, lr = source.partition(",")
+    if comma and not Path(source).exists():
+        return Path(hr.strip()), Path(lr.strip())
+    return source
 
 
 @dataclass(frozen=True)
@@ -108,9 +120,7 @@ def _check_sizes(found: tuple[int, ...], expected: tuple[int, int], pair: Pair, 
         )
 
 
-def open_dataset(
-    source: str | Path | tuple[str | Path, str | Path], *, scale: int = 4, split: Split = "val"
-) -> PairDataset:
+def open_dataset(source: Source, *, scale: int = 4, split: Split = "val") -> PairDataset:
     """Find the image pairs of a dataset; the module's docstring tells the layouts.
 
     Args:

@@ -22,7 +22,8 @@ from tqdm import tqdm
 
 from .datasets import SCALES, Pair, check_pair_sizes, open_dataset, pair_folders
 from .download import check_md5, fetch, unpack
-from .images import DataError, check_image, image_size, list_images
+from .errors import DataError
+from .images import check_image, image_size, list_images
 
 Name = Literal["DIV2K", "Flickr2K"]
 NAMES: tuple[Name, ...] = ("DIV2K", "Flickr2K")

@@ -19,7 +19,7 @@ from typing import IO, Literal
 
 from tqdm import tqdm
 
-from .images import DataError
+from .errors import DataError
 
 _CHUNK = 1 << 20  # bytes
 _ATTEMPTS = 5  # without a single new byte

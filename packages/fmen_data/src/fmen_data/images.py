@@ -19,8 +19,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from .atomic import replacing
+from .atomic import atomic_write
 from .bicubic import Image
+from .errors import DataError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -28,10 +29,6 @@ _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _JPEG_SIGNATURE = b"\xff\xd8"
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0..SOF15: the segments that hold the size
 _JPEG_SCAN = 0xDA
-
-
-class DataError(ValueError):
-    """The user's images, folders or cache are at fault; the message is one line with the file and the remedy."""
 
 
 def read_image(path: str | Path) -> Image:
@@ -209,7 +206,7 @@ def write_image(path: str | Path, image: Image) -> None:
     bgr = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     _, encoded = cv2.imencode(path.suffix, bgr)
     try:
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_bytes(encoded.tobytes())
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror}; free some space or choose another place") from error

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from .cache import PatchCache
-from .images import DataError
+from .errors import DataError
 
 Batch = tuple[Tensor, Tensor]
 

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from .images import DataError
+from .errors import DataError
 
 # No microscopy, drawings, scans or star fields: they are in the wheel too, but they are not what super-resolution is
 # judged on.

@@ -4,6 +4,7 @@ The package knows networks only as callables and as ``nn.Module``; it depends on
 """
 
 from fmen_eval.complexity import Complexity, Layer, complexity
+from fmen_eval.errors import EvaluationError
 from fmen_eval.memory import MemoryReport, NodeMemory, analyse
 from fmen_eval.metrics import PROTOCOLS, Protocol, psnr, rgb_to_y, ssim
 from fmen_eval.runtime import (
@@ -21,6 +22,7 @@ __all__ = [
     "PROTOCOLS",
     "ChallengeRuntime",
     "Complexity",
+    "EvaluationError",
     "ImageResult",
     "Layer",
     "MemoryReport",

@@ -19,7 +19,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from fmen_eval.dry_run import dry_run
+from fmen_eval.meta import dry_run
 
 _CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 _RECTIFIERS = (nn.ReLU, nn.PReLU, nn.ELU, nn.LeakyReLU, nn.ReLU6)

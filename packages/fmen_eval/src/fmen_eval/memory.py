@@ -27,7 +27,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from fmen_eval.dry_run import dry_run
+from fmen_eval.meta import dry_run
 
 MIB = 2**20
 

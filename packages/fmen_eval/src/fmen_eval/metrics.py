@@ -23,6 +23,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from fmen_eval.errors import EvaluationError
+
 Image: TypeAlias = NDArray[np.uint8]
 """RGB, ``(H, W, 3)``, 0 to 255."""
 
@@ -47,7 +49,7 @@ def psnr(sr: Image, hr: Image, *, border: int = 4, protocol: Protocol = "ntire")
         protocol: ``"ntire"``, ``"paper"`` or ``"kair-y"``.
 
     Raises:
-        ValueError: The images differ in size, are not uint8 RGB or too small, or the protocol is unknown.
+        EvaluationError: The images differ in size, are not uint8 RGB or too small, or the protocol is unknown.
     """
     a, b = _compared_pixels(sr, hr, border, protocol, smallest=1)
     # On uint8 OpenCV sums the squared differences in integers: the sum is exact.
@@ -69,7 +71,7 @@ def ssim(sr: Image, hr: Image, *, border: int = 4, protocol: Protocol = "ntire")
         protocol: ``"ntire"``, ``"paper"`` or ``"kair-y"``.
 
     Raises:
-        ValueError: The images differ in size, are not uint8 RGB or too small, or the protocol is unknown.
+        EvaluationError: The images differ in size, are not uint8 RGB or too small, or the protocol is unknown.
     """
     a, b = _compared_pixels(sr, hr, border, protocol, smallest=2 * _MARGIN + 1)
     rows = a.shape[0] - 2 * _MARGIN
@@ -139,17 +141,17 @@ def _compared_pixels(
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Check a pair and bring it into the form that the protocol compares."""
     if protocol not in PROTOCOLS:
-        raise ValueError(f"unknown protocol {protocol!r}: choose one of {', '.join(PROTOCOLS)}")
+        raise EvaluationError(f"unknown protocol {protocol!r}: choose one of {', '.join(PROTOCOLS)}")
     for name, image in (("SR", sr), ("HR", hr)):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise ValueError(f"the {name} image is {image.dtype} {image.shape}: uint8 RGB (H, W, 3) is needed")
+            raise EvaluationError(f"the {name} image is {image.dtype} {image.shape}: uint8 RGB (H, W, 3) is needed")
     if sr.shape != hr.shape:
-        raise ValueError(f"the SR image is {_size(sr)}, the HR image {_size(hr)}: they must be of equal size")
+        raise EvaluationError(f"the SR image is {_size(sr)}, the HR image {_size(hr)}: they must be of equal size")
     if border < 0:
-        raise ValueError(f"border is {border}: it must not be negative")
+        raise EvaluationError(f"border is {border}: it must not be negative")
     height, width = hr.shape[0] - 2 * border, hr.shape[1] - 2 * border
     if min(height, width) < smallest:
-        raise ValueError(
+        raise EvaluationError(
             f"the images are {_size(hr)}: without a border of {border} pixels they need at least {smallest}x{smallest}"
         )
     inner = slice(border, border + height), slice(border, border + width)

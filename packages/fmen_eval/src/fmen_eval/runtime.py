@@ -28,6 +28,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from fmen_eval.errors import EvaluationError
+
 
 @dataclass(frozen=True)
 class PeakMemory:
@@ -118,10 +120,10 @@ def measure(
         A result per network, in the order given.
 
     Raises:
-        ValueError: There is no network to measure, or nothing to measure it by.
+        EvaluationError: There is no network to measure, or nothing to measure it by.
     """
     if not networks or runs < 1 or warmup < 0:
-        raise ValueError(
+        raise EvaluationError(
             f"{len(networks)} networks, {runs} runs and {warmup} for warm-up: one network and run at least"
         )
     device = torch.device(device)
@@ -154,7 +156,7 @@ def measure_as_challenge(
         progress: Show a bar over the images.
 
     Raises:
-        ValueError: There are no images.
+        EvaluationError: There are no images.
     """
     device = torch.device(device)
     placed = copy.deepcopy(network).eval().to(device)
@@ -166,7 +168,7 @@ def measure_as_challenge(
         if largest is None or image.numel() > largest.numel():
             largest = image
     if largest is None:
-        raise ValueError("there are no images to measure the runtime on")
+        raise EvaluationError("there are no images to measure the runtime on")
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated(device) - before + _weight_bytes(placed)
     else:

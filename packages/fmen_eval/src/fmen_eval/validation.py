@@ -9,6 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from fmen_eval.errors import EvaluationError
 from fmen_eval.metrics import Image, Protocol, psnr, ssim
 
 
@@ -109,7 +110,7 @@ def validate(
         on_image: Called with the name and the SR image of each pair, e.g. to save it.
 
     Raises:
-        ValueError: There are no pairs, or a pair does not fit; the message names the image.
+        EvaluationError: There are no pairs, or a pair does not fit; the message names the image.
     """
     results: list[ImageResult] = []
     with tqdm(pairs, total=total, desc=f"validate x{scale}", unit="image", disable=not progress, leave=False) as bar:
@@ -120,12 +121,12 @@ def validate(
             try:
                 decibels = psnr(sr, hr, border=scale, protocol=protocol)
                 similarity = ssim(sr, hr, border=scale, protocol=protocol) if measure_ssim else None
-            except ValueError as error:
-                raise ValueError(f"{name}: {error}") from error
+            except EvaluationError as error:
+                raise EvaluationError(f"{name}: {error}") from error
             results.append(ImageResult(name, decibels, similarity, seconds))
             bar.set_postfix_str(f"PSNR {sum(result.psnr for result in results) / len(results):.3f} dB")
             if on_image is not None:
                 on_image(name, sr)
     if not results:
-        raise ValueError("there are no images to validate on")
+        raise EvaluationError("there are no images to validate on")
     return ValidationResult(protocol, scale, tuple(results))

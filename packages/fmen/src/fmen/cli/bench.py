@@ -1,0 +1,87 @@
+"""``fmen bench``: the command line of the challenge table."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fmen.errors import UserError
+
+
+def bench(
+    models: Annotated[str | None, typer.Option(metavar="A,B,...", help="Networks. Default: all.")] = None,
+    weights: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE|NAME", help="Trained weights of a network. May be repeated."),
+    ] = None,
+    module: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE.py:CLASS[,WEIGHTS]", help="A network of yours. May be repeated."),
+    ] = None,
+    sort: Annotated[str, typer.Option(metavar="COLUMN", help="Column to sort by, or model.")] = "runtime",
+    score: Annotated[bool, typer.Option("--score", help="Add the 2026 challenge's score, relative to SPAN.")] = False,
+    memory: Annotated[bool, typer.Option("--memory", help="Predict the memory, node by node.")] = False,
+    data: Annotated[
+        str | None, typer.Option(help="Dataset to measure PSNR on, for networks with weights; as in fmen validate.")
+    ] = None,
+    runs: Annotated[int, typer.Option(min=1, help="Timed runs per network.")] = 20,
+    lr_size: Annotated[str, typer.Option(metavar="HxW", help="LR image for time and memory.")] = "256x256",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the rows there.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Write the table as Markdown; - prints it.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw runtime against memory (and PSNR): PNG, PDF or SVG.")] = None,
+) -> None:
+    """Compare networks: parameters, FLOPs, activations, convolutions, runtime, memory."""
+    size = parse_size(lr_size)
+    from fmen.benchmark.run import choose, run_bench
+    from fmen.benchmark.table import markdown_table, memory_table, sort_rows, text_table
+    from fmen_core import find_weights
+    from fmen_data.atomic import atomic_write_bytes
+
+    if plot is not None:
+        from fmen.charts.networks import draw, needs_matplotlib
+
+        needs_matplotlib(plot)
+    sort_rows([], sort)
+    for file in (json_file, markdown, plot):
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)  # before the measurements, not after
+    names = None if models is None else [name.strip() for name in models.split(",") if name.strip()]
+    entrants = choose(names, [find_weights(file) for file in weights or []], module or [])
+    result = run_bench(
+        entrants,
+        lr_size=size,
+        device=device,
+        runs=runs,
+        score=score,
+        memory=memory,
+        data=data,
+        progress=sys.stderr.isatty(),
+    )
+    rows = sort_rows(result.rows, sort)
+    if json_file is not None:
+        atomic_write_bytes(json_file, (json.dumps(result.to_json(), indent=2) + "\n").encode())
+    if markdown is not None and str(markdown) != "-":
+        atomic_write_bytes(markdown, f"{markdown_table(rows)}\n\n{result.conditions}\n".encode())
+    typer.echo(markdown_table(rows) if str(markdown) == "-" else text_table(rows))
+    typer.echo(f"\n{result.conditions}")
+    if memory:
+        typer.echo(f"\nPeak memory in MiB, predicted (needed, held) and measured\n{memory_table(rows)}")
+    if plot is not None:
+        draw([row.plotted() for row in rows], result.conditions, plot)
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """``"256x320"`` as ``(256, 320)``: height and width.
+
+    Raises:
+        UserError: It is no such text.
+    """
+    height, _, width = text.partition("x")
+    if not height.isdecimal() or not width.isdecimal() or min(int(height), int(width)) < 1:
+        raise UserError(f"--lr-size {text}: expected HxW, such as 256x256")
+    return int(height), int(width)

@@ -1,0 +1,131 @@
+"""``fmen data``: get, prepare and check datasets. One thin function per command."""
+
+from __future__ import annotations
+
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fmen.cli.options import Precision
+from fmen.errors import UserError
+
+data_app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Datasets: download, prepare, label, verify, info.",
+)
+
+
+class Dataset(str, Enum):
+    """The datasets that can be downloaded."""
+
+    div2k = "div2k"
+    flickr2k = "flickr2k"
+
+
+class Split(str, Enum):
+    """The splits of a dataset."""
+
+    train = "train"
+    val = "val"
+
+
+Folder = Annotated[Path, typer.Option("--data", help="The data folder.")]
+Scale = Annotated[int, typer.Option(min=2, max=4, help="HR size / LR size.")]
+
+
+@data_app.command()
+def download(
+    datasets: Annotated[list[Dataset] | None, typer.Argument(help="What to get. Default: div2k.")] = None,
+    data: Folder = Path("data"),
+    scale: Annotated[
+        list[int] | None, typer.Option(min=2, max=4, help="LR images to get; repeatable. Default: 4.")
+    ] = None,
+    url: Annotated[str | None, typer.Option(help="Another server that has the official archives.")] = None,
+) -> None:
+    """Get DIV2K or Flickr2K: official archives, resumed when interrupted, checked, unpacked."""
+    from fmen_data import div2k
+
+    names: dict[Dataset, div2k.Name] = {Dataset.div2k: "DIV2K", Dataset.flickr2k: "Flickr2K"}
+    wanted = [names[dataset] for dataset in datasets or [Dataset.div2k]]
+    for home in div2k.download(data, wanted, scales=scale or [4], base_url=url, progress=sys.stderr.isatty()):
+        typer.echo(f"{home} is complete")
+
+
+@data_app.command()
+def prepare(
+    data: Annotated[str, typer.Option(help="A dataset folder, HR_DIR,LR_DIR or sample.")] = "data",
+    scale: Scale = 4,
+    split: Annotated[Split, typer.Option(help="Which images of the dataset.")] = Split.train,
+    out: Annotated[Path | None, typer.Option(help="The cache file. Default: in ~/.cache/fmen or $FMEN_CACHE.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Reading threads. Default: one per core.")] = None,
+) -> None:
+    """Decode a dataset into one HDF5 file that training reads; a current one is left alone, a stale one rebuilt."""
+    from fmen_data import open_dataset, prepare_cache
+    from fmen_data.datasets import parse_source
+
+    dataset = open_dataset(parse_source(data), scale=scale, split=split.value)
+    path = prepare_cache(dataset, out, workers=workers, progress=sys.stderr.isatty())
+    typer.echo(f"{path}: {len(dataset)} images of {dataset.name} at scale {scale}, {path.stat().st_size / 1e6:.1f} MB")
+
+
+@data_app.command()
+def label(
+    weights: Annotated[
+        list[Path],
+        typer.Option(metavar="FILE|NAME", help="A teacher's weights; repeatable: the mean of the answers."),
+    ],
+    data: Annotated[Path, typer.Option(help="A folder of photographs.")],
+    out: Annotated[Path, typer.Option(help="The dataset to write, in the EDSR benchmark layout.")],
+    factor: Annotated[
+        list[float] | None, typer.Option(help="Shrink photographs by it first; repeatable. Default: 0.6 and 1.")
+    ] = None,
+    precision: Annotated[Precision, typer.Option(help="Arithmetic of the teachers.")] = Precision.fp32,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Make training pairs from a stronger network's answers, where photographs are few."""
+    from fmen.training.pseudo_labels import label_folder
+    from fmen_core import Upscaler, find_weights, load
+
+    teachers = [Upscaler(load(find_weights(file)), device=device, precision=precision.value) for file in weights]
+    scales = sorted({teacher.scale for teacher in teachers})
+    if len(scales) > 1:
+        raise UserError(f"the teachers' scales differ: {', '.join(map(str, scales))}; give teachers of one scale")
+    shown = sys.stderr.isatty()
+    made = label_folder(teachers, data, out, scale=scales[0], factors=factor or (0.6, 1.0), progress=shown)
+    typer.echo(f"{out}: {made} new pairs, x{scales[0]}")
+
+
+@data_app.command()
+def verify(
+    data: Folder = Path("data"),
+    scale: Scale = 4,
+    deep: Annotated[bool, typer.Option("--deep", help="Decode every image, not only its header and its end.")] = False,
+) -> None:
+    """Check that all images are there, whole, and LR and HR sizes consistent; exit status 1 if not."""
+    from fmen_data import div2k
+
+    found = div2k.verify(data, scale=scale, deep=deep, progress=sys.stderr.isatty())
+    for problem in found.problems:
+        typer.echo(problem)
+    typer.echo(
+        f"{found.images} images checked, {len(found.problems) or 'no'} problem{'s' * (len(found.problems) != 1)}"
+    )
+    if found.problems:
+        raise typer.Exit(1)
+
+
+@data_app.command()
+def info(data: Folder = Path("data")) -> None:
+    """Show which image folders are there and what they hold."""
+    from fmen_data import div2k
+
+    for folder in div2k.info(data):
+        of = f" of {folder.expected}" if folder.expected else ""
+        (low, narrow), (high, wide) = folder.smallest, folder.largest
+        size = f"{wide}x{high}" if folder.smallest == folder.largest else f"{narrow}x{low} to {wide}x{high}"
+        typer.echo(f"{folder.path}: {folder.images}{of} images, {size}, {folder.size / 1e6:.1f} MB")

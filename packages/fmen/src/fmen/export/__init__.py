@@ -1,0 +1,1 @@
+"""Weights in other formats: ONNX, TorchScript, safetensors, published .pth layouts."""

@@ -1,0 +1,1 @@
+"""FMEN in other programs."""

@@ -1,0 +1,1 @@
+"""Challenge submissions: building, checking, and the archive for the evaluation server."""

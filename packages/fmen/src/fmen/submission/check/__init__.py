@@ -1,0 +1,1 @@
+"""Checks a submission before the organisers do."""

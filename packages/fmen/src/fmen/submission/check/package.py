@@ -1,0 +1,214 @@
+"""Check an unpacked package: its files, its network, and what it declares against what is measured.
+
+The package's code runs in a process of its own (``submission_probe``), which cannot import our packages and has limited
+time.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from fmen.submission.check import probe
+from fmen.submission.check.findings import Finding, judge, some
+from fmen.submission.images import SplitImages, open_images
+from fmen.submission.metrics import Metrics, require_fvcore
+from fmen.submission.rules import LAYOUTS, SCALE, Layout
+from fmen.submission.sandbox import OURS, run_fresh
+from fmen_data import read_image, write_image
+from fmen_data.datasets import Source
+from fmen_eval import psnr
+
+TOLERANCE = 1e-3
+"""How far, in dB, a declared PSNR may be from the measured one: another machine rounds a few pixels otherwise."""
+
+WEIGHTS = (".pth", ".pt", ".ckpt")
+FIGURES = {"params": "parameters", "flops": "FLOPs", "activations": "activations", "convs": "convolutions"}
+UNITS = {"G": 1e9, "M": 1e6, "": 1.0}
+ROWS = {"Parameters": "params", "FLOPs": "flops", "Activations": "activations", "Convolutions": "convs", "PSNR": "psnr"}
+ROW = re.compile(rf"^\|\s*({'|'.join(ROWS)})\b[^|]*\|\s*([\d,]+(?:\.(\d+))?)\s*(G|M|dB)?\s*\|", re.MULTILINE)
+"""A row of ``submission_figures.table``: title, number, its decimals, unit."""
+
+
+def check_package(
+    work: Path, names: list[str], layout: Layout, data: Source | None, *, cuda: bool, timeout: float
+) -> list[Finding]:
+    """Check what is unpacked in ``work/package``; ``submission_check.check_submission`` explains the arguments."""
+    package = work / "package"
+    metrics, findings = read_metrics(package)
+    layout = LAYOUTS.get(str(metrics.get("layout")), layout)
+    if layout.flops_rule == "fvcore":
+        require_fvcore()
+    images = None if data is None else open_images(data, layout)
+    models = [name for name in names if name.startswith("models/") and name.endswith(".py") and "__init__" not in name]
+    weights = [name for name in names if name.startswith("model_zoo/") and name.endswith(WEIGHTS)]
+    findings += check_files(names, models, weights)
+    findings += check_texts(package, metrics)
+    if len(models) == 1:
+        findings += check_source(package, models[0])
+    if len(models) == len(weights) == 1 and not any(f.severity == "fatal" and f.where in models for f in findings):
+        findings += check_network(work, models[0], weights[0], metrics, layout, images, cuda, timeout)
+    return findings
+
+
+def check_files(names: list[str], models: list[str], weights: list[str]) -> list[Finding]:
+    """Exactly one model file and one weights file, called as the organisers ask."""
+    findings = []
+    for folder, found, what in (("models/", models, "model file"), ("model_zoo/", weights, "weights file")):
+        if not found:
+            findings.append(Finding("fatal", folder, f"has no {what}; the challenge takes exactly one"))
+        if len(found) > 1:
+            findings.append(Finding("fatal", folder, f"has {len(found)} {what}s, not one: {some(found)}"))
+    findings += [
+        Finding("fatal", name, "must be called teamNN_NAME, NN being the team's number in two digits")
+        for name in models
+        if not re.fullmatch(r"models/team\d\d_\w+\.py", name)
+    ]
+    if len(models) == len(weights) == 1 and Path(models[0]).stem != Path(weights[0]).stem:
+        findings.append(Finding("warning", weights[0], f"is not called like the model file {models[0]}"))
+    junk = [name for name in names if re.search(r"(^|/)(\.DS_Store|__MACOSX|__pycache__|\.git|\.idea)(/|$)", name)]
+    if junk:
+        findings.append(Finding("warning", junk[0], "does not belong in a submission"))
+    return findings
+
+
+def check_source(package: Path, model: str) -> list[Finding]:
+    """The model file must stand alone."""
+    try:
+        tree = ast.parse((package / model).read_bytes())
+    except (SyntaxError, ValueError) as error:
+        return [Finding("fatal", model, f"is no Python ({error})")]
+    findings = []
+    for node in ast.walk(tree):
+        level = node.level if isinstance(node, ast.ImportFrom) else 0
+        imported = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        imported += [node.module or "."] if isinstance(node, ast.ImportFrom) else []
+        for name in {name.partition(".")[0] for name in imported}:
+            if level or name in (*OURS, "models", "utils"):
+                findings.append(Finding("fatal", model, f"imports {'.' * level}{name}; it must stand alone"))
+            elif name not in ("torch", "numpy") and name not in sys.stdlib_module_names:
+                findings.append(Finding("warning", model, f"needs {name}, which the organisers may not have"))
+    return findings
+
+
+def read_metrics(package: Path) -> tuple[Metrics, list[Finding]]:
+    """``metrics.json``, and whether its mean PSNR is that of its images."""
+    path = package / "metrics.json"
+    if not path.is_file():
+        return {}, [Finding("info", "metrics.json", "is not there; nothing is declared that could be compared")]
+    try:
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+        values = [float(image["psnr"]) for image in metrics.get("images", {}).values()]
+        declared = float(metrics["psnr"]) if values else 0.0
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        return {}, [Finding("fatal", "metrics.json", f"cannot be understood ({type(error).__name__}: {error})")]
+    if values and not same(declared, sum(values) / len(values)):
+        fault = f"declares a mean PSNR of {declared:.4f} dB, but its images have {sum(values) / len(values):.4f} dB"
+        return metrics, [Finding("fatal", "metrics.json", fault)]
+    return metrics, []
+
+
+def same(a: float, b: float) -> bool:
+    """Whether two PSNRs agree."""
+    return a == b or (math.isfinite(a) and math.isfinite(b) and abs(a - b) <= TOLERANCE)
+
+
+def check_texts(package: Path, metrics: Metrics) -> list[Finding]:
+    """The figures in the tables of the README and the factsheet must be those of ``metrics.json``."""
+    findings = []
+    for name in ("README.md", "factsheet.md"):
+        text = (package / name).read_text(encoding="utf-8", errors="replace") if (package / name).is_file() else ""
+        for title, number, decimals, unit in ROW.findall(text):
+            key, factor = ROWS[title], UNITS.get(unit, 1.0)
+            stated, declared = float(number.replace(",", "")), metrics.get(key)
+            if isinstance(declared, (int, float)) and abs(declared / factor - stated) > 0.51 * 10.0 ** -len(decimals):
+                fault = f"says {title} {number} {unit}".rstrip() + f", but metrics.json says {declared / factor:,.4f}"
+                findings.append(Finding("fatal", name, fault))
+    return findings
+
+
+def check_network(
+    work: Path,
+    model: str,
+    weights: str,
+    metrics: Metrics,
+    layout: Layout,
+    images: SplitImages | None,
+    cuda: bool,
+    timeout: float,
+) -> list[Finding]:
+    """Build the network, load its weights, count and restore; then compare with what is declared."""
+    arguments = [str(work), Path(model).stem, Path(weights).name, layout.name]
+    if images is not None:
+        for index, name in enumerate(images.names):  # the LR images alone: the package must not see the truth
+            write_image(work / "lr" / f"{name}.png", images.read(index)[0])
+        arguments.append(str(work / "lr"))
+    program = [str(Path(probe.__file__)), *arguments]
+    try:
+        run = run_fresh(program, folder=work, threads=torch.get_num_threads(), cuda=cuda, timeout=timeout)
+    except subprocess.TimeoutExpired:
+        return [Finding("fatal", model, f"did not finish within {timeout:.0f} seconds")]
+    if not (work / "probe.json").is_file():
+        reason = (run.stderr.strip().splitlines() or [f"exit status {run.returncode}"])[-1]
+        return [Finding("fatal", model, f"ended the process that ran it: {reason}")]
+    found = json.loads((work / "probe.json").read_text())
+    findings = []
+    if "fault" in found:
+        where, message = found["fault"]
+        findings.append(Finding("fatal", weights if where == "weights" else model, message))
+    if "select_model" in found:
+        findings.append(Finding("warning", "test_demo.py", f"select_model does not work here: {found['select_model']}"))
+    if found.get("data_range_from") == "":
+        findings.append(Finding("warning", model, "names no data range; 1 was assumed"))
+    findings += compare_counts(found.get("counts", {}), metrics, model)
+    if images is not None and "fault" not in found:
+        findings += compare_psnr(work / "sr", model, metrics, layout, images)
+    return findings
+
+
+def compare_counts(counts: Metrics, metrics: Metrics, model: str) -> list[Finding]:
+    """What the network costs, beside what is declared."""
+    if not counts:
+        return []
+    measured = (
+        f"{counts['params']:,} parameters, {counts['flops'] / 1e9:.4f} G FLOPs, "
+        f"{counts['activations'] / 1e6:.4f} M activations, {counts['convs']} convolutions"
+    )
+    return [Finding("info", model, measured)] + [
+        Finding("fatal", "metrics.json", f"declares {metrics[key]:,} {what}, measured {counts[key]:,}")
+        for key, what in FIGURES.items()
+        if isinstance(metrics.get(key), (int, float)) and metrics[key] != counts[key]
+    ]
+
+
+def compare_psnr(sr_folder: Path, model: str, metrics: Metrics, layout: Layout, images: SplitImages) -> list[Finding]:
+    """What the network reaches, beside what is declared and what the challenge asks for."""
+    measured: dict[str, float] = {}
+    for index, name in enumerate(images.names):
+        sr, (lr, hr) = read_image(sr_folder / f"{name}.png"), images.read(index)
+        height, width = SCALE * lr.shape[0], SCALE * lr.shape[1]
+        if sr.shape[:2] != (height, width):
+            fault = f"restores {name} to {sr.shape[1]}x{sr.shape[0]}, not {width}x{height}"
+            return [Finding("fatal", model, fault)]
+        if hr is None:
+            return [Finding("info", model, f"{images.name} has no HR images, so there is no PSNR")]
+        measured[name] = psnr(sr, hr, border=SCALE)
+    mean = sum(measured.values()) / len(measured)
+    findings = judge(mean, len(measured), layout, "valid", images, model)
+    declared = metrics.get("images", {})
+    for name in measured.keys() & declared.keys():
+        if not same(float(declared[name]["psnr"]), measured[name]):
+            fault = f"declares {declared[name]['psnr']:.4f} dB for {name}, measured {measured[name]:.4f} dB"
+            findings.append(Finding("fatal", "metrics.json", fault))
+    if declared and not measured.keys() & declared.keys():
+        findings.append(Finding("info", "metrics.json", f"declares PSNR on other images ({metrics.get('dataset')})"))
+    if not declared and isinstance(metrics.get("psnr"), (int, float)) and not same(metrics["psnr"], mean):
+        findings.append(Finding("warning", "metrics.json", f"declares {metrics['psnr']:.4f} dB on images unnamed"))
+    return findings

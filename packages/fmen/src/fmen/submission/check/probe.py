@@ -1,0 +1,193 @@
+"""Load somebody's network in a process of its own, and say what it is; started by ``submission_check_package``.
+
+``python -I submission_probe.py FOLDER STEM WEIGHTS LAYOUT [LR_FOLDER]`` looks at the unpacked package in
+FOLDER/package: ``models/STEM.py`` and ``model_zoo/WEIGHTS``. It writes FOLDER/probe.json and, when there is an LR
+folder, the SR images under FOLDER/sr. What measures comes from our packages and is imported first; then they are put
+out of reach, as they will be on the organisers' machines, and only then does the package's own code run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import contextlib
+import importlib
+import inspect
+import json
+import os
+import pickle
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fmen.submission.metrics import count
+from fmen.submission.rules import layout_named
+from fmen.submission.sandbox import guard, hide_our_packages
+
+WRAPPERS = ("params_ema", "params", "state_dict", "model_state_dict", "model", "net")
+
+
+class Fault(Exception):
+    """What stands in the way: where (``"weights"``, ``"model"``, ...), and one line."""
+
+
+def main() -> None:
+    """Probe, and write down how far it got."""
+    folder, stem, weights, layout, *lr_folder = sys.argv[1:]
+    work, rules = Path(folder).resolve(), layout_named(layout)
+    hide_our_packages()
+    guard(work)
+    os.chdir(work / "package")
+    sys.path.insert(0, str(work / "package"))
+    sys.dont_write_bytecode = True
+    found: dict[str, Any] = {}
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        state = read_state(Path("model_zoo", weights))
+        model, data_range = build(stem, state, device, found)
+        found["counts"] = step("figures", lambda: count(model, rules))
+        if lr_folder:
+            step("figures", lambda: restore(model, data_range, device, Path(lr_folder[0]), work / "sr"))
+    except Fault as fault:
+        found["fault"] = fault.args
+    (work / "probe.json").write_text(json.dumps(found))
+
+
+def step(where: str, run: Callable[[], Any]) -> Any:
+    """Run a part of somebody's code; whatever it raises becomes a ``Fault`` at ``where``."""
+    try:
+        return run()
+    except Fault:
+        raise
+    except (Exception, SystemExit) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise Fault(where, f"{type(error).__name__}: {reason}") from error
+
+
+def read_state(path: Path) -> Mapping[str, Tensor]:
+    """The state dict in a weights file, taken out of the wrappers that training frameworks put around it."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        if isinstance(error, pickle.UnpicklingError) and found:
+            fault = f"hold a Python object ({found.group(1)}), which could run code, and were not loaded"
+        else:
+            fault = f"cannot be read as a plain state dict ({type(error).__name__})"
+        raise Fault("weights", fault) from None
+    while isinstance(content, Mapping) and any(isinstance(content.get(key), Mapping) for key in WRAPPERS):
+        content = next(content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping))
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise Fault("weights", "hold no plain state dict")
+    return {str(key).removeprefix("module."): value for key, value in content.items()}
+
+
+def build(
+    stem: str, state: Mapping[str, Tensor], device: torch.device, found: dict[str, Any]
+) -> tuple[nn.Module, float]:
+    """The network with its weights, and its data range.
+
+    The package's ``select_model`` is the author's word on both. Without one, or if it fails, the class is taken that
+    the weights fit best. Whether they load strictly is tried in any case: ``select_model`` may not have asked.
+    """
+    module = step("model", lambda: importlib.import_module(f"models.{stem}"))
+    model, demo = None, Path("test_demo.py")
+    if demo.is_file():
+        try:
+            model, data_range = step(str(demo), lambda: from_test_demo(demo, int(stem[4:6]), device))
+        except Fault as fault:
+            found["select_model"] = fault.args[1]
+    if model is None:
+        model = from_class(module, state)
+        data_range, found["data_range_from"] = declared_data_range(model, stem)
+    load_strictly(model, state)
+    return model.eval().to(device), data_range
+
+
+def from_test_demo(path: Path, model_id: int, device: torch.device) -> tuple[nn.Module, float]:
+    """What the package's own ``select_model`` builds, and its data range.
+
+    The organisers' ``test_demo.py`` imports modules of their repository that a package does not hold, and that
+    ``select_model`` does not need; they are left out.
+    """
+    load = torch.load
+
+    def tensors_alone(file: Any, *_: Any, **__: Any) -> Any:
+        return load(file, map_location="cpu", weights_only=True)
+
+    setattr(torch, "load", tensors_alone)  # noqa: B010 - a type checker lets no function's name be assigned to
+    try:
+        names: dict[str, Any] = {"__name__": "test_demo", "__file__": str(path.resolve())}
+        for statement in ast.parse(path.read_bytes()).body:
+            with contextlib.suppress(ImportError):
+                exec(compile(ast.Module([statement], []), path.name, "exec"), names)
+        model, _, data_range, _ = names["select_model"](argparse.Namespace(model_id=model_id), device)
+        return model, float(data_range)
+    finally:
+        setattr(torch, "load", load)  # noqa: B010
+
+
+def from_class(module: Any, state: Mapping[str, Tensor]) -> nn.Module:
+    """The network class of a model file whose parameters, built without arguments, agree best with the weights."""
+    networks = []
+    for _, kind in inspect.getmembers(module, inspect.isclass):
+        if issubclass(kind, nn.Module) and kind.__module__ == module.__name__:
+            try:
+                networks.append(kind())
+            except (Exception, SystemExit):  # a part of the network, which needs arguments
+                continue
+    if not networks:
+        raise Fault("model", "no class in it can be built without arguments, and no select_model says which to give")
+    return max(networks, key=lambda network: len(network.state_dict().keys() & state.keys()))
+
+
+def load_strictly(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load the weights; a ``Fault`` names the first keys that do not fit."""
+    expected = model.state_dict()
+    faults = [f"{key} is missing" for key in expected if key not in state]
+    faults += [f"{key} is unknown" for key in state if key not in expected]
+    faults += [
+        f"{key} is {tuple(state[key].shape)}, not {tuple(value.shape)}"
+        for key, value in expected.items()
+        if key in state and state[key].shape != value.shape
+    ]
+    if faults:
+        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
+        raise Fault("weights", f"do not load strictly: {'; '.join(faults[:3])}{more}")
+    model.load_state_dict(dict(state), strict=True)
+
+
+def declared_data_range(model: nn.Module, stem: str) -> tuple[float, str]:
+    """The data range that a branch written for the organisers names, or the network itself, or else the usual one; and
+    who says so."""
+    for name in ("test_demo.py", "select_model.txt", "README.md"):
+        text = Path(name).read_text(errors="replace") if Path(name).is_file() else ""
+        for branch in re.split("if model_id ==", text):
+            found = re.search(r"data_range\s*=.*?,\s*(1|255)(\.0*)?\s*(#.*)?$", branch, re.MULTILINE)
+            if found and f"models.{stem} " in branch:
+                return float(found.group(1)), name
+    own = getattr(model, "data_range", None)
+    return (float(own), "the network") if isinstance(own, (int, float)) else (1.0, "")
+
+
+def restore(model: nn.Module, data_range: float, device: torch.device, lr_folder: Path, sr_folder: Path) -> None:
+    """Upscale every image, as the challenge's ``test_demo.py`` does."""
+    sr_folder.mkdir()
+    for path in sorted(lr_folder.iterdir()):
+        lr = np.asarray(cv2.imread(str(path), cv2.IMREAD_COLOR))[..., ::-1]
+        x = torch.from_numpy(np.ascontiguousarray(lr.transpose(2, 0, 1)))[None].to(device).float()
+        with torch.no_grad():
+            out = model(x.div(255.0 / data_range)).float().clamp(0, data_range).mul(255.0 / data_range).round()
+        sr = out[0].byte().permute(1, 2, 0).cpu().numpy()
+        cv2.imwrite(str(sr_folder / path.name), np.ascontiguousarray(sr[..., ::-1]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""The figures that a package declares: measured here, written to ``metrics.json``, and put into its texts."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+
+from fmen.submission.rules import Layout, Split, SubmissionError
+from fmen_eval import ValidationResult, complexity
+
+LR_SIZE = (256, 256)
+"""Height and width of the LR image that FLOPs and activations are counted on."""
+
+Metrics: TypeAlias = dict[str, Any]
+
+
+def count(model: nn.Module, layout: Layout) -> Metrics:
+    """Parameters, FLOPs by the layout's rule, MACs, activations and convolutions.
+
+    Raises:
+        SubmissionError: The layout counts FLOPs with fvcore, which is not installed.
+    """
+    measured = complexity(model, LR_SIZE)
+    flops = measured.flops if layout.flops_rule == "challenge" else fvcore_flops(model)
+    return {
+        "params": measured.params,
+        "flops": flops,
+        "flops_rule": layout.flops_rule,
+        "macs": measured.macs,
+        "activations": measured.activations,
+        "convs": measured.convs,
+        "lr_size": list(LR_SIZE),
+    }
+
+
+def require_fvcore() -> None:
+    """Raise ``SubmissionError`` where fvcore is not installed."""
+    if find_spec("fvcore") is None:
+        raise SubmissionError(
+            "this layout counts FLOPs with fvcore, which is not installed: pip install 'fmen[ntire2026]'"
+        )
+
+
+def fvcore_flops(model: nn.Module) -> int:
+    """FLOPs as the 2026 challenge counts them, with fvcore's ``FlopCountAnalysis``.
+
+    Raises:
+        SubmissionError: fvcore is not installed.
+    """
+    require_fvcore()
+    from fvcore.nn import FlopCountAnalysis
+
+    device = next(model.parameters()).device
+    analysis = FlopCountAnalysis(model, torch.zeros(1, 3, *LR_SIZE, device=device))
+    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    with torch.no_grad():
+        return int(analysis.total())
+
+
+def results(result: ValidationResult, dataset: str, device: str) -> Metrics:
+    """What a validation gave, image by image."""
+    return {
+        "dataset": dataset,
+        "protocol": result.protocol,
+        "psnr": result.psnr,
+        "ssim": result.ssim,
+        "seconds_per_image": result.seconds,
+        "device": device,
+        "images": {image.name: {"psnr": image.psnr, "ssim": image.ssim} for image in result.images},
+    }
+
+
+def meets_threshold(psnr: float, layout: Layout, split: Split = "valid") -> bool | None:
+    """Whether a mean PSNR, rounded to two decimals as the challenge reports it, suffices; None without a threshold."""
+    threshold = layout.thresholds.get(split)
+    return None if threshold is None else round(psnr, 2) >= threshold
+
+
+def threshold_line(psnr: float, layout: Layout, own_data: bool) -> str:
+    """A sentence that sets the PSNR beside what the challenge asks for."""
+    wanted = f"{layout.thresholds['valid']:.2f} dB on {layout.folders['valid'][0].removesuffix('_LR')}"
+    if not own_data:
+        return f"The challenge asks for {wanted}, which these images are not."
+    return f"The challenge asks for {wanted}: {'reached' if meets_threshold(psnr, layout) else 'missed'}."
+
+
+def table(metrics: Metrics) -> str:
+    """The figures as a Markdown table; ``submission_check`` reads them back by the names of the rows."""
+    rule = "fvcore" if metrics["flops_rule"] == "fvcore" else "the challenge's rule"
+    rows = [
+        ("Parameters", f"{metrics['params']:,}"),
+        (f"FLOPs ({rule}, LR 256x256)", f"{metrics['flops'] / 1e9:.4f} G"),
+        ("Activations (LR 256x256)", f"{metrics['activations'] / 1e6:.4f} M"),
+        ("Convolutions", f"{metrics['convs']}"),
+        ("PSNR", f"{metrics['psnr']:.4f} dB"),
+        ("SSIM", f"{metrics['ssim']:.4f}"),
+        (f"Runtime per image ({metrics['device']})", f"{1000 * metrics['seconds_per_image']:.1f} ms"),
+    ]
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])

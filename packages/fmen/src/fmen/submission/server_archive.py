@@ -1,0 +1,113 @@
+"""The archive for the challenge's evaluation server: the SR images of a split, and ``readme.txt`` with its four lines.
+
+The images are called after the HR images (``0801.png``), as the organisers' own ``test_demo.py`` saves them, and lie in
+the zip's root, as the servers of these challenges want it.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from fmen.submission.images import open_images
+from fmen.submission.rules import SCALE, Split, SubmissionError, entry, layout_named, writing
+from fmen.submission.team import Team, load_team
+from fmen_core import Upscaler, load
+from fmen_data import write_image
+from fmen_data.datasets import Source
+from fmen_eval import psnr
+
+README_LINES = (
+    "runtime per image [s]",
+    "CPU[1] / GPU[0]",
+    "Extra Data [1] / No Extra Data [0]",
+    "Other description",
+)
+"""What the lines of ``readme.txt`` begin with; `` : `` and the value follow."""
+
+
+@dataclass(frozen=True)
+class ResultsReport:
+    """What was written.
+
+    Attributes:
+        path: The zip.
+        dataset: The data set's name.
+        images: How many SR images it holds.
+        seconds: Mean runtime per image, transfers to and from the device included.
+        psnr: Mean PSNR over RGB in dB; None where there are no HR images.
+    """
+
+    path: Path
+    dataset: str
+    images: int
+    seconds: float
+    psnr: float | None
+
+
+def build_results(
+    weights: Path,
+    data: Source,
+    team: Path | None,
+    out: Path,
+    *,
+    layout: str = "ntire2022",
+    split: Split = "valid",
+    device: str = "auto",
+    progress: bool = True,
+) -> ResultsReport:
+    """Upscale a split and write the archive.
+
+    Args:
+        weights: Any x4 network's weights.
+        data: See ``submission_data.open_images``.
+        team: ``team.yaml``; None takes the example.
+        out: The zip to write; it appears when it is whole.
+        layout: The challenge: a key of ``LAYOUTS``.
+        split: ``"valid"`` or ``"test"``.
+        device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
+        progress: Show a progress bar.
+
+    Raises:
+        SubmissionError: ``team`` or ``out`` is at fault, the network is not x4, or the split is not there.
+        WeightsError: The weights cannot be read.
+        DataError: The images cannot be read.
+    """
+    rules, who = layout_named(layout), load_team(team)
+    images = open_images(data, rules, split)
+    upscaler = Upscaler(load(weights), device=device, channels_last=False)
+    if upscaler.scale != SCALE:
+        raise SubmissionError(f"{weights}: upscales x{upscaler.scale}; the challenge is x{SCALE}")
+    seconds, decibels = [], []
+    with (
+        writing(out) as part,
+        zipfile.ZipFile(part, "w") as archive,
+        tempfile.TemporaryDirectory(prefix="fmen-submit-") as work,
+    ):
+        upscaler(images.read(0)[0])  # the first call sets things up, which is not runtime
+        for index, name in enumerate(
+            tqdm(images.names, desc="upscale", unit="image", disable=not progress, leave=False)
+        ):
+            lr, hr = images.read(index)
+            start = time.perf_counter()
+            sr = upscaler(lr)
+            seconds.append(time.perf_counter() - start)
+            if hr is not None:
+                decibels.append(psnr(sr, hr, border=SCALE))
+            write_image(Path(work, "sr.png"), sr)
+            archive.writestr(entry(f"{name}.png"), Path(work, "sr.png").read_bytes())
+        mean = sum(seconds) / len(seconds)
+        archive.writestr(entry("readme.txt"), readme(who, mean, upscaler.device.type == "cuda"))
+    return ResultsReport(out, images.name, len(seconds), mean, sum(decibels) / len(decibels) if decibels else None)
+
+
+def readme(team: Team, seconds: float, gpu: bool) -> str:
+    """``readme.txt``: four lines, each a fixed text and a value."""
+    description = " ".join(f"{team.title}. {team.description} Training data: {team.training_data}. PyTorch.".split())
+    values = (f"{seconds:.4f}", "0" if gpu else "1", "1" if team.extra_data else "0", description)
+    return "".join(f"{line} : {value}\n" for line, value in zip(README_LINES, values, strict=True))

@@ -1,0 +1,114 @@
+"""Who submits: ``team.yaml``, and the texts that are filled in from it and from measured figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from string import Template
+from typing import Annotated
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from fmen.submission.rules import SubmissionError
+
+TEMPLATES = Path(__file__).parent / "package"
+"""The texts that ship with the application: a README, a factsheet, an example ``team.yaml``, and ``test_demo.py``."""
+
+Line = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, pattern=r"^[^\r\n]+$")]
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+
+
+class _Form(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Member(_Form):
+    """One person of the team."""
+
+    name: Line
+    affiliation: Line
+
+
+class Team(_Form):
+    """What a team fills in."""
+
+    team_id: int = Field(ge=0, le=99, description="the number that the organisers gave the team")
+    team_name: Line
+    contact: Annotated[Line, StringConstraints(pattern=r"^[^@\s]+@[^@\s]+$")]
+    members: tuple[Member, ...] = Field(min_length=1, description="the first one is the leader")
+    title: Line = Field(description="the method's name")
+    description: Text = Field(description="the method in a few sentences")
+    training_data: Line
+    extra_data: bool = Field(description="whether data beyond the challenge's own was trained on")
+
+    @property
+    def is_example(self) -> bool:
+        """Whether this is the example that ships with the application, which nobody has filled in."""
+        return self.contact.endswith("@example.org")
+
+
+def load_team(path: Path | None) -> Team:
+    """Read and validate ``team.yaml``; None takes the example.
+
+    Raises:
+        SubmissionError: The file is missing, is no YAML, or has a missing, unknown or wrong key.
+    """
+    path = path or TEMPLATES / "team.yaml"
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SubmissionError(f"{path}: no such team file; start from the example submission/team.yaml") from None
+    except OSError as error:
+        raise SubmissionError(f"{path}: cannot be read ({error.strerror})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SubmissionError(f"{path}: is not valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(content, dict):
+        keys = ", ".join(Team.model_fields)
+        raise SubmissionError(f"{path}: expected the keys {keys}, found {type(content).__name__}")
+    try:
+        return Team.model_validate(content)
+    except ValidationError as error:
+        faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
+        raise SubmissionError(f"{path}: {'; '.join(faults)}") from None
+
+
+def team_fields(team: Team) -> dict[str, str]:
+    """What the templates may say about the team."""
+    return {
+        "team_id": f"{team.team_id:02}",
+        "model_id": str(team.team_id),
+        "team_name": team.team_name,
+        "contact": team.contact,
+        "members": "\n".join(f"- {member.name}, {member.affiliation}" for member in team.members),
+        "title": team.title,
+        "description": team.description,
+        "training_data": team.training_data,
+        "extra_data": "yes" if team.extra_data else "no",
+    }
+
+
+def fill_in(name: str, fields: Mapping[str, str], folder: Path | None = None) -> str:
+    """A template with its ``$fields`` replaced.
+
+    Args:
+        name: The template's file name. One of that name in ``folder`` goes before the one that ships with fmen.
+        fields: What each ``$field`` stands for.
+        folder: Where the team keeps its own templates: beside ``team.yaml``.
+
+    Raises:
+        SubmissionError: The template cannot be read, uses an unknown field, or leaves the measured PSNR out.
+    """
+    path = TEMPLATES / name if folder is None or not (folder / name).is_file() else folder / name
+    try:
+        template = Template(path.read_text(encoding="utf-8"))
+        text = template.substitute(fields)
+    except KeyError as error:
+        raise SubmissionError(f"{path}: ${error.args[0]} is unknown; the fields are {', '.join(fields)}") from None
+    except (ValueError, UnicodeDecodeError) as error:
+        raise SubmissionError(f"{path}: {error}; write $$ for a dollar sign") from None
+    except OSError as error:
+        raise SubmissionError(f"{path}: cannot be read ({error.strerror})") from None
+    if name.endswith(".md") and "$psnr" not in template.template:
+        raise SubmissionError(f"{path}: the measured figures are left out; it needs $psnr at least")
+    return text

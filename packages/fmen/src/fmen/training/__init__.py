@@ -1,0 +1,1 @@
+"""Training: the loop, recipes, run folders, checkpoints."""

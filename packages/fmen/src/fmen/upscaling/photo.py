@@ -1,0 +1,280 @@
+"""Photographs as people have them: read upright with all that belongs to them, and written with it.
+
+PNG, JPEG, WebP, TIFF and BMP come in; PNG, JPEG, WebP and TIFF go out. Pillow knows the formats and what they carry
+beside the pixels; OpenCV decodes what has 16 bits per channel, which Pillow cuts to 8.
+
+- The EXIF orientation is applied to the pixels and left out of what is written; of the rest of the EXIF data, what says
+  who took the picture, when, where and with what is kept, save in TIFF. Thumbnails and the like would be wrong.
+- The ICC profile is kept. CMYK becomes RGB, without its profile.
+- Gray stays gray, 16 bits stay 16 bits where the format has them: PNG and TIFF do, JPEG and WebP are written in 8.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from fmen.upscaling.png_chunks import with_chunks
+from fmen_data import DataError
+from fmen_data.atomic import atomic_write
+from fmen_data.images import find_damage
+
+Pixels = npt.NDArray[Any]
+
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
+"""What can be written, by suffix."""
+
+READABLE = (*FORMATS, ".bmp")
+"""The suffixes of the files that are taken out of a folder."""
+
+LONGEST_SIDE = {"JPEG": 65535, "WEBP": 16383}
+
+# Values of TIFF tags. OpenCV, which decodes the files of 16 bits, takes no notice of these.
+WHITE_IS_ZERO, BLACK_IS_ZERO = 0, 1
+INTERLEAVED = 1
+EXTRA_SAMPLES, PREMULTIPLIED = 338, 1
+
+KEPT_TAGS = (
+    ExifTags.Base.ImageDescription,
+    ExifTags.Base.Make,
+    ExifTags.Base.Model,
+    ExifTags.Base.DateTime,
+    ExifTags.Base.Artist,
+    ExifTags.Base.Copyright,
+)
+DROPPED_DETAILS = (
+    ExifTags.Base.MakerNote,
+    ExifTags.Base.ExifImageWidth,
+    ExifTags.Base.ExifImageHeight,
+    ExifTags.Base.ExifInteroperabilityOffset,
+)
+
+Image.MAX_IMAGE_PIXELS = None  # the images are the user's own, and enlarged ones are large
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A photograph, upright.
+
+    Attributes:
+        pixels: ``(H, W, 3)`` RGB, uint8 or uint16.
+        alpha: ``(H, W)`` of the same type, or None if all of it is opaque.
+        gray: Whether the file had a single channel; the three of ``pixels`` are equal then, up to rounding.
+        icc: The colour profile.
+        exif: What is kept of the EXIF data, encoded.
+    """
+
+    pixels: Pixels
+    alpha: Pixels | None = None
+    gray: bool = False
+    icc: bytes | None = None
+    exif: bytes = b""
+
+
+def read_photo(content: bytes, name: str | Path) -> Photo:
+    """Decode an image file.
+
+    Args:
+        content: The file.
+        name: What messages call it.
+
+    Raises:
+        DataError: It is no image, damaged, of several frames, or of pixels that are neither 8 nor 16 bits wide.
+    """
+    damage = find_damage(content)
+    if damage:
+        raise DataError(f"{name} {damage}; get the file again or remove it")
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            frames = getattr(image, "n_frames", 1)
+            if frames > 1 and image.format != "MPO":  # a JPEG with a preview or a second view behind it
+                raise DataError(f"{name} holds {frames} frames; give an image of one")
+            deep = _is_deep(content, image)
+            pixels, gray = _decode_deep(content, image, name) if deep else _decode(image, name)
+            exif = image.getexif()  # without the orientation where Pillow has applied it
+            orientation = exif.get(ExifTags.Base.Orientation, 1)
+            if deep and image.format == "TIFF":  # OpenCV has applied it
+                orientation = 1
+            icc = None if image.mode == "CMYK" else image.info.get("icc_profile")
+            kept = _kept_exif(exif)
+    except UnidentifiedImageError:
+        raise DataError(f"{name} is no image that can be read; give PNG, JPEG, WebP, TIFF or BMP") from None
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{name} is damaged ({error}); get the file again or remove it") from error
+    pixels = _upright(pixels, orientation)
+    alpha = np.ascontiguousarray(pixels[..., 3]) if pixels.shape[2] == 4 else None
+    if alpha is not None and (alpha == np.iinfo(alpha.dtype).max).all():
+        alpha = None
+    return Photo(np.ascontiguousarray(pixels[..., :3]), alpha, gray, icc, kept)
+
+
+def _is_deep(content: bytes, image: Image.Image) -> bool:
+    """Whether the file has 16 bits per channel."""
+    if image.format == "PNG":
+        return content[24] == 16
+    return image.format == "TIFF" and 16 in np.atleast_1d(_tiff_tag(image, ExifTags.Base.BitsPerSample, 1))
+
+
+def _tiff_tag(image: Image.Image, tag: int, default: Any) -> Any:
+    """A tag of a TIFF file; the default in files of other formats."""
+    return getattr(image, "tag_v2", {}).get(tag, default)
+
+
+def _decode(image: Image.Image, name: str | Path) -> tuple[Pixels, bool]:
+    """The pixels of an 8-bit image, RGB or RGBA, and whether they are gray."""
+    if image.mode in ("I", "F") or image.mode.startswith("I;"):
+        raise DataError(f"{name} has 32 bits per channel; convert it to 8 or 16")
+    gray = image.mode in ("1", "L", "LA")
+    transparent = "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info
+    return np.array(image.convert("RGBA" if transparent else "RGB")), gray
+
+
+def _decode_deep(content: bytes, image: Image.Image, name: str | Path) -> tuple[Pixels, bool]:
+    """The pixels of a 16-bit image, RGB or RGBA, and whether they are gray."""
+    pixels: Pixels | None = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    channels = 0 if pixels is None else 1 if pixels.ndim == 2 else pixels.shape[2]
+    if pixels is None or pixels.dtype != np.uint16 or channels not in (1, 3, 4) or image.mode == "CMYK":
+        raise DataError(f"{name} has a kind of 16-bit pixels that cannot be read; convert it to RGB")
+    if channels == 1:
+        if _tiff_tag(image, ExifTags.Base.PhotometricInterpretation, BLACK_IS_ZERO) == WHITE_IS_ZERO:
+            pixels = np.uint16(65535) - pixels
+        return cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB), True
+    if _tiff_tag(image, ExifTags.Base.PlanarConfiguration, INTERLEAVED) != INTERLEAVED:
+        raise DataError(f"{name} holds its colour channels one after the other; save it with interleaved channels")
+    if channels == 3:
+        return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), False
+    pixels = cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA)
+    if np.atleast_1d(_tiff_tag(image, EXTRA_SAMPLES, 0))[0] == PREMULTIPLIED:
+        pixels = _divide_by_alpha(pixels)
+    return pixels, image.mode.startswith(("L", "I"))
+
+
+def _divide_by_alpha(pixels: Pixels) -> Pixels:
+    """The colours of uint16 RGBA pixels that were multiplied by their alpha."""
+    alpha = np.maximum(pixels[..., 3:], 1).astype(np.float64)
+    colours = np.minimum(pixels[..., :3] * (65535 / alpha), 65535).round().astype(np.uint16)
+    return np.dstack([colours, pixels[..., 3]])
+
+
+def _upright(pixels: Pixels, orientation: Any) -> Pixels:
+    """Apply an EXIF orientation, 1 to 8; other numbers mean nothing."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return pixels
+
+
+def _kept_exif(exif: Image.Exif) -> bytes:
+    kept = Image.Exif()
+    for tag in KEPT_TAGS:
+        if tag in exif:
+            # Pillow reads these as Latin-1 and writes ASCII alone; names are UTF-8 in practice. Their bytes stay.
+            kept[tag] = exif[tag].encode("latin-1", "replace") if isinstance(exif[tag], str) else exif[tag]
+    for part in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
+        details = {tag: value for tag, value in exif.get_ifd(part).items() if tag not in DROPPED_DETAILS}
+        if details:
+            kept.get_ifd(part).update(details)
+            kept[part] = kept.get_ifd(part)
+    return kept.tobytes() if len(kept) else b""
+
+
+def check_fits(path: Path, height: int, width: int, *, transparent: bool) -> None:
+    """Raise DataError unless the format of ``path`` can hold an image of this size, with or without transparency."""
+    kind = FORMATS[path.suffix.lower()]
+    if max(height, width) > LONGEST_SIDE.get(kind, 2**31):
+        raise DataError(f"{path}: {width}x{height} pixels are more than {kind} can hold; choose png or tiff")
+    if transparent and kind == "JPEG":
+        raise DataError(f"{path}: JPEG has no transparency; choose png, webp or tiff")
+
+
+def check_writable(path: Path) -> None:
+    """Raise DataError unless the suffix of ``path`` names a format that can be written."""
+    if path.suffix.lower() not in FORMATS:
+        raise DataError(f"cannot write {path}: unknown image format {path.suffix!r}; use one of {', '.join(FORMATS)}")
+
+
+def write_photo(path: Path, photo: Photo, *, quality: int = 95) -> None:
+    """Write a photograph in the format that the suffix names, whole or not at all.
+
+    Args:
+        path: The file; its folder is made if it is missing.
+        photo: The photograph.
+        quality: Of JPEG and WebP, 1 to 100.
+
+    Raises:
+        DataError: The format cannot hold the photograph, or the file cannot be written.
+    """
+    check_writable(path)
+    check_fits(path, *photo.pixels.shape[:2], transparent=photo.alpha is not None)
+    try:
+        with atomic_write(path) as temporary, temporary.open("wb+") as file:
+            encode_photo(file, photo, FORMATS[path.suffix.lower()], quality=quality)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise DataError(f"cannot write {path}: {reason}; free some space or choose another place") from error
+
+
+def encode_photo(file: IO[bytes], photo: Photo, kind: str, *, quality: int = 95) -> None:
+    """Encode a photograph as ``"PNG"``, ``"JPEG"``, ``"WEBP"`` or ``"TIFF"`` into an open file."""
+    pixels = _channels(photo)
+    if pixels.dtype == np.uint16 and kind == "PNG":
+        file.write(_deep_png(pixels, photo))
+    elif pixels.dtype == np.uint16 and kind == "TIFF":
+        _write_deep_tiff(file, pixels, photo)
+    else:
+        if pixels.dtype == np.uint16:
+            pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        options: dict[str, dict[str, Any]] = {
+            "PNG": {"compress_level": 3},  # half the time of the default 6 for a few per cent of the size
+            "JPEG": {"quality": quality, "subsampling": 0},
+            "WEBP": {"quality": quality},
+            "TIFF": {"compression": "tiff_adobe_deflate"},
+        }
+        # Pillow writes no EXIF parts into a compressed TIFF.
+        metadata = {"icc_profile": photo.icc, "exif": None if kind == "TIFF" else photo.exif}
+        given = {key: value for key, value in metadata.items() if value}
+        Image.fromarray(pixels).save(file, kind, **options[kind], **given)
+
+
+def _channels(photo: Photo) -> Pixels:
+    """The pixels with as many channels as are written: gray, gray and alpha, RGB, or RGBA."""
+    pixels = cv2.cvtColor(photo.pixels, cv2.COLOR_RGB2GRAY) if photo.gray else photo.pixels
+    return pixels if photo.alpha is None else np.dstack([pixels, photo.alpha])
+
+
+def _deep_png(pixels: Pixels, photo: Photo) -> bytes:
+    if pixels.ndim == 3:
+        if pixels.shape[2] == 2:  # OpenCV writes no gray with alpha
+            pixels = np.dstack([pixels[..., :1]] * 3 + [pixels[..., 1:]])
+        pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR if pixels.shape[2] == 3 else cv2.COLOR_RGBA2BGRA)
+    encoded = cv2.imencode(".png", pixels)[1].tobytes()
+    return with_chunks(encoded, icc=photo.icc, exif=photo.exif)
+
+
+def _write_deep_tiff(file: IO[bytes], pixels: Pixels, photo: Photo) -> None:
+    import tifffile
+
+    tifffile.imwrite(
+        file,
+        pixels,
+        photometric="minisblack" if photo.gray else "rgb",
+        planarconfig="contig" if pixels.ndim == 3 else None,
+        extrasamples=None if photo.alpha is None else ["unassalpha"],
+        compression="adobe_deflate",
+        predictor=True,
+        iccprofile=photo.icc,
+        metadata=None,
+        software=False,
+    )

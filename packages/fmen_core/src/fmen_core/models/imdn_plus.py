@@ -1,0 +1,92 @@
+"""rainbow's IMDN+ in the NTIRE 2022 challenge on efficient super-resolution (team 39).
+
+IMDN (Hui et al., ACM MM 2019) with ever narrower convolutions: a sixth of the channels is kept after each of six, and
+SiLU is the activation. The challenge's report (Li et al., "NTIRE 2022 Challenge on Efficient Super-Resolution: Methods
+and Results", CVPR Workshops 2022) describes it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fmen_core.architecture import Architecture, StateDict
+from fmen_core.blocks.distillation import split_off
+from fmen_core.blocks.layers import Shortcut, conv1x1, conv3x3, pixel_shuffle_tail
+from fmen_core.detection import count, out_channels, recognise, shuffle_scale
+
+
+class Block(nn.Module):
+    """Six convolutions of 6/6, 5/6, ... 1/6 of the channels; a shortcut around all."""
+
+    def __init__(self, n_feats: int) -> None:
+        super().__init__()
+        self.kept = n_feats // 6
+        self.c1 = conv3x3(n_feats, n_feats)
+        self.c2 = conv3x3(5 * self.kept, 5 * self.kept)
+        self.c3 = conv3x3(4 * self.kept, 4 * self.kept)
+        self.c4 = conv3x3(3 * self.kept, 3 * self.kept)
+        self.c5 = conv3x3(2 * self.kept, 2 * self.kept)
+        self.c6 = conv3x3(self.kept, self.kept)
+        self.c7 = conv1x1(6 * self.kept, n_feats)
+        self.act = nn.SiLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, n_feats, H, W)`` to the same shape."""
+        parts, rest = split_off(x, (self.c1, self.c2, self.c3, self.c4, self.c5), self.kept, self.act)
+        last = self.act(self.c6(rest))
+        joined = torch.cat([*parts, last], dim=1)
+        out: Tensor = self.c7(joined) + x
+        return out
+
+
+class IMDNPlus(nn.Module):
+    """RGB ``(N, 3, H, W)`` in ``[0, 1]`` to ``(N, 3, scale*H, scale*W)``.
+
+    Args:
+        scale: How many times larger the output is.
+        n_feats: Channels of the features, a multiple of 6.
+        n_blocks: Number of distillation blocks.
+    """
+
+    name = "imdn-plus"
+    data_range = 1.0
+
+    def __init__(self, scale: int = 4, n_feats: int = 36, n_blocks: int = 8) -> None:
+        super().__init__()
+        self.scale = scale
+        blocks = (Block(n_feats) for _ in range(n_blocks))
+        self.FEM = nn.Sequential(
+            conv3x3(3, n_feats),
+            Shortcut(nn.Sequential(*blocks, conv3x3(n_feats, n_feats))),
+        )
+        self.RM = pixel_shuffle_tail(n_feats, scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Super-resolve a batch."""
+        out: Tensor = self.RM(self.FEM(x))
+        return out
+
+
+def detect(state: StateDict) -> dict[str, Any] | None:
+    """The arguments of ``IMDNPlus`` that reproduce a state dict, or None if it is of another network."""
+    return recognise(
+        state,
+        IMDNPlus,
+        scale=shuffle_scale(state, "RM.0.weight"),
+        n_feats=out_channels(state, "FEM.0.weight"),
+        n_blocks=count(state, r"FEM\.1\.sub\.\d+\.c7\.weight"),
+    )
+
+
+ARCHITECTURE = Architecture(
+    name=IMDNPlus.name,
+    title="rainbow (IMDN+)",
+    source="NTIRE 2022, team 39 rainbow; after Hui et al., ACM MM 2019",
+    data_range=IMDNPlus.data_range,
+    scales=(2, 3, 4),
+    build=IMDNPlus,
+    detect=detect,
+)

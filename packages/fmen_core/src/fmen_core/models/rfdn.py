@@ -1,0 +1,83 @@
+"""E-RFDN, the residual feature distillation network that won the AIM 2020 challenge on efficient super-resolution.
+
+Liu, Tang and Wu, "Residual Feature Distillation Network for Lightweight Image Super-Resolution", ECCV Workshops 2020.
+The enhanced version: four blocks with 50 channels and enhanced spatial attention.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fmen_core.architecture import Architecture, StateDict
+from fmen_core.blocks.attention import ESA
+from fmen_core.blocks.distillation import FeatureDistillation
+from fmen_core.blocks.layers import conv1x1, conv3x3, leaky_relu, pixel_shuffle_tail
+from fmen_core.detection import out_channels, recognise, shuffle_scale
+
+
+class RFDN(nn.Module):
+    """RGB ``(N, 3, H, W)`` in ``[0, 255]`` to ``(N, 3, scale*H, scale*W)``.
+
+    Args:
+        scale: How many times larger the output is.
+        n_feats: Channels of the features; half of them are distilled.
+        esa_feats: Width of the attention; a quarter of ``n_feats`` by default.
+        residual: Whether the convolutions inside a block have shortcuts.
+    """
+
+    name = "rfdn"
+    data_range = 255.0
+
+    def __init__(
+        self, scale: int = 4, n_feats: int = 50, *, esa_feats: int | None = None, residual: bool = True
+    ) -> None:
+        super().__init__()
+        self.scale = scale
+
+        def block() -> FeatureDistillation:
+            attention = ESA(n_feats, esa_feats or n_feats // 4)
+            return FeatureDistillation(n_feats, n_feats // 2, attention, residual=residual)
+
+        self.fea_conv = conv3x3(3, n_feats)
+        self.B1 = block()
+        self.B2 = block()
+        self.B3 = block()
+        self.B4 = block()
+        self.c = nn.Sequential(conv1x1(4 * n_feats, n_feats), leaky_relu())
+        self.LR_conv = conv3x3(n_feats, n_feats)
+        self.upsampler = pixel_shuffle_tail(n_feats, scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Super-resolve a batch."""
+        head = self.fea_conv(x)
+        first = self.B1(head)
+        second = self.B2(first)
+        third = self.B3(second)
+        fourth = self.B4(third)
+        fused = self.c(torch.cat([first, second, third, fourth], dim=1))
+        out: Tensor = self.upsampler(self.LR_conv(fused) + head)
+        return out
+
+
+def detect(state: StateDict) -> dict[str, Any] | None:
+    """The arguments of ``RFDN`` that reproduce a state dict, or None if it is of another network."""
+    return recognise(
+        state,
+        RFDN,
+        scale=shuffle_scale(state, "upsampler.0.weight"),
+        n_feats=out_channels(state, "fea_conv.weight"),
+    )
+
+
+ARCHITECTURE = Architecture(
+    name=RFDN.name,
+    title="E-RFDN",
+    source="Liu et al., ECCV Workshops 2020; winner of AIM 2020",
+    data_range=RFDN.data_range,
+    scales=(2, 3, 4),
+    build=RFDN,
+    detect=detect,
+)

@@ -1,0 +1,44 @@
+"""MegSR's pruned RFDN in the NTIRE 2022 challenge on efficient super-resolution (team 40).
+
+E-RFDN (Liu et al., ECCV Workshops 2020) pruned from 50 to 40 channels, its attention as wide as before, and without the
+shortcuts inside the blocks. The challenge's report (Li et al., "NTIRE 2022 Challenge on Efficient Super-Resolution:
+Methods and Results", CVPR Workshops 2022) describes it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fmen_core.architecture import Architecture, StateDict
+from fmen_core.detection import recognise, shuffle_scale
+from fmen_core.models.rfdn import RFDN
+
+
+class RFDNPruned(RFDN):
+    """RGB ``(N, 3, H, W)`` in ``[0, 255]`` to ``(N, 3, scale*H, scale*W)``.
+
+    Args:
+        scale: How many times larger the output is.
+    """
+
+    name = "rfdn-pruned"
+
+    def __init__(self, scale: int = 4) -> None:
+        # The attention keeps a quarter of E-RFDN's 50 channels, which tells these weights from a narrow E-RFDN's.
+        super().__init__(scale, n_feats=40, esa_feats=12, residual=False)
+
+
+def detect(state: StateDict) -> dict[str, Any] | None:
+    """The arguments of ``RFDNPruned`` that reproduce a state dict, or None if it is of another network."""
+    return recognise(state, RFDNPruned, scale=shuffle_scale(state, "upsampler.0.weight"))
+
+
+ARCHITECTURE = Architecture(
+    name=RFDNPruned.name,
+    title="MegSR (pruned RFDN)",
+    source="NTIRE 2022, team 40 MegSR; after Liu et al., ECCV Workshops 2020",
+    data_range=RFDNPruned.data_range,
+    scales=(2, 3, 4),
+    build=RFDNPruned,
+    detect=detect,
+)

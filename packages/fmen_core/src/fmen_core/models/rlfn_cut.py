@@ -1,0 +1,96 @@
+"""ByteESR's RLFN_cut, the winner of the NTIRE 2022 challenge on efficient super-resolution, runtime track (team 04).
+
+Kong et al., "Residual Local Feature Network for Efficient Super-Resolution", CVPR Workshops 2022: no distillation, but
+three plain convolutions with a shortcut and a slim ESA in each of four blocks.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from fmen_core.architecture import Architecture, StateDict
+from fmen_core.blocks.attention import ESA
+from fmen_core.blocks.layers import conv1x1, conv3x3, leaky_relu, pixel_shuffle_tail
+from fmen_core.detection import out_channels, recognise, shuffle_scale
+
+
+class Block(nn.Module):
+    """Residual local feature block (section 3.2)."""
+
+    def __init__(self, n_feats: int, mid_feats: int, esa_feats: int) -> None:
+        super().__init__()
+        self.c1_r = conv3x3(n_feats, mid_feats)
+        self.c2_r = conv3x3(mid_feats, mid_feats)
+        self.c3_r = conv3x3(mid_feats, n_feats)
+        self.c5 = conv1x1(n_feats, n_feats)
+        self.esa = ESA(n_feats, esa_feats, deep=False)
+        self.act = leaky_relu()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, n_feats, H, W)`` to the same shape."""
+        local = self.act(self.c1_r(x))
+        local = self.act(self.c2_r(local))
+        local = self.act(self.c3_r(local))
+        local = local + x
+        out: Tensor = self.esa(self.c5(local))
+        return out
+
+
+class RLFNCut(nn.Module):
+    """RGB ``(N, 3, H, W)`` in ``[0, 255]`` to ``(N, 3, scale*H, scale*W)``.
+
+    Args:
+        scale: How many times larger the output is.
+        n_feats: Channels of the features between the blocks.
+        mid_feats: Channels inside the blocks.
+        esa_feats: Channels inside the attention.
+    """
+
+    name = "rlfn-cut"
+    data_range = 255.0
+
+    def __init__(self, scale: int = 4, n_feats: int = 46, mid_feats: int = 48, esa_feats: int = 16) -> None:
+        super().__init__()
+        self.scale = scale
+        self.fea_conv = conv3x3(3, n_feats)
+        self.B1 = Block(n_feats, mid_feats, esa_feats)
+        self.B2 = Block(n_feats, mid_feats, esa_feats)
+        self.B3 = Block(n_feats, mid_feats, esa_feats)
+        self.B4 = Block(n_feats, mid_feats, esa_feats)
+        self.LR_conv = conv3x3(n_feats, n_feats)
+        self.upsampler = pixel_shuffle_tail(n_feats, scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Super-resolve a batch."""
+        head = self.fea_conv(x)
+        features = self.B1(head)
+        features = self.B2(features)
+        features = self.B3(features)
+        features = self.B4(features)
+        out: Tensor = self.upsampler(self.LR_conv(features) + head)
+        return out
+
+
+def detect(state: StateDict) -> dict[str, Any] | None:
+    """The arguments of ``RLFNCut`` that reproduce a state dict, or None if it is of another network."""
+    return recognise(
+        state,
+        RLFNCut,
+        scale=shuffle_scale(state, "upsampler.0.weight"),
+        n_feats=out_channels(state, "fea_conv.weight"),
+        mid_feats=out_channels(state, "B1.c1_r.weight"),
+        esa_feats=out_channels(state, "B1.esa.conv1.weight"),
+    )
+
+
+ARCHITECTURE = Architecture(
+    name=RLFNCut.name,
+    title="ByteESR (RLFN_cut)",
+    source="Kong et al., CVPR Workshops 2022; NTIRE 2022, team 04 ByteESR, winner of the runtime track",
+    data_range=RLFNCut.data_range,
+    scales=(2, 3, 4),
+    build=RLFNCut,
+    detect=detect,
+)

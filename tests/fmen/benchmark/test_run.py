@@ -1,0 +1,233 @@
+"""The challenge table: who takes part, how rows are ranked and scored, and what is written."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import typer
+from torch import nn
+from typer.testing import CliRunner
+
+from fmen.benchmark.run import Accuracy, Benchmark, Entrant, Row, choose, run_bench, with_scores
+from fmen.benchmark.table import COLUMNS, markdown_table, memory_table, rank, sort_rows, text_table
+from fmen.charts.networks import draw, needs_matplotlib
+from fmen.cli.bench import bench
+from fmen_core import create_model, model_names, reparameterize, save
+from fmen_eval import PeakMemory, Runtime
+
+SIZE = (32, 24)
+
+app = typer.Typer()
+app.command()(bench)
+
+
+def row(model: str, milliseconds: float, params: int = 100_000, psnr: float | None = None) -> Row:
+    accuracy = None if psnr is None else Accuracy("Set5", psnr, milliseconds, 2**20)
+    runtime = Runtime((milliseconds,), PeakMemory(params * 100, None))
+    return Row(
+        Entrant(model, model.upper(), nn.Identity()), params, 2 * params, 2 * params, 10, 3, runtime, accuracy=accuracy
+    )
+
+
+@pytest.fixture(scope="module")
+def measured() -> Benchmark:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    entrants = choose(["fmen-s", "imdn-baseline"])
+    result = run_bench(entrants, lr_size=SIZE, device="cpu", runs=2, score=True, memory=True, progress=False)
+    torch.set_num_threads(threads)
+    return result
+
+
+def test_json_has_a_row_per_network_with_the_contracts_keys(measured: Benchmark) -> None:
+    rows: list[dict[str, Any]] = json.loads(json.dumps(measured.to_json()))
+    assert [entry["model"] for entry in rows] == ["fmen-s", "imdn-baseline", "span"]
+    keys = ["model", "params", "flops", "macs", "activations", "convs", "runtime_ms"]
+    assert list(rows[0])[: len(keys)] == keys
+    assert (rows[0]["params"], rows[0]["flops"], rows[0]["convs"]) == (341_066, 22_280_011_776, 34)
+    assert rows[0]["peak_memory_bytes"] > rows[0]["params"] * 4
+
+
+def test_span_joins_when_the_score_is_asked_for_and_scores_e_squared(measured: Benchmark) -> None:
+    scores = {entry.entrant.model: entry.score for entry in measured.rows}
+    assert scores["span"] == pytest.approx(math.exp(2))
+
+
+def test_the_score_weighs_time_flops_and_parameters() -> None:
+    scored = with_scores([row("span", 10, 100_000), row("mine", 5, 200_000)])
+    assert scored[1].score == pytest.approx(0.8 * math.exp(1) + 0.2 * math.exp(4))
+
+
+def test_the_prediction_stands_beside_the_measurement(measured: Benchmark) -> None:
+    for entry in measured.rows:
+        assert entry.prediction is not None
+        assert entry.prediction.peak_held.total_held <= 1.01 * entry.runtime.memory.allocated_bytes
+    table = memory_table(measured.rows)
+    assert "HFABs.3.excitate: convolution" in table
+    assert "model.1.sub.7: cat" in table
+
+
+def test_every_network_takes_part_by_default() -> None:
+    assert [entrant.model for entrant in choose()] == list(model_names())
+
+
+def test_a_weights_file_takes_the_place_of_the_random_network(tmp_path: Path) -> None:
+    save(reparameterize(create_model("fmen-s")), tmp_path / "one.safetensors")
+    save(reparameterize(create_model("fmen-s")), tmp_path / "two.safetensors")
+    files = [tmp_path / "one.safetensors", tmp_path / "two.safetensors"]
+    entrants = choose(["fmen-s", "span"], files)
+    assert [(entrant.model, entrant.weights) for entrant in entrants] == [
+        ("fmen-s", files[0]),
+        ("span", None),
+        ("fmen-s (two)", files[1]),
+    ]
+
+
+MODULE = """
+import torch
+from neighbour import CHANNELS
+
+class Mine(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.basic_blocks = torch.nn.Conv2d(3, CHANNELS, 3, padding=1)
+        self.shuffle = torch.nn.PixelShuffle(4)
+
+    def forward(self, x):
+        return self.shuffle(self.basic_blocks(x))
+
+class Broken(torch.nn.Module):
+    def __init__(self):
+        raise RuntimeError("no such luck\\nand more")
+"""
+
+
+@pytest.fixture
+def module_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr("sys.path", list(sys.path))
+    (tmp_path / "neighbour.py").write_text("CHANNELS = 48\n")
+    (tmp_path / "mine.py").write_text(MODULE)
+    return tmp_path / "mine.py"
+
+
+def test_a_network_of_ones_own_gets_a_row(module_file: Path) -> None:
+    weight = torch.full((48, 3, 3, 3), 0.5)
+    torch.save({"module.basic_blocks.weight": weight, "module.basic_blocks.bias": torch.zeros(48)}, "weights.pth")
+    entrants = choose(["span"], modules=[f"{module_file}:Mine,weights.pth"])
+    assert [entrant.model for entrant in entrants] == ["span", "Mine"]
+    assert torch.equal(next(entrants[1].network.parameters()), weight)
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("{}", "expected path/to/file.py:ClassName"),
+        ("{}:Broken", r"Broken\(\) failed: RuntimeError: no such luck$"),
+        ("{}:Absent", "has no nn.Module called Absent"),
+        ("{}:CHANNELS", r"CHANNELS\(\) failed: TypeError"),
+        ("nowhere.py:Mine", "there is no file nowhere.py"),
+        ("{}:Mine,nowhere.pth", "nowhere.pth: no such weights file"),
+        ("{}:Mine,other.pth", "other.pth: does not fit Mine: basic_blocks.bias, basic_blocks.weight, other differ"),
+    ],
+)
+def test_a_module_that_cannot_be_used_is_named_in_one_line(module_file: Path, argument: str, message: str) -> None:
+    torch.save({"other": torch.zeros(1)}, "other.pth")
+    with pytest.raises(ValueError, match=message):
+        choose(["span"], modules=[argument.format(module_file)])
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_ranks_are_per_column_and_equals_share_one() -> None:
+    rows = [row("a", 3, psnr=30), row("b", 1, psnr=29), row("c", 3, psnr=31), row("d", 4)]
+    columns = {column.key: column for column in COLUMNS}
+    assert [rank(columns["runtime"], rows, entry) for entry in rows] == [2, 1, 2, 4]
+    assert [rank(columns["psnr"], rows, entry) for entry in rows] == [2, 3, 1, 4]
+
+
+def test_rows_are_sorted_best_first_and_unknown_last() -> None:
+    rows = [row("a", 3, psnr=30), row("d", 4), row("b", 1, psnr=31)]
+    assert [entry.entrant.model for entry in sort_rows(rows, "runtime")] == ["b", "a", "d"]
+    assert [entry.entrant.model for entry in sort_rows(rows, "psnr")] == ["b", "a", "d"]
+    assert [entry.entrant.model for entry in sort_rows(rows, "model")] == ["a", "b", "d"]
+    with pytest.raises(ValueError, match="--sort beauty: choose one of model, psnr, params"):
+        sort_rows([], "beauty")
+
+
+def test_tables_compare_with_the_baseline() -> None:
+    rows = [row("mine", 5, 50_000), row("imdn-baseline", 10)]
+    mine = next(line for line in text_table(rows).splitlines() if line.startswith("mine"))
+    assert "5.00 (1)  -50%" in mine
+    assert "| mine | 0.050<sub>(1)</sub> -50% |" in markdown_table(rows)
+    assert "%" not in text_table(rows[:1])
+    assert "PSNR" not in text_table(rows)
+
+
+def test_the_command_writes_json_markdown_and_the_table(tmp_path: Path) -> None:
+    arguments = ["--models", "span,rlfn-cut", "--runs", "1", "--lr-size", "32x24", "--sort", "params"]
+    files = ["--json", "new/bench.json", "--markdown", "bench.md"]
+    result = CliRunner().invoke(app, [*arguments, *files], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert [line.split()[0] for line in result.stdout.splitlines()[2:4]] == ["span", "rlfn-cut"]
+    assert "LR image 24x32; median of 1" in result.stdout
+    assert {entry["model"] for entry in json.loads((tmp_path / "new/bench.json").read_text())} == {"span", "rlfn-cut"}
+    assert (tmp_path / "bench.md").read_text().startswith("| model | Params [M] |")
+
+
+def test_psnr_needs_weights() -> None:
+    with pytest.raises(ValueError, match="name their files with --weights"):
+        run_bench(choose(["span"]), lr_size=SIZE, runs=1, data="sample", progress=False)
+
+
+def test_psnr_needs_a_network_that_says_its_range(module_file: Path) -> None:
+    torch.save({"basic_blocks.weight": torch.zeros(48, 3, 3, 3), "basic_blocks.bias": torch.zeros(48)}, "weights.pth")
+    entrants = choose([], modules=[f"{module_file}:Mine,weights.pth"])
+    with pytest.raises(ValueError, match="Mine needs the attributes scale"):
+        run_bench(entrants, lr_size=SIZE, runs=1, data="sample", progress=False)
+
+
+def test_psnr_is_measured_for_networks_with_weights() -> None:
+    save(create_model("span"), "span.safetensors")
+    result = run_bench(
+        choose(["imdn-plus"], [Path("span.safetensors")]), lr_size=SIZE, runs=1, data="sample", progress=False
+    )
+    without, with_weights = result.rows
+    assert without.accuracy is None
+    assert with_weights.accuracy is not None
+    assert 0 < with_weights.accuracy.psnr < 40
+    assert result.to_json()[1]["psnr"] == with_weights.accuracy.psnr
+
+
+@pytest.mark.parametrize("size", ["256", "0x5", "axb", "16x16x3"])
+def test_an_image_size_that_is_none_is_refused(size: str) -> None:
+    result = CliRunner().invoke(app, ["--lr-size", size])
+    assert isinstance(result.exception, ValueError)
+    assert f"--lr-size {size}: expected HxW" in str(result.exception)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".pdf", ".svg"])
+def test_the_figure_names_every_network(tmp_path: Path, suffix: str) -> None:
+    pytest.importorskip("matplotlib", reason="figures need the extra fmen[plot]")
+    rows = [row("fmen-s", 60, 341_066, 29.0), row("rfdn", 120, 433_448, 29.04), row("span", 40, 150_688)]
+    file = tmp_path / f"figure{suffix}"
+    draw([row.plotted() for row in rows], "somewhere", file)
+    content = file.read_bytes()
+    assert content[:4] in (b"\x89PNG", b"%PDF", b"<?xm")
+    if suffix == ".svg":
+        names = ["FMEN-S", "RFDN"]
+        assert [content.count(f">{name}<".encode()) for name in [*names, "SPAN"]] == [2, 2, 1]
+        assert content.count(b">Accuracy on Set5<") == 1
+
+
+def test_a_figure_of_unknown_kind_is_refused_before_measuring() -> None:
+    with pytest.raises(ValueError, match=r"end the name in one of \.png, \.pdf, \.svg"):
+        needs_matplotlib(Path("figure.bmp"))

@@ -1,0 +1,233 @@
+"""The command line: exit statuses, one-line errors, and the files that other programs read."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from fmen.cli.main import app
+from fmen.training.logger import Journal
+from fmen.training.run_folder import Run
+from fmen.validation import Report
+from fmen_core import FMEN, create_model, load, read_metadata, save
+from fmen_data import imresize, list_images, read_image, write_image
+from fmen_eval import ImageResult, ValidationResult
+
+TRAIN = ["train", "--recipe", "quick", "--data", "photos", "--set", "patch=8", "--set", "batch=2"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder with two photographs in ``photos/``."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FMEN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("FMEN_DEBUG", raising=False)
+    rng = np.random.default_rng(0)
+    (tmp_path / "photos").mkdir()
+    for name in ("one", "two"):
+        write_image(tmp_path / "photos" / f"{name}.png", imresize(rng.integers(0, 256, (6, 8, 3), np.uint8), 8))
+    return tmp_path
+
+
+@pytest.fixture
+def weights(work: Path) -> Path:
+    """FMEN-S x4 in its training form, with fresh weights."""
+    torch.manual_seed(0)
+    save(create_model("fmen-s"), work / "w.safetensors", recipe="none")
+    return work / "w.safetensors"
+
+
+def fmen(*arguments: str | Path, status: int = 0) -> tuple[str, str]:
+    """Run a command, check its exit status, and return what it wrote to standard output and standard error."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == status, result.output
+    return result.stdout, result.stderr
+
+
+def error_of(*arguments: str | Path) -> str:
+    """The one line that a command at fault writes to standard error."""
+    _, stderr = fmen(*arguments, status=2)
+    assert stderr.startswith("error: ") and stderr.count("\n") == 1, stderr
+    return stderr
+
+
+def test_help_imports_neither_pytorch_nor_anything_else_that_is_slow() -> None:
+    code = "import sys; from fmen.cli.main import app; app(['--help'], standalone_mode=False); print(*sys.modules)"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "Usage:" in output and "validate" in output
+    loaded = set(output.split("\n")[-2].split())
+    assert loaded.isdisjoint({"torch", "numpy", "cv2", "h5py", "pydantic", "yaml", "tqdm", "rich"})
+
+
+def test_train_then_validate_then_resume(work: Path) -> None:
+    stdout, _ = fmen(*TRAIN, "--val-data", "photos", "--set", "steps=60", "--set", "val_every=30")
+    assert "run runs/fmen-s_x4_quick: fmen-s x4, 60 steps" in stdout
+    assert "done: 60 steps, best" in stdout
+
+    stdout, _ = fmen("validate", "--data", "photos", "--protocol", "paper", "--json", "result.json")
+    assert "weights runs/fmen-s_x4_quick/best.safetensors: fmen-s x4, training form, re-parameterized" in stdout
+    result = json.loads((work / "result.json").read_text())
+    assert result.keys() == {"model", "weights", "protocol", "scale", "mean", "images"}
+    assert (result["model"], result["protocol"], result["scale"]) == ("fmen-s", "paper", 4)
+    assert [image["name"] for image in result["images"]] == ["one", "two"]
+    assert result["images"][0].keys() == {"name", "psnr", "ssim", "seconds"}
+    best = max(record.get("psnr", 0) for record in Run(work / "runs" / "fmen-s_x4_quick").records())
+    assert result["mean"]["psnr"] == pytest.approx(best, abs=1e-6)
+
+    fmen("train", "--resume", "--set", "steps=61")
+    assert Run(work / "runs" / "fmen-s_x4_quick").records()[-1]["step"] == 61
+
+
+def test_an_interrupted_run_tells_how_to_go_on(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Journal, "tick", lambda self: os.kill(os.getpid(), signal.SIGTERM))
+    _, stderr = fmen(*TRAIN, "--set", "steps=70", status=128 + signal.SIGTERM)
+    assert "stopped after step 1 of 70; continue with: fmen train --resume --out runs/fmen-s_x4_quick" in stderr
+    monkeypatch.setattr(Journal, "tick", lambda self: os.kill(os.getpid(), signal.SIGINT))
+    fmen("train", "--resume", "--out", "runs/fmen-s_x4_quick", status=130)
+    assert torch.load("runs/fmen-s_x4_quick/resume.pt", weights_only=True)["step"] == 2
+
+
+def test_ctrl_c_outside_the_training_loop_is_no_traceback(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fmen.training.loop.open_patches", interrupted)
+    _, stderr = fmen(*TRAIN, status=130)
+    assert stderr == "error: stopped\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train", "--recipe", "slow"], "no recipe 'slow'"),
+        ([*TRAIN, "--set", "lr=9"], "lr = 9: input should be less than or equal to 1"),
+        ([*TRAIN, "--set", "optimiser=sgd"], "unknown key 'optimiser'"),
+        ([*TRAIN, "--scale", "5"], "scale = 5: input should be 2, 3 or 4"),
+        ([*TRAIN, "--set", "patch=100"], "smaller than a 100x100 patch"),
+        (["train", "--recipe", "quick", "--data", "nowhere"], "nowhere does not exist"),
+        (["train", "--recipe", "paper"], "data/DIV2K does not exist"),
+        (["train", "--resume"], "no run under runs/ to resume: start one with 'fmen train'"),
+        (["train", "--resume", "--out", "photos"], "photos: no run to resume"),
+        (["validate"], "no trained weights under runs/: train with 'fmen train', or name a file with --weights"),
+        (["validate", "--weights", "photos/one.png"], "photos/one.png: not a weights file"),
+        (["validate", "--weights", "none.pth"], "none.pth: no such weights file"),
+        (["validate", "--weights", "w.safetensors", "--data", "nowhere"], "nowhere does not exist"),
+        (["validate", "--weights", "w.safetensors", "--data", "photos", "--device", "cuda"], "no CUDA GPU"),
+        (
+            ["validate", "--weights", "w.safetensors", "--data", "photos", "--json", "w.safetensors/r"],
+            "w.safetensors: File exists",
+        ),
+        (["upscale", "nothing.png", "-o", "out"], "nothing.png: no such file or folder"),
+        (["upscale", "photos", "-o", "out", "--tile", "x"], "--tile x: give a number of pixels, or auto"),
+        (["upscale", "photos", "-o", "out", "--weights", "w.safetensors", "--tile", "3"], "a tile of 3 pixels"),
+        (["reparam", "photos", "out.safetensors"], "photos: no such weights file"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+@pytest.mark.usefixtures("weights")
+def test_input_at_fault_is_one_line_and_exit_status_2(work: Path, arguments: list[str], said: str) -> None:
+    before = sorted(work.iterdir())
+    assert said in error_of(*arguments)
+    assert {path.name for path in work.iterdir()} - {path.name for path in before} <= {"cache"}
+
+
+def test_a_full_disk_is_one_line_with_a_remedy(work: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Path, content: bytes) -> int:
+        raise OSError(28, "No space left on device", str(self))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    line = error_of("validate", "--weights", weights, "--data", "photos", "--json", "result.json")
+    assert "result.json: No space left on device; free some space or write elsewhere" in line
+    assert not (work / "result.json").exists()
+
+
+def test_debug_shows_the_traceback(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FMEN_DEBUG", "")
+    _, stderr = fmen("--debug", "train", "--recipe", "slow", status=2)
+    assert "Traceback" in stderr and stderr.endswith("\n") and "error: no recipe 'slow'" in stderr.splitlines()[-1]
+
+
+def test_validate_exits_with_1_below_the_threshold(work: Path, weights: Path) -> None:
+    command = ["validate", "--weights", weights, "--data", "photos"]
+    psnr = float(fmen(*command)[0].split("mean PSNR ")[1].split(" dB")[0])
+    assert "reaches the threshold" in fmen(*command, "--threshold", str(psnr))[0]
+    assert "is below the threshold" in fmen(*command, "--threshold", str(psnr + 0.01), status=1)[0]
+
+
+@pytest.mark.parametrize(
+    ("psnr", "first", "protocol", "passes"),
+    [
+        (28.9951, 801, "ntire", True),
+        (28.9949, 801, "ntire", False),
+        (20.0, 801, "paper", None),
+        (20.0, 1, "ntire", None),
+    ],
+)
+def test_the_challenge_threshold_is_29_db_rounded_on_div2k_alone(
+    psnr: float, first: int, protocol: str, passes: bool | None
+) -> None:
+    images = tuple(ImageResult(f"{number:04d}", psnr, None, 0.0) for number in range(first, first + 100))
+    report = Report(ValidationResult(protocol, 4, images), "fmen-s", Path("w"), "d")  # type: ignore[arg-type]
+    threshold = report.challenge_threshold
+    assert (None if threshold is None else report.passes(threshold)) is passes
+
+
+def test_validate_falls_back_on_the_sample_and_says_so(
+    work: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fmen.validation.Upscaler", lambda *_, **__: lambda lr: imresize(lr, 4))
+    stdout, _ = fmen("validate", "--weights", weights, "--save-images", "sr")
+    assert "data sample-val: 2 images, x4" in stdout
+    assert [path.stem for path in list_images(work / "sr")] == ["chelsea", "coffee"]
+
+
+def test_submit_builds_what_its_check_accepts(work: Path, weights: Path) -> None:
+    stdout, _ = fmen("submit", "--weights", weights, "--data", "photos")
+    figures = re.findall(r"PSNR (\d+\.\d+) dB here, (\d+\.\d+) dB from the unpacked package", stdout)
+    assert figures and figures[0][0] == figures[0][1]
+    assert "341,066 parameters" in fmen("submit", "--check", "submission.zip")[0]
+    (work / "submission.zip").write_bytes((work / "submission.zip").read_bytes()[:-100])
+    assert "fatal: " in fmen("submit", "--check", "submission.zip", status=1)[0]
+    assert "results.zip: 2 images of photos" in fmen("submit", "--weights", weights, "--data", "photos", "--results")[0]
+    assert (work / "results.zip").is_file()
+
+
+def test_upscale_writes_files_and_folders(work: Path, weights: Path) -> None:
+    fmen("upscale", "photos/one.png", "-o", "big/one.png", "--weights", weights)
+    assert read_image(work / "big" / "one.png").shape == (192, 256, 3)
+    fmen("upscale", "photos", "-o", "all", "--weights", weights, "--tile", "32")
+    assert [path.name for path in list_images(work / "all")] == ["one.png", "two.png"]
+    assert np.array_equal(read_image(work / "all" / "one.png"), read_image(work / "big" / "one.png"))
+
+
+def test_reparam_writes_the_inference_form_of_the_same_function(work: Path, weights: Path) -> None:
+    fmen("reparam", weights, "deploy.safetensors")
+    model = load(work / "deploy.safetensors")
+    assert not isinstance(model, FMEN)
+    assert read_metadata(work / "deploy.safetensors")["recipe"] == "none"
+    x = torch.rand(1, 3, 9, 11) * 255
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), load(weights)(x), rtol=1e-4, atol=1e-2)
+    assert "inference form already" in error_of("reparam", "deploy.safetensors", "again.safetensors")
+
+
+def test_models_lists_the_parameters_of_the_inference_form() -> None:
+    head, *lines = [line.split(maxsplit=2) for line in fmen("models")[0].splitlines()]
+    assert head == ["network", "parameters", "by"]
+    assert ["fmen-s", "341,066", "Du et al., NTIRE 2022, team NJU_Jet"] in lines
+    assert ["fmen", "769,428", "Du et al., NTIRE 2022, team NJU_Jet"] in lines

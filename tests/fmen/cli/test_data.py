@@ -1,0 +1,68 @@
+"""``fmen data``: what it prints and the status it exits with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from fmen.cli.data import data_app
+from fmen.cli.main import Commands
+from fmen_data import write_image
+
+app = typer.Typer(cls=Commands)
+app.add_typer(data_app, name="data")
+
+
+def run(*arguments: object) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["data", *map(str, arguments)])
+    return result.exit_code, result.output
+
+
+@pytest.fixture
+def benchmark(tmp_path: Path) -> Path:
+    for name in ("a", "b"):
+        write_image(tmp_path / f"set/HR/{name}.png", np.zeros((16, 24, 3), np.uint8))
+        write_image(tmp_path / f"set/LR_bicubic/X4/{name}x4.png", np.zeros((4, 6, 3), np.uint8))
+    return tmp_path / "set"
+
+
+def test_prepare_writes_a_cache_and_says_where(benchmark: Path, tmp_path: Path) -> None:
+    status, output = run("prepare", "--data", benchmark, "--out", tmp_path / "c.h5")
+    assert status == 0 and (tmp_path / "c.h5").is_file()
+    assert "2 images of set at scale 4" in output
+
+
+def test_prepare_refuses_a_file_that_is_no_cache(benchmark: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    status, output = run("prepare", "--data", benchmark, "--out", tmp_path / "notes.txt")
+    assert status == 2
+    assert (
+        output.startswith("error: ") and "notes.txt is there and no image cache" in output and output.count("\n") == 1
+    )
+
+
+def test_verify_exits_with_zero_one_or_two(benchmark: Path, tmp_path: Path) -> None:
+    status, output = run("verify", "--data", benchmark)
+    assert status == 0 and "4 images checked, no problems" in output
+    (benchmark / "HR/a.png").write_bytes(b"")
+    status, output = run("verify", "--data", benchmark)
+    assert status == 1 and "a.png is " in output and "1 problem\n" in output
+    status, output = run("verify", "--data", tmp_path / "absent")
+    assert status == 2 and "absent" in output
+
+
+def test_info_shows_the_folders(benchmark: Path) -> None:
+    status, output = run("info", "--data", benchmark)
+    assert status == 0
+    assert f"{benchmark / 'HR'}: 2 images, 24x16, 0.0 MB" in output
+
+
+def test_download_that_fails_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fmen_data.download._PAUSE", 0.0)
+    status, output = run("download", "--data", tmp_path / "data", "--url", "http://127.0.0.1:9")
+    assert status == 2
+    assert "error: cannot download http://127.0.0.1:9/DIV2K_train_HR.zip: " in output

@@ -1,0 +1,113 @@
+"""``fmen weights``: names, and downloads from a server of our own."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from fmen.cli.main import app
+from fmen_core import create_model, load, pretrained, save
+from fmen_core.pretrained import Published
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A server that has the weights ``small``, the only published ones; an empty cache and an empty box."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    save(create_model("span", 2, n_feats=4), folder / "small.safetensors")
+    content = (folder / "small.safetensors").read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    entry = Published("small", "SPAN x2, small", "o/r@c", "small.safetensors", len(content), digest)
+    monkeypatch.setattr(pretrained, "PUBLISHED", (entry,))
+    monkeypatch.setattr(pretrained, "BOX", tmp_path / "box")
+    monkeypatch.setenv("FMEN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("FMEN_DEBUG", raising=False)
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as http:
+        thread = threading.Thread(target=http.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"http://127.0.0.1:{http.server_port}"
+        http.shutdown()
+        thread.join()
+
+
+def weights(*arguments: str, status: int = 0) -> tuple[str, str]:
+    result = CliRunner().invoke(app, ["weights", *arguments])
+    assert result.exit_code == status, result.output
+    return result.stdout, result.stderr
+
+
+def test_list_shows_what_is_here_and_what_is_not(server: str, tmp_path: Path) -> None:
+    first, *_, last = weights("list")[0].splitlines()
+    assert first.split() == ["small", "not", "here:", "0.0", "MB", "SPAN", "x2,", "small"]
+    assert last == "'fmen weights get NAME' downloads what is not here"
+    weights("get", "small", "--url", f"{server}/small.safetensors")
+    (tmp_path / "box").mkdir()
+    save(create_model("fmen-s", 2), tmp_path / "box" / "fmen-s_x2.safetensors")
+    lines = weights("list")[0].splitlines()
+    assert lines[0].split()[:4] == ["fmen-s_x2", "in", "the", "package"]
+    assert lines[1].split()[:2] == ["small", "here"] and len(lines) == 2
+
+
+def test_get_stores_the_file_under_its_name_once(server: str, tmp_path: Path) -> None:
+    stdout, _ = weights("get", "small", "--url", f"{server}/small.safetensors")
+    path = tmp_path / "cache" / "weights" / "small.safetensors"
+    assert stdout == f"{path}: SPAN x2, small\n"
+    assert load(path).scale == 2
+    assert weights("get", "small", "--url", f"{server}/gone")[0] == stdout
+
+
+def test_another_file_than_the_published_one_is_refused_and_removed(server: str, tmp_path: Path) -> None:
+    served = tmp_path / "served" / "small.safetensors"
+    served.write_bytes(served.read_bytes() + b"more")
+    _, stderr = weights("get", "small", "--url", f"{server}/small.safetensors", status=2)
+    assert "has SHA256" in stderr and stderr.count("\n") == 1
+    assert not list((tmp_path / "cache" / "weights").iterdir())
+
+
+@pytest.mark.usefixtures("server")
+def test_an_unknown_name_is_said_with_the_choices() -> None:
+    assert weights("get", "large", status=2)[1] == "error: no weights are called 'large'; choose one of small\n"
+
+
+def test_a_server_that_does_not_have_the_file_is_said(server: str) -> None:
+    assert "the server answers 404" in weights("get", "small", "--url", f"{server}/other", status=2)[1]
+
+
+def test_addresses_name_a_commit_so_that_the_file_cannot_change() -> None:
+    for entry in pretrained.PUBLISHED:
+        assert entry.url.startswith("https://raw.githubusercontent.com/")
+        assert len(entry.url.split("/")[5]) == 40 and len(entry.sha256) == 64
+
+
+@pytest.mark.usefixtures("server")
+@pytest.mark.parametrize(
+    "command",
+    [
+        "validate --data sample --weights",
+        "submit --data sample --weights",
+        "report --weights",
+        "bench --weights",
+        "upscale a.png -o b.png --weights",
+        "data label --data photos --out labelled --weights",
+        "export --format pth --out a.pth",
+    ],
+)
+def test_every_command_takes_weights_by_name(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.png").touch()
+    result = CliRunner().invoke(app, [*command.split(), "small"])
+    assert result.exit_code == 2
+    assert result.stderr == "error: the weights small are not on this machine; get them with: fmen weights get small\n"

@@ -1,0 +1,435 @@
+"""The report: what is in the page, what it may weigh, and that it works in a browser."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from fmen.cli.main import app
+from fmen.report.axes import Axis, log_steps, steps
+from fmen.report.curve import BOTTOM, POINTS, TOP, draw_curves, thin
+from fmen.report.images import (
+    BUDGET,
+    CROP,
+    LADDER,
+    LOSSLESS,
+    PAGE_BUDGET,
+    ComparedImage,
+    compare,
+    error_map,
+    pick_windows,
+)
+from fmen.report.inputs import Benched, Logged
+from fmen.report.page import write_report
+from fmen.report.scatter import draw_scatter
+from fmen.report.tables import challenge_table
+from fmen.training.run_folder import Run
+from fmen_core import create_model, save
+from fmen_data import imresize, open_dataset, write_image
+from fmen_eval import psnr
+
+EVIL = '<script>alert("x")</script>&'
+
+BENCH = [
+    {"model": "imdn-baseline", "params": 893936, "runtime_ms": 30.0, "peak_memory_bytes": 120 * 2**20, "psnr": 30.3},
+    {"model": "fmen-s", "params": 341066, "runtime_ms": 15.0, "peak_memory_bytes": 60 * 2**20, "psnr": 30.1},
+    {"model": EVIL, "params": 150688, "runtime_ms": 10.0, "peak_memory_bytes": 90 * 2**20},
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with images, a run, and the JSON of the other commands; it becomes the working folder."""
+    folder = tmp_path_factory.mktemp("report")
+    rng = np.random.default_rng(0)
+    for name, size in (("one & <two>", (36, 48)), ("three", (15, 10))):
+        write_image(folder / "photos" / f"{name}.png", imresize(rng.integers(0, 256, (*size, 3), np.uint8), 8))
+    run = folder / "runs" / "fmen-s_x4_quick"
+    run.mkdir(parents=True)
+    torch.manual_seed(0)
+    save(create_model("fmen-s"), run / "best.safetensors")
+    records = [{"step": 10 * i, "seconds": 2.0 * i, "loss": 50 / i} for i in range(1, 31)]
+    records += [{"step": 100 * i, "seconds": 20.0 * i, "psnr": 28.0 + i} for i in range(1, 4)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    images = [{"name": EVIL, "psnr": 31.5, "ssim": 0.9, "seconds": 0.1}]
+    images += [{"name": "same", "psnr": float("inf"), "ssim": None, "seconds": 0.1}]
+    validation = {"model": "fmen-s", "weights": "w.pth", "protocol": "ntire", "scale": 4, "images": images}
+    (folder / "validation.json").write_text(json.dumps({**validation, "mean": {"psnr": 31.5, "ssim": 0.9}}))
+    counts = {"flops": 22_280_000_000, "macs": 1, "activations": 72_089_600, "convs": 34}
+    (folder / "bench.json").write_text(json.dumps([{**counts, **row} for row in BENCH]))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(work: Path) -> Path:
+    """A page with everything in it."""
+    fmen(
+        work,
+        *("report", "--run", "runs/fmen-s_x4_quick", "--data", "photos", "--out", "out/report.html"),
+        *("--bench", "bench.json", "--validate", "validation.json", "--device", "cpu"),
+    )
+    return work / "out" / "report.html"
+
+
+def fmen(folder: Path, *arguments: str, status: int = 0) -> str:
+    """Run a command in a folder, check its exit status, and return what it said."""
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        result = CliRunner().invoke(app, list(arguments))
+    finally:
+        os.chdir(before)
+    assert result.exit_code == status, result.output
+    return result.output
+
+
+def bench_rows() -> list[Benched]:
+    return [Benched(flops=10**9, activations=10**6, convs=3, **row) for row in BENCH]  # type: ignore[arg-type]
+
+
+def blurred(lr: np.ndarray[Any, np.dtype[np.uint8]]) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """An upscaler that differs from bicubic everywhere, a little."""
+    return imresize(imresize(lr, 0.5), 8)
+
+
+def test_the_page_holds_all_parts_and_loads_nothing(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert all(f'<section id="{part}"' in text for part in ("training", "validation", "networks", "images"))
+    assert "default-src 'none'" in text
+    links = re.findall(r"""(?:src|href)=["']?([^"'>]*)""", text)
+    assert links and all(link.startswith(("data:", "#")) for link in links)
+    assert not re.search(r"https?:|url\(|@import", re.sub(r"data:[^\"]*", "", text))
+
+
+def test_names_are_text_and_never_markup(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert "<script>alert" not in text
+    assert text.count("&lt;script&gt;alert") >= 3  # the table, the figure, the validation
+    assert "one &amp; &lt;two&gt;" in text and "<two>" not in text
+
+
+def test_parts_that_there_is_nothing_for_are_left_out(work: Path) -> None:
+    fmen(work, "report", "--bench", "bench.json", "--out", "bench.html")
+    text = (work / "bench.html").read_text(encoding="utf-8")
+    assert re.findall(r'<section id="(\w+)"', text) == ["networks"]
+    fmen(work, "report", "--run", "runs/fmen-s_x4_quick", "--max-images", "0", "--out", "run.html")
+    assert re.findall(r'<section id="(\w+)"', (work / "run.html").read_text(encoding="utf-8")) == ["training"]
+
+
+def test_validations_from_files_of_one_name_are_all_there(work: Path, tmp_path: Path) -> None:
+    shutil.copy(work / "validation.json", tmp_path / "validation.json")
+    files = [work / "validation.json", tmp_path / "validation.json"]
+    write_report(tmp_path / "r.html", validations=files)
+    assert all(f">{file}<" in (tmp_path / "r.html").read_text(encoding="utf-8") for file in files)
+
+
+def test_without_arguments_it_is_the_newest_run_on_the_sample(work: Path) -> None:
+    said = fmen(work, "report", "--max-images", "1", "--device", "cpu")
+    assert "images: 1 of sample-val, weights runs/fmen-s_x4_quick/best.safetensors" in said
+    text = (work / "report.html").read_text(encoding="utf-8")
+    assert re.findall(r'<section id="(\w+)"', text) == ["training", "images"]
+    assert "chelsea" in text and "<small>of 2</small>" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--validate", "bench.json"], "bench.json: not written by 'fmen validate --json'"),
+        (["--bench", "validation.json"], "validation.json: not written by 'fmen bench --json'"),
+        (["--bench", "photos/three.png"], "photos/three.png: not a JSON file"),
+        (["--bench", "none.json"], "none.json: No such file or directory; check the path"),
+        (["--run", "photos"], "photos: no run to report on"),
+        (["--data", "nowhere"], "nowhere does not exist"),
+        (["--weights", "bench.json"], "bench.json: not a weights file"),
+        (["--weights", "runs/fmen-s_x4_quick/best.safetensors", "--max-images", "0"], "nothing to report"),
+        (["--bench", "bench.json", "--out", "photos"], "photos: Is a directory"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_input_at_fault_is_one_line_and_exit_status_2(work: Path, arguments: list[str], said: str) -> None:
+    before = sorted(work.rglob("*"))
+    output = fmen(work, "report", *(["--out", "x.html"] if "--out" not in arguments else []), *arguments, status=2)
+    assert said in output and output.startswith("error: ") and output.count("\n") == 1
+    assert sorted(work.rglob("*")) == before
+
+
+def test_an_image_of_noise_stays_within_its_budget() -> None:
+    hr = np.random.default_rng(0).integers(0, 256, (600, 800, 3), np.uint8)
+    image = compare("noise", imresize(hr, 0.25), hr, blurred, scale=4, protocol="ntire")
+    assert len(image.crops) == 3
+    assert image.rung in LADDER[2:] and image.bytes <= BUDGET
+    assert image.ours.psnr == psnr(blurred(imresize(hr, 0.25)), hr)
+
+
+def test_a_hundred_images_of_the_size_of_div2k_share_fifty_megabytes() -> None:
+    _, photograph = open_dataset("sample", scale=4).read(1)
+    hr = np.tile(photograph, (4, 4, 1))[:1352, :2040]
+    image = compare("large", imresize(hr, 0.25), hr, blurred, scale=4, protocol="ntire", budget=PAGE_BUDGET // 100)
+    assert len(image.crops) == 3
+    assert 0.5 * PAGE_BUDGET < 100 * image.bytes <= PAGE_BUDGET
+    assert image.layers["hr"].width >= 480
+
+
+def small(**other: Any) -> ComparedImage:
+    hr = imresize(np.random.default_rng(1).integers(0, 256, (10, 14, 3), np.uint8), 12)
+    return compare("small", imresize(hr, 0.25), hr, blurred, scale=4, protocol="ntire", **other)
+
+
+def test_a_small_image_is_kept_without_loss() -> None:
+    image = small()
+    assert image.rung.quality == LOSSLESS and image.layers["hr"].width == 168
+    assert image.bytes <= BUDGET
+    assert len(image.crops) == 1  # there is no room for another
+
+
+def test_full_keeps_large_images_without_loss() -> None:
+    assert small(budget=0).rung == LADDER[-1]
+    assert small(budget=0, full=True).rung.quality == LOSSLESS
+
+
+def test_crops_lie_where_the_methods_differ_most_and_then_where_ours_is_wrong() -> None:
+    hr = np.zeros((400, 600, 3), np.uint8)
+    bicubic, ours = hr.copy(), hr.copy()
+    bicubic[40:60, 480:520] = 200
+    bicubic[300:310, 20:60] = 100
+    ours[200:240, 300:340] = bicubic[200:240, 300:340] = 90  # equally wrong
+    windows = [window for window, _ in pick_windows(bicubic, ours, hr, 4)]
+
+    def covers(window: tuple[int, int, int, int], top: int, left: int, bottom: int, right: int) -> bool:
+        above, before, height, width = window
+        return above <= top and before <= left and bottom <= above + height and right <= before + width
+
+    assert covers(windows[0], 40, 480, 60, 520)
+    assert covers(windows[1], 300, 20, 310, 60)
+    assert covers(windows[2], 200, 300, 240, 340)
+    assert all(value % 4 == 0 for window in windows for value in window) and windows[0][2:] == (CROP, CROP)
+
+
+def test_crops_lie_apart_where_there_is_room() -> None:
+    rng = np.random.default_rng(0)
+    hr = rng.integers(0, 40, (480, 480, 3), np.uint8)
+    ours = hr.copy()
+    ours[120:360, 120:360] += 9  # the largest differences are all in one place
+    (top, left, *_), *others = [window for window, _ in pick_windows(hr, ours, hr, 4)]
+    assert len(others) == 2
+    assert all(abs(top - below) >= 2 * CROP or abs(left - beside) >= 2 * CROP for below, beside, *_ in others)
+
+
+def test_the_error_map_is_black_where_nothing_differs_and_its_blocks_are_means() -> None:
+    hr = np.zeros((8, 8, 3), np.uint8)
+    sr = hr.copy()
+    sr[:4, :4, 0] = 90  # 30 on the mean of the channels
+    fine, coarse = error_map(sr, hr), error_map(sr, hr, 4)
+    assert coarse.shape == (2, 2, 3)
+    assert fine[7, 7].max() <= 4 < fine[0, 0].max()
+    assert np.array_equal(coarse[0, 0], fine[0, 0]) and np.array_equal(coarse[1, 1], fine[7, 7])
+
+
+def test_ticks_are_round_numbers_within_the_axis() -> None:
+    assert steps(0, 9500, 5) == [0, 2000, 4000, 6000, 8000]
+    assert steps(28.3, 31.7, 5) == [29, 30, 31]
+    assert log_steps(3, 60) == [5, 10, 20, 50]
+    assert Axis(0, 1, 0, 100).ticks(5) == [(0, "0.0"), (20, "0.2"), (40, "0.4"), (60, "0.6"), (80, "0.8"), (100, "1.0")]
+
+
+def test_a_long_curve_is_thinned_and_keeps_its_end() -> None:
+    values = [(float(step), 1.0) for step in range(30_001)]
+    assert len(thin(values)) <= POINTS + 1 and thin(values)[-1] == values[-1]
+
+
+def test_the_loss_axis_leaves_out_the_first_losses_and_the_line_ends_in_a_mean() -> None:
+    log = [Logged(step=step, loss=10 if step % 20 else 12) for step in range(10, 5010, 10)]
+    log[0] = Logged(step=10, loss=500)
+    (curve,) = draw_curves(log)
+    assert max(float(text.replace(",", "")) for _, text in curve.y_ticks) < 20
+    assert curve.summary.startswith("Training loss: from 500 at step 10 to 12 at step 5,000")
+    raw, smoothed = ([float(point.split(",")[1]) for point in line.points.split()] for line in curve.lines)
+    assert abs(smoothed[-1] - smoothed[-2]) < 0.1 * abs(raw[-1] - raw[-2])
+    assert all(TOP <= y <= BOTTOM for y in raw + smoothed)
+
+
+def test_curves_mark_the_best_psnr_and_do_without_what_was_not_logged() -> None:
+    log = [Logged(step=step, psnr=value) for step, value in ((1, 20.0), (2, 31.47), (3, 31.2))]
+    (curve,) = draw_curves(log, protocol="paper")
+    assert curve.title == "Validation PSNR in dB (paper)"
+    assert curve.mark is not None and curve.mark.text == "31.47 dB"
+    assert len(curve.dots) == 2  # 20 dB lies below the axis
+    assert [each.title for each in draw_curves([Logged(step=5, loss=3.0)])] == ["Training loss"]
+
+
+def test_the_challenge_table_ranks_each_column_and_compares_with_the_baseline() -> None:
+    table = challenge_table(bench_rows(), {"fmen-s": "FMEN-S"})
+    assert table.head[:2] == ("Network", "PSNR [dB]") and "Score" not in table.head
+    assert [row[0].text for row in table.rows] == [EVIL, "FMEN-S", "imdn-baseline"]
+    assert table.ours == {1}
+    params = [row[table.head.index("Params [M]")] for row in table.rows]
+    assert [(cell.text, cell.rank, cell.note) for cell in params[1:]] == [("0.341", 2, "−62%"), ("0.894", 3, "±0%")]
+    decibels = [row[1] for row in table.rows]
+    assert [(cell.text, cell.rank) for cell in decibels] == [("–", 0), ("30.10", 2), ("30.30", 1)]
+
+
+@pytest.mark.parametrize("width", [400, 1040])
+def test_discs_have_areas_by_parameters_and_names_that_do_not_overlap(width: int) -> None:
+    rows = [
+        row.model_copy(update={"model": f"network-{i}", "runtime_ms": 10 + i}) for i in range(3) for row in bench_rows()
+    ]
+    plot = draw_scatter(rows, {}, width=width)
+    by_params = sorted(zip(sorted(row.params for row in rows), sorted(disc.radius for disc in plot.discs), strict=True))
+    (least, small_radius), (most, large_radius) = by_params[0], by_params[-1]
+    assert (large_radius / small_radius) ** 2 == pytest.approx(most / least, rel=0.03)
+    labels = [disc.label for disc in plot.discs]
+    assert not any(a.overlap(b) for i, a in enumerate(labels) for b in labels[:i])
+    assert all(label.left >= 0 and label.right <= width for label in labels)
+
+
+def test_a_page_that_cannot_be_made_leaves_the_old_one(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "r.html").write_text("old")
+
+    def full(*_: object, **__: object) -> Iterator[str]:
+        yield "half"
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("jinja2.Template.generate", full)
+    with pytest.raises(OSError, match=r"No space left on device: .*r\.html"):
+        write_report(tmp_path / "r.html", run=Run(work / "runs" / "fmen-s_x4_quick"))
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
+
+
+@pytest.fixture(scope="module")
+def browser(page: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Headless Chromium with the page open."""
+    chromium, chromedriver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not chromium or not chromedriver:
+        pytest.skip("no chromium and chromedriver here: install Debian's packages chromium and chromium-driver")
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium drives the browser: pip install selenium")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    switches = ["headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-component-update"]
+    switches += ["disable-background-networking", "disable-sync", "window-size=1200,900"]
+    for switch in [*switches, f"user-data-dir={tmp_path_factory.mktemp('profile')}"]:
+        options.add_argument(f"--{switch}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(chromedriver))
+    driver.get(page.as_uri())
+    yield driver
+    driver.quit()
+
+
+def find(browser: Any, selector: str) -> Any:
+    """The first element of a CSS selector, scrolled into view."""
+    element = browser.find_element("css selector", selector)
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", element)
+    return element
+
+
+def border(browser: Any) -> float:
+    """Where the first picture's border really is, in percent of its width."""
+    script = """
+        const frame = document.querySelector('.frame').getBoundingClientRect();
+        const divider = document.querySelector('.divider').getBoundingClientRect();
+        return 100 * (divider.x + divider.width / 2 - frame.x) / frame.width"""
+    return float(browser.execute_script(script))
+
+
+def test_the_border_follows_the_mouse_and_the_keys(browser: Any) -> None:
+    from selenium.webdriver import ActionChains, Keys
+
+    frame = find(browser, ".frame")
+    assert border(browser) == pytest.approx(50, abs=0.5)
+    width = frame.size["width"]
+    ActionChains(browser).move_to_element(frame).click_and_hold().move_by_offset(
+        round(width / 4), 5
+    ).release().perform()
+    assert border(browser) == pytest.approx(75, abs=1)
+    assert browser.switch_to.active_element.get_attribute("type") == "range"
+    ActionChains(browser).move_by_offset(-50, 0).send_keys(Keys.ARROW_LEFT * 5).perform()  # released: it stays
+    assert border(browser) == pytest.approx(70, abs=1)
+    clip = browser.execute_script("return getComputedStyle(document.querySelector('[data-at=right]')).clipPath")
+    assert re.fullmatch(r"inset\(0px 0px 0px (69|70|71)(\.\d+)?%\)", clip)
+
+
+def test_layers_and_crops_can_be_chosen(browser: Any) -> None:
+    find(browser, "article select[data-side=left] option[value=lr]").click()
+    find(browser, "article select[data-side=right] option[value=hr]").click()
+    shown = browser.execute_script(
+        "return [...document.querySelectorAll('.frame')[0].querySelectorAll('.layer')]"
+        ".filter(e => getComputedStyle(e).visibility === 'visible').map(e => [e.dataset.layer, e.dataset.at])"
+    )
+    assert shown == [["lr", "left"], ["hr", "right"]]
+    assert [tag.text for tag in browser.find_elements("css selector", "article:first-of-type .tag")] == ["LR", "HR"]
+    whole = find(browser, ".layer[data-layer=hr]").get_attribute("src")
+    find(browser, "article .views button[data-view='2']").click()
+    crop = find(browser, "[data-crop='2'] [data-layer=hr] img").get_attribute("src")
+    assert find(browser, ".layer[data-layer=hr]").get_attribute("src") == crop != whole
+    find(browser, "article .views button[data-view='0']").click()
+    assert find(browser, ".layer[data-layer=hr]").get_attribute("src") == whole
+
+
+def test_every_picture_can_be_decoded(browser: Any) -> None:
+    script = """
+        const done = arguments[arguments.length - 1];
+        Promise.all([...document.images].map((image) => image.decode())).then(() => done(true), () => done(false))"""
+    assert browser.execute_async_script(script)
+
+
+def test_the_table_sorts_by_figures_and_by_words(browser: Any) -> None:
+    def names() -> list[str]:
+        return [cell.text for cell in browser.find_elements("css selector", "#networks tbody th")]
+
+    def press(column: int) -> None:
+        find(browser, f"#networks thead th:nth-child({column}) button").click()
+
+    assert names() == [EVIL, "FMEN-S", "IMDN (baseline)"]
+    press(3)
+    assert names() == [EVIL, "FMEN-S", "IMDN (baseline)"]
+    press(3)
+    assert names() == ["IMDN (baseline)", "FMEN-S", EVIL]
+    assert find(browser, "#networks thead th:nth-child(3)").get_attribute("aria-sort") == "descending"
+    press(2)  # a network without PSNR comes last
+    assert names() == ["FMEN-S", "IMDN (baseline)", EVIL]
+    press(1)
+    assert names() == [EVIL, "FMEN-S", "IMDN (baseline)"]
+
+
+def test_the_theme_follows_the_system_until_the_button_is_pressed(browser: Any) -> None:
+    def paper() -> str:
+        return str(browser.execute_script("return getComputedStyle(document.body).backgroundColor"))
+
+    feature = {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{**feature["features"][0], "value": "light"}]})
+    light = paper()
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", feature)
+    dark = paper()
+    assert light == "rgb(255, 255, 255)" != dark
+    find(browser, "#theme").click()
+    assert paper() == light
+    find(browser, "#theme").click()
+    assert paper() == dark
+
+
+def test_a_phone_shows_the_page_without_sideways_scrolling(browser: Any) -> None:
+    metrics = {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 360
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_the_console_stays_silent(browser: Any) -> None:
+    assert browser.get_log("browser") == []

@@ -1,0 +1,301 @@
+"""The challenge package that `fmen submit` builds."""
+
+from __future__ import annotations
+
+import ast
+import errno
+import hashlib
+import importlib.util
+import json
+import math
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import fmen_core
+from fmen.submission import build as submission
+from fmen.submission.build import SubmissionReport, build_submission
+from fmen.submission.rules import SubmissionError
+from fmen.submission.sandbox import OURS, run_isolated
+from fmen.submission.team import TEMPLATES, load_team
+from fmen_data import open_dataset, write_image
+from fmen_eval import validate
+
+
+@pytest.fixture(scope="module")
+def unpacked(report: SubmissionReport, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("unpacked")
+    with zipfile.ZipFile(report.path) as archive:
+        archive.extractall(folder)
+    return folder
+
+
+def test_package_gives_the_psnr_of_validate_in_a_process_without_our_packages(
+    report: SubmissionReport, weights: Path, photos: Path
+) -> None:
+    upscaler = fmen_core.Upscaler(fmen_core.load(weights), device="cpu")
+    expected = validate(upscaler, open_dataset(photos), scale=4, progress=False)
+    assert report.psnr == pytest.approx(expected.psnr, abs=1e-9)
+    assert report.package_psnr == pytest.approx(expected.psnr, abs=1e-6)
+
+
+def test_package_has_the_organisers_layout_and_nothing_else_lies_beside_the_zip(report: SubmissionReport) -> None:
+    assert zipfile.ZipFile(report.path).namelist() == [
+        *("README.md", "factsheet.md", "metrics.json", "model_zoo/team07_fmen_s.pth", "models/team07_fmen_s.py"),
+        *("select_model.txt", "test_demo.py"),
+    ]
+    assert [path.name for path in report.path.parent.iterdir()] == ["package.zip"]
+
+
+def test_model_file_is_deploy_byte_for_byte_below_a_comment(unpacked: Path) -> None:
+    source = Path(fmen_core.__file__).with_name("fmen_deploy.py").read_bytes()
+    packed = (unpacked / "models/team07_fmen_s.py").read_bytes()
+    header = packed.removesuffix(source)
+    assert header != packed
+    assert all(line.startswith(b"#") for line in header.splitlines())
+
+
+def test_weights_load_strictly_and_without_unpickling_code(unpacked: Path) -> None:
+    spec = importlib.util.spec_from_file_location("packed", unpacked / "models/team07_fmen_s.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    state = torch.load(unpacked / "model_zoo/team07_fmen_s.pth", weights_only=True)
+    module.FMEN().load_state_dict(state, strict=True)
+    assert all(type(value) is torch.Tensor and value.device.type == "cpu" for value in state.values())
+
+
+def test_metrics_declare_the_reparameterized_network(unpacked: Path) -> None:
+    metrics = json.loads((unpacked / "metrics.json").read_text())
+    assert (metrics["params"], metrics["flops"], metrics["convs"]) == (341_066, 22_280_011_776, 34)
+    assert metrics["psnr"] == pytest.approx(sum(i["psnr"] for i in metrics["images"].values()) / 2)
+    content = (unpacked / "model_zoo/team07_fmen_s.pth").read_bytes()
+    assert metrics["weights_sha256"] == hashlib.sha256(content).hexdigest()
+
+
+def test_texts_are_filled_in_from_the_team_and_the_figures(unpacked: Path, report: SubmissionReport) -> None:
+    for name in ("README.md", "factsheet.md"):
+        text = (unpacked / name).read_text(encoding="utf-8")
+        assert f"{report.psnr:.4f} dB" in text and "| Parameters | 341,066 |" in text and "Ünïcode & Söhne" in text
+    assert "Costs $5" in text and "- Extra data beyond the challenge's own: yes" in text
+
+
+def test_scripts_import_torch_numpy_and_opencv_alone(unpacked: Path) -> None:
+    allowed = {"torch", "numpy", "cv2", "models", *sys.stdlib_module_names}
+    for path in (unpacked / "test_demo.py", unpacked / "models/team07_fmen_s.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+        names |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        assert {name.partition(".")[0] for name in names} <= allowed
+
+
+def test_select_branch_in_test_demo_is_the_one_for_the_organisers(unpacked: Path) -> None:
+    branch = (unpacked / "select_model.txt").read_text(encoding="utf-8")
+    assert branch.replace("elif", "if", 1) in (unpacked / "test_demo.py").read_text(encoding="utf-8")
+    assert branch in (unpacked / "README.md").read_text(encoding="utf-8")
+
+
+def test_demo_runs_from_any_folder_on_a_benchmark_folder_with_ssim(unpacked: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    hr = rng.integers(0, 256, (48, 52, 3), np.uint8)
+    write_image(tmp_path / "set/HR/one.png", hr)
+    write_image(tmp_path / "set/LR_bicubic/X4/onex4.png", np.ascontiguousarray(hr[::4, ::4]))
+    command = [sys.executable, str(unpacked / "test_demo.py"), "--data_dir", "set", "--save_dir", "sr", "--ssim"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    results = json.loads((tmp_path / "sr/results.json").read_text())["07_fmen_s"]
+    pairs = open_dataset(tmp_path / "set")
+    upscaler = fmen_core.Upscaler(fmen_core.load(unpacked / "model_zoo/team07_fmen_s.pth"), device="cpu")
+    expected = validate(upscaler, pairs, scale=4, progress=False)
+    assert results["valid_ave_ssim"] == pytest.approx(expected.ssim, abs=1e-5)
+    assert results["valid_ave_psnr"] == pytest.approx(expected.psnr, abs=1e-3)
+    assert (tmp_path / "sr/07_fmen_s/valid/one.png").is_file()
+
+
+def test_same_files_give_the_same_zip() -> None:
+    files = {"b.txt": b"b", "a.txt": b"a"}
+    assert submission.zipped(files) == submission.zipped(dict(sorted(files.items())))
+
+
+def test_same_weights_give_the_same_weights_file(weights: Path) -> None:
+    model = submission.inference_form(weights)
+    assert submission.weights_bytes(model) == submission.weights_bytes(submission.inference_form(weights))
+
+
+def test_constructor_names_the_sizes_that_are_not_the_defaults() -> None:
+    assert submission.constructor(fmen_core.reparameterize(fmen_core.create_model("fmen-s"))) == "FMEN()"
+    full = fmen_core.reparameterize(fmen_core.create_model("fmen"))
+    assert submission.constructor(full) == "FMEN(n_feats=64, mid_feats=32, up_blocks=(3, 2, 2, 2, 2))"
+
+
+def test_our_packages_cannot_be_imported_in_isolation(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    attempt = "try:\n    import {0}\nexcept ImportError as error:\n    print(error)\n"
+    script.write_text("".join(attempt.format(name) for name in OURS))
+    run = run_isolated(script, [], writable=tmp_path, threads=1, cuda=False)
+    assert run.stdout.splitlines() == [f"{name} is not part of the package" for name in OURS], run.stderr
+
+
+ESCAPES = """
+import os, socket, subprocess
+for escape in (
+    lambda: os.system("true"),
+    lambda: subprocess.run(["true"]),
+    lambda: socket.create_connection(("127.0.0.1", 9)),
+    lambda: open(__file__ + ".txt", "w"),
+    lambda: os.remove(__file__),
+    lambda: os.rename("inside.txt", __file__),
+):
+    try:
+        escape()
+    except PermissionError as error:
+        print(error)
+open("inside.txt", "w").close()
+"""
+
+
+def test_isolated_code_reaches_nothing_outside_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work/inside.txt").touch()
+    script = tmp_path / "script.py"
+    script.write_text(ESCAPES)
+    run = run_isolated(script, [], writable=tmp_path / "work", threads=1, cuda=False)
+    assert run.stdout.count("the package's code") == 6, run.stdout + run.stderr
+    assert run.returncode == 0 and script.read_text() == ESCAPES
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["script.py", "work"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        (
+            "import torch.nn.functional as F\n",
+            "import torch.nn.functional as F\nimport fmen_core\n",
+            "does not run by itself: ModuleNotFoundError: fmen_core",
+        ),
+        ("SLOPE = 0.1", "SLOPE = 0.2", "dB for 0001, `fmen validate` "),
+        ("self.lr_conv = ", "self.long_range_conv = ", "does not run by itself"),
+    ],
+)
+def test_package_that_fails_its_test_is_not_published(
+    before: str,
+    after: str,
+    message: str,
+    weights: Path,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source = Path(submission.deploy_file).read_text(encoding="utf-8")
+    (tmp_path / "fmen_deploy.py").write_text(source.replace(before, after, 1), encoding="utf-8")
+    monkeypatch.setattr(submission, "deploy_file", str(tmp_path / "fmen_deploy.py"))
+    (tmp_path / "out").mkdir()
+    with pytest.raises(SubmissionError, match=message):
+        build_submission(weights, photos, None, tmp_path / "out/p.zip", device="cpu", progress=False)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_full_disk_leaves_an_older_package_and_no_other_file(
+    weights: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "p.zip"
+    out.write_bytes(b"older")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(out))
+
+    monkeypatch.setattr(submission, "prove", full)
+    with pytest.raises(SubmissionError, match=r"p\.zip: cannot be written \(No space left on device\)"):
+        build_submission(weights, photos, None, out, device="cpu", progress=False)
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"older"]
+
+
+@pytest.mark.parametrize("out", ["missing/p.zip", "."])
+def test_place_that_cannot_be_written_is_one_clear_line(out: str, weights: Path, photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(SubmissionError, match=r"name a file that ends in \.zip, in a folder that exists"):
+        build_submission(weights, photos, None, tmp_path / out, device="cpu", progress=False)
+
+
+def test_other_scales_are_refused(tmp_path: Path, photos: Path) -> None:
+    path = tmp_path / "x2.safetensors"
+    fmen_core.save(fmen_core.create_model("fmen-s", scale=2), path)
+    with pytest.raises(SubmissionError, match=r"x2\.safetensors: upscales x2; the challenge is x4"):
+        build_submission(path, photos, None, tmp_path / "p.zip", progress=False)
+
+
+def test_other_networks_are_refused_by_name(tmp_path: Path, photos: Path) -> None:
+    torch.save(fmen_core.create_model("rlfn-cut").state_dict(), tmp_path / "other.pth")
+    with pytest.raises(SubmissionError, match=r"other\.pth: holds rlfn-cut; only FMEN and FMEN-S can be packed"):
+        build_submission(tmp_path / "other.pth", photos, None, tmp_path / "p.zip", progress=False)
+
+
+def test_unknown_layout_is_named_with_the_known_ones(weights: Path, photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(SubmissionError, match="'ntire1999'; choose one of ntire2022, ntire2026"):
+        build_submission(weights, photos, None, tmp_path / "p.zip", layout="ntire1999")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("team_id: 7\n", "", "team_id: Field required"),
+        ("team_id: 7", "team_id: 100", "team_id: Input should be less than or equal to 99"),
+        ("extra_data: true", "extra_data: perhaps", "extra_data: Input should be a valid boolean"),
+        ("extra_data: true", "extra_data: true\ncolour: red", "colour: Extra inputs are not permitted"),
+        ("lead@team.org", "nobody", "contact: String should match"),
+        ("members: ", "members: [] #", "members: Tuple should have at least 1 item"),
+        (None, "[1, 2]", "expected the keys team_id, .* found list"),
+        (None, "a: [", "is not valid YAML"),
+        (None, "\x00", "is not valid YAML"),
+    ],
+)
+def test_faulty_team_file_is_one_clear_line(
+    before: str | None, after: str, message: str, team: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "team.yaml"
+    content = after if before is None else team.read_text(encoding="utf-8").replace(before, after)
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(SubmissionError, match=message) as caught:
+        load_team(path)
+    assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
+
+
+def test_missing_team_file_names_the_example(tmp_path: Path) -> None:
+    with pytest.raises(SubmissionError, match=r"none\.yaml: no such team file; start from"):
+        load_team(tmp_path / "none.yaml")
+
+
+def test_templates_beside_the_team_file_go_first(team: Path, tmp_path: Path) -> None:
+    fields = {"psnr": "31.0"}
+    (tmp_path / "README.md").write_text("Ours: $psnr", encoding="utf-8")
+    assert submission.fill_in("README.md", fields, tmp_path) == "Ours: 31.0"
+    (tmp_path / "README.md").write_text("$psnr $team_nmae", encoding="utf-8")
+    with pytest.raises(SubmissionError, match=r"README\.md: \$team_nmae is unknown; the fields are psnr"):
+        submission.fill_in("README.md", fields, tmp_path)
+    (tmp_path / "README.md").write_text("nothing measured", encoding="utf-8")
+    with pytest.raises(SubmissionError, match="the measured figures are left out"):
+        submission.fill_in("README.md", fields, tmp_path)
+
+
+def test_submission_folder_and_application_share_one_set_of_templates() -> None:
+    folder = Path(__file__).resolve().parents[3] / "submission"
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == ["README.md", "factsheet.md", "team.yaml"]
+    assert all((folder / name).samefile(TEMPLATES / name) for name in names)
+    assert load_team(folder / "team.yaml").is_example
+
+
+def test_released_weights_give_the_published_psnr_through_the_package(reference: Path, tmp_path: Path) -> None:
+    report = build_submission(
+        reference / "weights/team03_fmen.pth",
+        reference / "data/Set5",
+        None,
+        tmp_path / "p.zip",
+        device="cpu",
+        progress=False,
+    )
+    assert math.floor(report.package_psnr * 1e4 + 0.5) == 301298
+    assert report.metrics["ssim"] == pytest.approx(0.8632, abs=5e-5)

@@ -1,0 +1,329 @@
+"""`fmen submit --check`: sound files pass, and every broken one is found and named."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fmen.submission.build import SubmissionReport
+from fmen.submission.check.run import check_submission
+from fmen.submission.rules import SubmissionError
+from fmen.submission.server_archive import build_results
+from fmen_data import write_image
+
+MODEL, WEIGHTS = "models/team07_fmen_s.py", "model_zoo/team07_fmen_s.pth"
+Files = dict[str, bytes]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def read(path: Path) -> Files:
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def write(path: Path, files: Files) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+def fatal(path: Path, data: Path | None = None, **options: float) -> list[str]:
+    return [str(f) for f in check_submission(path, data, **options) if f.severity == "fatal"]  # type: ignore[arg-type]
+
+
+def saved(content: object) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+def without(name: str) -> Callable[[Files], None]:
+    return lambda files: files.pop(name) and None
+
+
+def adding(name: str, content: bytes) -> Callable[[Files], None]:
+    return lambda files: files.update({name: content})
+
+
+def declaring(**figures: object) -> Callable[[Files], None]:
+    def forge(files: Files) -> None:
+        files["metrics.json"] = json.dumps(json.loads(files["metrics.json"]) | figures).encode()
+
+    return forge
+
+
+def renamed_key(files: Files) -> None:
+    state = torch.load(io.BytesIO(files[WEIGHTS]), weights_only=True)
+    state["heat.weight"] = state.pop("head.weight")
+    files[WEIGHTS] = saved(state)
+
+
+class Code:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("touch /tmp/this-must-not-run",)
+
+
+def better_figures(files: Files) -> None:
+    metrics = json.loads(files["metrics.json"])
+    metrics |= {"params": 300_000, "psnr": 40.0}
+    metrics["images"]["second"]["psnr"] += 0.01
+    files["metrics.json"] = json.dumps(metrics).encode()
+    files["factsheet.md"] = files["factsheet.md"].replace(b"| 341,066 |", b"| 241,066 |")
+
+
+def two_imports(files: Files) -> None:
+    strangers = b"import fmen_core\nfrom .block import Block\nfrom torch import Tensor"
+    files[MODEL] = files[MODEL].replace(b"from torch import Tensor", strangers, 1)
+
+
+def no_json_and_no_weights(files: Files) -> None:
+    files["metrics.json"] = b"{"
+    del files[WEIGHTS]
+
+
+def badly_named(files: Files) -> None:
+    files["models/fmen.py"] = files.pop(MODEL)
+
+
+def in_a_folder(files: Files) -> None:
+    for name in list(files):
+        files[f"package/{name}"] = files.pop(name)
+
+
+BROKEN: dict[str, tuple[Callable[[Files], None], list[str]]] = {
+    "no model file": (without(MODEL), ["models/: has no model file"]),
+    "two model files": (adding("models/block.py", b""), ["models/: has 2 model files, not one"]),
+    "badly named model file": (badly_named, ["models/fmen.py: must be called teamNN_NAME"]),
+    "no weights, no figures": (
+        no_json_and_no_weights,
+        ["model_zoo/: has no weights file", "metrics.json: cannot be understood"],
+    ),
+    "weights of other keys": (
+        renamed_key,
+        [f"{WEIGHTS}: do not load strictly: head.weight is missing; heat.weight is unknown"],
+    ),
+    "weights with code": (adding(WEIGHTS, saved({"a": Code()})), [f"{WEIGHTS}: hold a Python object (posix.system)"]),
+    "weights that are none": (adding(WEIGHTS, b"no weights"), [f"{WEIGHTS}: cannot be read as a plain state dict"]),
+    "forged figures": (
+        better_figures,
+        [
+            "metrics.json: declares 300,000 parameters, measured 341,066",
+            "metrics.json: declares a mean PSNR of 40.0000 dB, but its images have",
+            "dB for second, measured ",
+            "factsheet.md: says Parameters 241,066, but metrics.json says 300,000",
+        ],
+    ),
+    "imports": (
+        two_imports,
+        [f"{MODEL}: imports fmen_core; it must stand alone", f"{MODEL}: imports .block; it must stand alone"],
+    ),
+    "no Python": (adding(MODEL, b"class :"), [f"{MODEL}: is no Python"]),
+    "path that climbs out": (adding("../../evil.txt", b""), ["'../../evil.txt': would be written outside"]),
+    "absolute path": (adding("/evil.txt", b""), ["'/evil.txt': would be written outside"]),
+    "everything in a folder": (in_a_folder, ["everything must lie in the zip's root, but package/"]),
+}
+
+
+def test_package_of_submit_passes(report: SubmissionReport, photos: Path) -> None:
+    findings = [str(finding) for finding in check_submission(report.path, photos)]
+    assert findings == [
+        f"info: {MODEL}: 341,066 parameters, 22.2800 G FLOPs, 72.0896 M activations, 34 convolutions",
+        f"info: {MODEL}: PSNR {report.psnr:.4f} dB on {photos.name} (2 images)",
+    ]
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_broken_package_is_found_and_named(case: str, report: SubmissionReport, photos: Path, tmp_path: Path) -> None:
+    spoil, expected = BROKEN[case]
+    files = read(report.path)
+    spoil(files)
+    found = fatal(write(tmp_path / "broken.zip", files), photos if case == "forged figures" else None)
+    assert all(any(line in other for other in found) for line in expected), found
+    assert not Path("/tmp/this-must-not-run").exists()
+
+
+def test_network_that_never_ends_is_stopped(report: SubmissionReport, tmp_path: Path) -> None:
+    files = read(report.path)
+    files[MODEL] += b"\nwhile True:\n    pass\n"
+    found = fatal(write(tmp_path / "endless.zip", files), timeout=5)
+    assert found == [f"fatal: {MODEL}: did not finish within 5 seconds"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "expected"),
+    [
+        (lambda content: b"this is no zip", "is no zip, or a damaged or truncated one"),
+        (lambda content: content[:-500], "is no zip, or a damaged or truncated one"),
+        (lambda content: content[:400] + bytes(64) + content[464:], "is no zip, or a damaged or truncated one"),
+    ],
+)
+def test_damaged_zip_is_named(
+    spoil: Callable[[bytes], bytes], expected: str, report: SubmissionReport, tmp_path: Path
+) -> None:
+    path = tmp_path / "damaged.zip"
+    path.write_bytes(spoil(report.path.read_bytes()))
+    assert [line for line in fatal(path) if expected in line]
+
+
+def test_file_where_a_folder_should_be_is_named(report: SubmissionReport, tmp_path: Path) -> None:
+    found = fatal(write(tmp_path / "clash.zip", {"models": b"", **read(report.path)}))
+    assert len(found) == 1 and "clash.zip: holds a file and a folder of one name" in found[0]
+
+
+def test_symbolic_link_is_not_unpacked(report: SubmissionReport, tmp_path: Path) -> None:
+    path = tmp_path / "link.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        link = zipfile.ZipInfo("models/team07_x.py")
+        link.external_attr = 0o120777 << 16
+        archive.writestr(link, "/etc/passwd")
+    assert fatal(path) == ["fatal: 'models/team07_x.py': is a symbolic link"]
+
+
+FOREIGN = '''
+import torch
+class Repeat(torch.nn.Module):
+    """Every pixel 4x4 times, after a 1x1 convolution."""
+    def __init__(self, channels=3):
+        super().__init__()
+        self.mix = torch.nn.Conv2d(3, channels, 1, bias=False)
+    def forward(self, x):
+        assert x.max() <= 1
+        return torch.nn.functional.interpolate(self.mix(x), scale_factor=4)
+'''
+
+
+FOREIGN_DEMO = """
+import os, torch
+from utils import utils_image as util
+def select_model(args, device):
+    from models.team12_repeat import Repeat
+    model_path = os.path.join("model_zoo", "team12_repeat.pth")
+    model = Repeat(channels=3)
+    model.load_state_dict(torch.load(model_path)["params"], strict=True)
+    return model, f"{args.model_id:02}_repeat", 1.0, None
+"""
+
+
+@pytest.mark.parametrize("demo", ["", FOREIGN_DEMO])
+def test_package_of_another_team_is_measured(demo: str, photos: Path, tmp_path: Path) -> None:
+    files = {
+        "models/team12_repeat.py": FOREIGN.replace("channels=3", "channels" if demo else "channels=3").encode(),
+        "model_zoo/team12_repeat.pth": saved({"params": {"mix.weight": torch.eye(3)[..., None, None]}}),
+    }
+    files |= {"test_demo.py": demo.encode()} if demo else {}
+    lines = [str(finding) for finding in check_submission(write(tmp_path / "other.zip", files), photos)]
+    assert not [line for line in lines if line.startswith("fatal")], lines
+    assert any("names no data range; 1 was assumed" in line for line in lines) == (not demo)
+    assert any("9 parameters, 0.0006 G FLOPs, 0.1966 M activations, 1 convolutions" in line for line in lines)
+    assert any("PSNR " in line and "(2 images)" in line for line in lines)
+
+
+@pytest.fixture(scope="module")
+def archive(weights: Path, photos: Path, team: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("results") / "results.zip"
+    build_results(weights, photos, team, out, device="cpu", progress=False)
+    return out
+
+
+def test_results_are_flat_and_called_after_the_hr_images(archive: Path, report: SubmissionReport, photos: Path) -> None:
+    files = read(archive)
+    assert list(files) == ["0001.png", "second.png", "readme.txt"]
+    lines = files["readme.txt"].decode().splitlines()
+    assert lines[0].startswith("runtime per image [s] : 0.")
+    assert lines[1:3] == ["CPU[1] / GPU[0] : 1", "Extra Data [1] / No Extra Data [0] : 1"]
+    assert lines[3].startswith('Other description : FMEN-S "quoted" \\ back. Costs $5') and len(lines) == 4
+    findings = [str(finding) for finding in check_submission(archive, photos)]
+    assert findings == [f"info: images: PSNR {report.psnr:.4f} dB on {photos.name} (2 images)"]
+
+
+def png(bits: int = 8, colour: int = 2, size: tuple[int, int] = (60, 72)) -> bytes:
+    """The head of a PNG."""
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sIIBBBBBI", 13, b"IHDR", size[1], size[0], bits, colour, 0, 0, 0, 0)
+
+
+BROKEN_RESULTS = {
+    "image missing": (without("second.png"), "images: 1 of 2 missing: second.png"),
+    "image too many": (adding("third.png", png()), "images: 1 not in the data: third.png"),
+    "16 bits": (adding("0001.png", png(bits=16)), "0001.png: has 16 bits per channel, not 8"),
+    "alpha": (adding("0001.png", png(colour=6)), "0001.png: is RGB with alpha, not RGB"),
+    "damaged image": (adding("0001.png", png()), "0001.png: is damaged"),
+    "no PNG": (adding("0001.png", b"\xff\xd8\xff"), "0001.png: is no PNG"),
+    "no readme": (without("readme.txt"), "readme.txt: is missing"),
+    "readme without a line": (
+        lambda files: files.update({"readme.txt": files["readme.txt"].replace(b"CPU[1] / GPU[0]", b"CPU / GPU")}),
+        "readme.txt: has no line 'CPU[1] / GPU[0]'",
+    ),
+    "readme with a wrong value": (
+        lambda files: files.update({"readme.txt": files["readme.txt"].replace(b"GPU[0] : 1", b"GPU[0] : yes")}),
+        "readme.txt: has 'yes' for 'CPU[1] / GPU[0]'",
+    ),
+    "image in a folder": (
+        lambda files: files.update({"sr/second.png": files.pop("second.png")}),
+        "sr/second.png: only PNG images and readme.txt belong in the archive's root",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN_RESULTS)
+def test_broken_results_are_found_and_named(case: str, archive: Path, photos: Path, tmp_path: Path) -> None:
+    spoil, expected = BROKEN_RESULTS[case]
+    files = read(archive)
+    spoil(files)
+    found = fatal(write(tmp_path / "broken.zip", files), photos)
+    assert any(expected in line for line in found), found
+
+
+def test_image_of_wrong_size_is_named_with_the_right_one(archive: Path, photos: Path, tmp_path: Path) -> None:
+    files = read(archive)
+    write_image(tmp_path / "small.png", np.zeros((60, 68, 3), np.uint8))
+    files["0001.png"] = (tmp_path / "small.png").read_bytes()
+    assert fatal(write(tmp_path / "broken.zip", files), photos) == ["fatal: 0001.png: is 68x60, must be 72x60"]
+
+
+def test_missing_images_are_noticed_without_the_data_by_their_numbers(tmp_path: Path, archive: Path) -> None:
+    image = read(archive)["0001.png"]
+    files = {f"{number:04}x4.png": image for number in range(801, 900)}
+    files["readme.txt"] = read(archive)["readme.txt"]
+    assert fatal(write(tmp_path / "valid.zip", files)) == ["fatal: images: 1 of 100 missing: 0900x4.png"]
+
+
+def test_results_of_the_test_split_need_no_hr_images(weights: Path, team: Path, tmp_path: Path) -> None:
+    lr = np.zeros((16, 20, 3), np.uint8)
+    for number in (901, 902):
+        write_image(tmp_path / f"set/DIV2K_LSDIR_test_LR/{number:04}x4.png", lr)
+    out = tmp_path / "r.zip"
+    report = build_results(
+        weights, tmp_path / "set", team, out, layout="ntire2026", split="test", device="cpu", progress=False
+    )
+    assert report.psnr is None and list(read(out)) == ["0901.png", "0902.png", "readme.txt"]
+    assert check_submission(out, tmp_path / "set", layout="ntire2026", split="test") == []
+    with pytest.raises(SubmissionError, match="has no folder DIV2K_test_LR"):
+        build_results(weights, tmp_path / "set", team, out, split="test")
+
+
+def test_threshold_is_judged_on_the_challenges_own_images(archive: Path, photos: Path, tmp_path: Path) -> None:
+    for source in photos.iterdir():
+        target = tmp_path / "set/DIV2K_valid_HR" / source.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(source.read_bytes())
+    found = fatal(archive, tmp_path / "set")
+    assert len(found) == 1 and "the challenge asks for 29.00 dB, measured " in found[0]
+
+
+def test_missing_file_is_the_users_fault(tmp_path: Path) -> None:
+    with pytest.raises(SubmissionError, match=r"none\.zip: no such file"):
+        check_submission(tmp_path / "none.zip")

@@ -1,0 +1,61 @@
+"""Training pairs from a teacher's answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fmen.training.pseudo_labels import label_folder, mean_answer
+from fmen_data import imresize, open_dataset, read_image, write_image
+
+
+def double(lr: np.ndarray) -> np.ndarray:
+    return lr.repeat(2, 0).repeat(2, 1)
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    generator = np.random.default_rng(0)
+    for name in ("a", "b"):
+        write_image(tmp_path / f"photos/{name}.png", generator.integers(0, 256, (20, 30, 3), np.uint8))
+    return tmp_path / "photos"
+
+
+def test_the_labelled_folder_is_a_dataset_of_the_teachers_answers(photographs: Path, tmp_path: Path) -> None:
+    made = label_folder([double], photographs, tmp_path / "out", scale=2, factors=(0.5, 1.0), progress=False)
+    assert made == 4
+    dataset = open_dataset(tmp_path / "out", scale=2, split="train")
+    assert [pair.name for pair in dataset.pairs] == ["a_050", "a_100", "b_050", "b_100"]
+    photograph = read_image(photographs / "a.png")
+    for index, lr in ((0, imresize(photograph, 0.5)), (1, photograph)):
+        found_lr, found_hr = dataset.read(index)
+        assert np.array_equal(found_lr, lr)
+        assert np.array_equal(found_hr, double(lr))
+
+
+def test_labelling_goes_on_where_it_stopped(photographs: Path, tmp_path: Path) -> None:
+    label_folder([double], photographs, tmp_path / "out", scale=2, factors=(1.0,), progress=False)
+    (tmp_path / "out/HR/b_100.png").unlink()
+    asked: list[tuple[int, ...]] = []
+
+    def teacher(lr: np.ndarray) -> np.ndarray:
+        asked.append(lr.shape)
+        return double(lr)
+
+    assert label_folder([teacher], photographs, tmp_path / "out", scale=2, factors=(1.0,), progress=False) == 1
+    assert asked == [(20, 30, 3)]
+
+
+def test_several_teachers_are_averaged_and_rounded() -> None:
+    def constant(value: int) -> np.ndarray:
+        return np.full((2, 2, 3), value, np.uint8)
+
+    assert mean_answer([lambda _: constant(250), lambda _: constant(255)], constant(0)).max() == 253
+
+
+@pytest.mark.parametrize("factors", [(), (0.0,), (1.5,)])
+def test_factors_out_of_range_are_refused(photographs: Path, tmp_path: Path, factors: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="above 0 and at most 1"):
+        label_folder([double], photographs, tmp_path / "out", scale=2, factors=factors)

@@ -1,0 +1,112 @@
+"""Recipes: what they hold, and how they refuse what makes no sense."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from fmen.training.losses import CHARBONNIER_EPS, LOSSES
+from fmen.training.recipe import Recipe, RecipeError, dump_recipe, load_recipe, parse_settings, recipe_names
+from fmen.training.schedule import learning_rate
+
+
+def test_the_shipped_recipes_are_valid_and_carry_their_names() -> None:
+    assert set(recipe_names()) == {"paper", "fast", "cpu", "quick"}
+    for name in recipe_names():
+        assert load_recipe(name).name == name
+
+
+def test_paper_is_section_4_1_to_the_letter() -> None:
+    recipe = load_recipe("paper")
+    assert recipe.data == ("data/DIV2K", "data/Flickr2K")
+    assert (recipe.patch, recipe.batch, recipe.loss, recipe.init) == (64, 64, "l1", "he")
+    assert (recipe.betas, recipe.eps, recipe.lr, recipe.steps) == ((0.9, 0.999), 1e-8, 5e-4, 3_000_000)
+    assert (recipe.precision, recipe.ema, recipe.grad_clip, recipe.warmup) == ("fp32", 0, 0, 0)
+    rates = [learning_rate(recipe, step) for step in (0, 599_999, 600_000, 1_199_999, 1_200_000, 2_999_999)]
+    assert rates == [5e-4, 5e-4, 2.5e-4, 2.5e-4, 1.25e-4, 3.125e-5]
+
+
+def test_quick_needs_no_download() -> None:
+    assert load_recipe("quick").data == ("sample",)
+
+
+def test_a_cosine_starts_after_the_warmup_and_ends_at_its_final_rate() -> None:
+    recipe = Recipe(steps=110, lr=1.0, lr_final=0.1, warmup=10)
+    assert learning_rate(recipe, 0) == pytest.approx(1 / 11)
+    assert learning_rate(recipe, 10) == 1.0
+    assert learning_rate(recipe, 60) == pytest.approx(0.55)
+    assert learning_rate(recipe, 110) == pytest.approx(0.1)
+    rates = [learning_rate(recipe, step) for step in range(110)]
+    assert rates[:11] == sorted(rates[:11]) and rates[10:] == sorted(rates[10:], reverse=True)
+
+
+def test_losses_of_a_difference_of_three_gray_levels() -> None:
+    sr, hr = torch.full((1, 3, 4, 4), 10.0), torch.full((1, 3, 4, 4), 13.0)
+    assert LOSSES["l1"](sr, hr).item() == 3
+    assert LOSSES["l2"](sr, hr).item() == 9
+    assert LOSSES["charbonnier"](sr, hr).item() == pytest.approx((9 + CHARBONNIER_EPS**2) ** 0.5)
+    assert LOSSES["charbonnier"](hr, hr).item() == pytest.approx(CHARBONNIER_EPS)
+
+
+def test_a_dumped_recipe_reads_back_as_itself(tmp_path: Path) -> None:
+    recipe = load_recipe("fast", {"data": ("a b", "hr,lr"), "lr": 3e-4, "val_data": "Ä"})
+    (tmp_path / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
+    assert load_recipe(tmp_path / "recipe.yaml") == recipe
+
+
+def test_settings_are_read_as_people_mean_them() -> None:
+    settings = parse_settings(["lr=1e-3", "steps=3e6", "data=x", "ema=0", "betas=[0.9, 0.99]", "compile=true"])
+    recipe = load_recipe("paper", settings)
+    assert (recipe.lr, recipe.steps, recipe.data, recipe.betas, recipe.compile) == (
+        1e-3,
+        3_000_000,
+        ("x",),
+        (0.9, 0.99),
+        True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("warm_up=3", "unknown key 'warm_up' (did you mean 'warmup'?)"),
+        ("optimizer.lr=1e-3", "unknown key 'optimizer.lr' (did you mean 'lr'?)"),
+        ("lr=2", "lr = 2: input should be less than or equal to 1"),
+        ("lr=nan", "lr = 'nan': input should be a finite number"),
+        ("scale=5", "scale = 5: input should be 2, 3 or 4"),
+        ("loss=l3", "loss = 'l3': input should be 'l1', 'l2' or 'charbonnier'"),
+        ("steps=1.5", "steps = 1.5: input should be a valid integer"),
+        ("warmup=10_000", "warmup (10000) must be shorter than the run"),
+        ("lr_final=0.5", "lr_final (0.5) is above lr"),
+        ("data=[]", "data = []"),
+        ("lr", "write it as key=value"),
+        ("lr=[1", "the value is not valid YAML"),
+    ],
+)
+def test_a_setting_at_fault_is_named_in_one_line(setting: str, said: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe("quick", parse_settings([setting]))
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_required_key_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("lr: 1.0e-3\n")
+    with pytest.raises(RecipeError, match=r"mine\.yaml: steps is missing"):
+        load_recipe(tmp_path / "mine.yaml")
+
+
+@pytest.mark.parametrize("text", ["a: [", "just words", "- a\n- b", "1: 2", ""])
+def test_a_file_that_is_no_recipe_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(tmp_path / "mine.yaml")
+    assert "mine.yaml" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_recipe_is_answered_with_the_nearest_one() -> None:
+    with pytest.raises(RecipeError, match=r"no recipe 'papr' \(did you mean 'paper'\?\).*cpu, fast, paper, quick"):
+        load_recipe("papr")

@@ -1,0 +1,212 @@
+"""FMEN: its sizes, its two forms, and collapsed training."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fmen_core import FMEN, Upscaler, create_model, load, reparameterize
+from fmen_core.fmen_deploy import FMEN as InferenceFMEN
+from fmen_core.models.fmen import HFAB, RRRB
+from fmen_core.upscaler import Image, to_image
+
+# DESIGN: parameters of the inference form.
+PARAMETERS = {
+    ("fmen-s", 4): 341_066,
+    ("fmen", 4): 769_428,
+    ("fmen", 3): 757_311,
+    ("fmen", 2): 748_656,
+}
+
+
+def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Give every batch normalization statistics and affine parameters far from 0 and 1."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                for tensor, low, high in (
+                    (module.running_mean, -2.0, 2.0),
+                    (module.running_var, 0.2, 3.0),
+                    (module.weight, -1.5, 1.5),
+                    (module.bias, -1.0, 1.0),
+                ):
+                    tensor.copy_(torch.rand(tensor.shape, generator=generator) * (high - low) + low)
+    return model
+
+
+def small_fmen() -> FMEN:
+    torch.manual_seed(0)
+    return FMEN(scale=3, n_feats=10, mid_feats=8, down_blocks=2, up_blocks=(2, 1, 1)).double()
+
+
+def image(height: int, width: int, batch: int = 1) -> Tensor:
+    return torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * 255
+
+
+@pytest.mark.parametrize(("name", "scale"), PARAMETERS)
+def test_inference_form_has_the_published_number_of_parameters(name: str, scale: int) -> None:
+    model = reparameterize(create_model(name, scale))
+    assert sum(parameter.numel() for parameter in model.parameters()) == PARAMETERS[name, scale]
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_every_scale_upscales_by_itself(scale: int) -> None:
+    assert create_model("fmen-s", scale).eval()(torch.rand(1, 3, 9, 7)).shape == (1, 3, 9 * scale, 7 * scale)
+
+
+def test_unknown_network_or_scale_is_refused_with_the_choices() -> None:
+    with pytest.raises(ValueError, match=r"'fmen-xl'; choose one of fmen-s, fmen"):
+        create_model("fmen-xl")
+    with pytest.raises(ValueError, match="scale 5; choose one of 2, 3, 4"):
+        create_model("fmen-s", 5)
+
+
+@pytest.mark.parametrize("collapsed", [True, False])
+@pytest.mark.parametrize("name", ["fmen-s", "fmen"])
+def test_inference_form_equals_training_form_borders_included(name: str, collapsed: bool) -> None:
+    torch.manual_seed(0)
+    model = randomise(create_model(name)).double().eval()
+    model.collapsed = collapsed
+    x = image(37, 23)
+    with torch.no_grad():
+        assert (model(x) - reparameterize(model)(x)).abs().max() < 1e-9
+
+
+def test_fused_rrrb_equals_the_drawn_block_at_the_border() -> None:
+    torch.manual_seed(0)
+    block = RRRB(6).double()
+    x = torch.randn(1, 6, 5, 4, dtype=torch.float64)
+    merged = block(x)
+    block.collapsed = False
+    drawn = block(x)
+    assert (merged - drawn).abs().max() < 1e-12
+    # Padding with zeros instead of the expansion's bias would miss at the border and nowhere else.
+    expanded = block.expand_conv(x)
+    padded = torch.nn.functional.pad(expanded, (1, 1, 1, 1))
+    naive = block.reduce_conv(block.fea_conv(padded) + expanded) + x
+    assert (merged - naive).abs()[..., 0, :].max() > 1e-3
+    assert (merged - naive).abs()[..., 1:-1, 1:-1].max() < 1e-12
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_attention_block_equals_the_formula_of_the_paper(training: bool) -> None:
+    """``x * sigmoid(bn3(excitate(pad(bn2(lrelu(erbs(lrelu(squeeze(pad(bn1(x))))))))))``, written out."""
+    torch.manual_seed(0)
+    block = randomise(HFAB(6, 4, 2)).double().train(training)
+    drawn = copy.deepcopy(block)
+    x = torch.randn(2, 6, 7, 5, dtype=torch.float64)
+
+    def padded(x: Tensor, bn: nn.BatchNorm2d) -> Tensor:
+        normal = bn(x)  # first: in training mode it moves the statistics
+        shift = bn.bias - bn.running_mean * bn.weight / (bn.running_var + bn.eps).sqrt()
+        frame = shift.view(1, -1, 1, 1).expand(2, -1, 9, 7).clone()
+        frame[..., 1:-1, 1:-1] = normal
+        return frame
+
+    branch = functional.leaky_relu(drawn.squeeze(padded(x, drawn.bn1)), 0.1)
+    branch = functional.leaky_relu(drawn.convs(branch), 0.1)
+    expected = x * torch.sigmoid(drawn.bn3(drawn.excitate(padded(branch, drawn.bn2))))
+    assert (block(x) - expected).abs().max() < 1e-12
+
+
+def test_collapsed_and_expanded_training_have_the_same_output_gradients_and_statistics() -> None:
+    models = {}
+    for collapsed in (True, False):
+        model = randomise(small_fmen()).train()
+        model.collapsed = collapsed
+        out = model(image(19, 14, batch=2))
+        out.abs().mean().backward()
+        models[collapsed] = (out.detach(), model)
+    assert (models[True][0] - models[False][0]).abs().max() < 1e-9
+    for (name, ours), reference in zip(models[True][1].named_parameters(), models[False][1].parameters(), strict=True):
+        difference, size = (ours.grad - reference.grad).norm(), reference.grad.norm()
+        if name.endswith(("bn2.bias", "excitate.bias")):
+            # A constant in front of a batch normalization: its gradient is zero but for rounding.
+            assert ours.grad.norm() < 1e-12 and size < 1e-12, name
+        else:
+            assert difference / size < 1e-12, name
+    for ours, reference in zip(models[True][1].buffers(), models[False][1].buffers(), strict=True):
+        assert torch.allclose(ours, reference, rtol=1e-12, atol=1e-12)
+
+
+def test_training_mode_updates_statistics_as_batch_norm_does() -> None:
+    model = small_fmen().train()
+    bn = model.warmup[1].bn1
+    plain = copy.deepcopy(bn)
+    x = image(12, 12, batch=2)
+    with torch.no_grad():
+        plain(model.warmup[0](model.head(x)))
+        model(x)
+    assert torch.allclose(bn.running_mean, plain.running_mean, atol=1e-12)
+    assert torch.allclose(bn.running_var, plain.running_var, atol=1e-12)
+    assert bn.num_batches_tracked == 1
+
+
+def test_two_forward_passes_can_share_one_backward_pass() -> None:
+    model = small_fmen().train()
+    (model(image(8, 8, 2)) - model(image(9, 9, 2)).mean()).sum().backward()
+    assert model.head.weight.grad is not None
+
+
+def test_reparameterize_leaves_the_model_untouched() -> None:
+    model = small_fmen().float().train()
+    before = copy.deepcopy(model.state_dict())
+    inference = reparameterize(model)
+    assert model.training and not inference.training
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert inference.head.weight.data_ptr() != model.head.weight.data_ptr()
+    again = reparameterize(inference)
+    assert isinstance(again, InferenceFMEN)
+    assert again is not inference
+
+
+def test_inference_form_can_be_fine_tuned() -> None:
+    model = reparameterize(small_fmen())
+    model(image(8, 8)).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def read_rgb(file: Path) -> Image:
+    return cv2.cvtColor(cv2.imread(str(file)), cv2.COLOR_BGR2RGB)
+
+
+def forward(model: nn.Module, lr: Image, dtype: torch.dtype) -> Tensor:
+    with torch.no_grad():
+        out: Tensor = copy.deepcopy(model).to(dtype)(torch.from_numpy(lr).permute(2, 0, 1)[None].to(dtype))
+    return out
+
+
+def test_both_forms_give_the_same_uint8_images_on_set5(reference: Path) -> None:
+    torch.manual_seed(0)
+    model = randomise(create_model("fmen-s")).eval()
+    files = sorted((reference / "data/Set5/LR_bicubic/X4").glob("*.png"))
+    assert len(files) == 5
+    # A random network's output lies around zero: stretch it over the grays, or every pixel would be black.
+    out = forward(model, read_rgb(files[0]), torch.float32)
+    with torch.no_grad():
+        model.tail[0].weight.mul_(60 / out.std())
+        model.tail[0].bias.sub_(out.mean()).mul_(60 / out.std()).add_(128)
+    inference = reparameterize(model)
+    upscaler = Upscaler(inference, device="cpu")
+    for file in files:
+        lr = read_rgb(file)
+        sr = upscaler(lr)
+        assert sr.std() > 10
+        assert np.array_equal(Upscaler(model, device="cpu")(lr), sr), file.name
+        training, exact = (to_image(forward(form, lr, torch.float64), 255.0) for form in (model, inference))
+        assert np.array_equal(training, exact), file.name
+        assert torch.equal(forward(model, lr, torch.float32), forward(inference, lr, torch.float32)), file.name
+
+
+def test_both_published_layouts_of_fmen_s_load(reference: Path) -> None:
+    for file in ("team03_fmen.pth", "fmen_test_weights.pt"):
+        model = load(reference / "weights" / file)
+        assert (model.name, model.scale, model.data_range) == ("fmen-s", 4, 255.0)
