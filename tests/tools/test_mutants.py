@@ -1,0 +1,61 @@
+"""The faults that ``tools/mutants.py`` puts into a file."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+SOURCE = '''"""A docstring with 3 < 4."""
+
+def f(x: Literal[7], *, strict: bool = True) -> int:
+    """Another one: 1 + 2."""
+    if not strict and x < 3:
+        return x // 2
+    return x in (x, "4 + 4")
+'''
+
+
+@pytest.fixture
+def mutants(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("mutants", ROOT / "tools" / "mutants.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "mutants", module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_operator_number_and_truth_value_outside_of_text_and_annotations_is_a_fault(
+    mutants: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "f.py"
+    file.write_text(SOURCE)
+    monkeypatch.setattr(mutants, "ROOT", tmp_path)
+    found = {(m.line, m.before, m.after) for m in mutants.mutants_of(file)}
+    assert found == {
+        (3, "True", "False"),
+        (5, "not ", ""),
+        (5, "and", "or"),
+        (5, "<", "<="),
+        (5, "3", "4"),
+        (6, "//", "/"),
+        (6, "2", "3"),
+        (7, "in", "not in"),
+    }
+
+
+def test_a_fault_changes_exactly_its_token(
+    mutants: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "f.py"
+    file.write_text(SOURCE)
+    monkeypatch.setattr(mutants, "ROOT", tmp_path)
+    fault = next(m for m in mutants.mutants_of(file) if m.before == "<")
+    changed = SOURCE.encode()[: fault.start] + fault.after.encode() + SOURCE.encode()[fault.end :]
+    assert changed.decode() == SOURCE.replace("x < 3", "x <= 3")

@@ -1,0 +1,194 @@
+"""Find out which faults the tests notice: put random one-token faults into a package, one at a time, and run its tests.
+
+    python tools/mutants.py fmen_data --count 100 --json results/mutants/fmen_data.json
+
+A fault replaces one operator, number or truth value (``<`` by ``<=``, ``+`` by ``-``, 4 by 5, ``and`` by ``or``, ``not x``
+by ``x``). The tests that execute the changed line run first, the quickest first, then, if the line is executed by none in
+this process, all tests of the package. Needs ``pip install pytest-cov``. Works on a copy of the tree.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("fmen_core", "fmen_data", "fmen_eval", "fmen")
+SWAPS = {
+    "+": "-", "-": "+", "*": "/", "/": "*", "//": "/", "**": "*", "%": "*", "<": "<=", "<=": "<", ">": ">=", ">=": ">",
+    "==": "!=", "!=": "==", "and": "or", "or": "and", "is": "is not", "is not": "is", "in": "not in", "not in": "in",
+    "<<": ">>", ">>": "<<", "&": "|",
+}  # fmt: skip
+AT_ONCE = 30
+"""Tests of a line that one run takes, the quickest first; most faults are noticed by the first run."""
+TIMEOUT = 300
+"""Seconds that a run may take; a fault that makes a test hang is noticed."""
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A fault and what noticed it; ``killed_by`` is empty if nothing did."""
+
+    file: str
+    line: int
+    before: str
+    after: str
+    start: int
+    end: int
+    text: str = ""
+    killed_by: str = ""
+
+
+def mutants_of(file: Path) -> Iterator[Mutant]:
+    """All faults that can be put into a file."""
+    source = file.read_text(encoding="utf-8")
+    starts = [0]
+    for line in source.encode().splitlines(keepends=True):
+        starts.append(starts[-1] + len(line))
+
+    def offset(node: ast.expr, *, end: bool = False) -> int:
+        if end:
+            assert node.end_lineno is not None and node.end_col_offset is not None
+            return starts[node.end_lineno - 1] + node.end_col_offset
+        return starts[node.lineno - 1] + node.col_offset
+
+    def fault(start: int, end: int, after: str, line: int) -> Mutant:
+        text = source.splitlines()[line - 1].strip()
+        before = source.encode()[start:end].decode()
+        return Mutant(str(file.relative_to(ROOT)), line, before, after, start, end, text)
+
+    def between(left: ast.expr, right: ast.expr) -> Iterator[Mutant]:
+        low, high = offset(left, end=True), offset(right)
+        operator = source.encode()[low:high].decode().strip("() \n\\")
+        if operator in SWAPS:
+            start = source.encode().index(operator.encode(), low)
+            line = source.encode()[:start].count(b"\n") + 1
+            yield fault(start, start + len(operator), SWAPS[operator], line)
+
+    for node in code_in(ast.parse(source)):
+        if isinstance(node, ast.BinOp):
+            yield from between(node.left, node.right)
+        elif isinstance(node, ast.Compare):
+            for left, right in zip([node.left, *node.comparators], node.comparators, strict=False):
+                yield from between(left, right)
+        elif isinstance(node, ast.BoolOp):
+            for left, right in zip(node.values, node.values[1:], strict=False):
+                yield from between(left, right)
+        elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+            yield fault(offset(node), offset(node.operand), "", node.lineno)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, bool | int | float):
+            after = str(not node.value) if isinstance(node.value, bool) else str(node.value + 1)
+            yield fault(offset(node), offset(node, end=True), after, node.lineno)
+
+
+def code_in(tree: ast.AST) -> Iterator[ast.AST]:
+    """The nodes below ``tree`` without annotations, which have no effect at run time."""
+    for name, value in ast.iter_fields(tree):
+        for child in value if isinstance(value, list) else [value]:
+            if isinstance(child, ast.AST) and name not in ("annotation", "returns", "type_comment"):
+                yield child
+                yield from code_in(child)
+
+
+def run_tests(tree: Path, tests: list[str], *options: str, timeout: float = TIMEOUT) -> tuple[int, str]:
+    """Run pytest in a copy of the tree; its exit status and its output."""
+    paths = os.pathsep.join(str(tree / "packages" / package / "src") for package in PACKAGES)
+    environment = dict(os.environ) | {"PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"}
+    environment.setdefault("FMEN_REFERENCE", str(ROOT.parent / "shared"))
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options, *tests]
+    try:
+        run = subprocess.run(
+            command, cwd=tree, env=environment, capture_output=True, text=True, timeout=timeout, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return 1, "FAILED (timeout) - "
+    return run.returncode, run.stdout
+
+
+def tests_by_line(tree: Path, package: str, folder: str) -> tuple[dict[tuple[str, int], set[str]], dict[str, float]]:
+    """The tests that execute each line, by ``(file, line)``, and the seconds of each test."""
+    from coverage import CoverageData
+
+    report = tree / "durations.xml"
+    source = tree / "packages" / package / "src"
+    options = (f"--cov={source}", "--cov-context=test", "--cov-report=", f"--junitxml={report}")
+    status, output = run_tests(tree, [folder], *options, timeout=3600)
+    if status:
+        raise SystemExit(f"the tests fail without any fault:\n{output[-2000:]}")
+    data = CoverageData(str(tree / ".coverage"))
+    data.read()
+    lines: dict[tuple[str, int], set[str]] = {}
+    for file in data.measured_files():
+        for line, contexts in data.contexts_by_lineno(file).items():
+            names = {context.rpartition("|")[0] for context in contexts if context}
+            lines[str(Path(file).relative_to(tree)), line] = names
+    seconds: dict[str, float] = {}
+    for case in ElementTree.parse(report).getroot().iter("testcase"):
+        seconds[case.attrib["name"]] = float(case.attrib["time"])
+    return lines, seconds
+
+
+def kill(tree: Path, mutant: Mutant, tests: list[str], folder: str) -> str:
+    """The first test that fails with the fault in place, or nothing."""
+    file = tree / mutant.file
+    source = file.read_bytes()
+    file.write_bytes(source[: mutant.start] + mutant.after.encode() + source[mutant.end :])
+    try:
+        for batch in [tests[i : i + AT_ONCE] for i in range(0, len(tests), AT_ONCE)] or [[folder]]:
+            status, output = run_tests(tree, batch, "-x")
+            if status:
+                failed = [line for line in output.splitlines() if line.startswith(("FAILED", "ERROR"))]
+                return failed[0].split(" - ")[0].split(" ", 1)[-1] if failed else "the tests cannot be run"
+        return ""
+    finally:
+        file.write_bytes(source)
+
+
+def main() -> None:
+    """Draw the faults, run the tests, write the list."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("package", choices=PACKAGES)
+    parser.add_argument("--count", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    folder = f"tests/{options.package}"
+    files = sorted((ROOT / "packages" / options.package / "src").rglob("*.py"))
+    faults = [mutant for file in files for mutant in mutants_of(file)]
+    chosen = random.Random(options.seed).sample(faults, min(options.count, len(faults)))
+    results: list[Mutant] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        tree = Path(scratch, "fmen").resolve()
+        shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".git", "__pycache__", ".venv"), symlinks=True)
+        lines, seconds = tests_by_line(tree, options.package, folder)
+        with tqdm(chosen, unit="fault") as bar:
+            for mutant in bar:
+                tests = lines.get((mutant.file, mutant.line), set())
+                quickest = sorted(tests, key=lambda test: seconds.get(test.rpartition("::")[2], 0.0))
+                results.append(replace(mutant, killed_by=kill(tree, mutant, quickest, folder)))
+                bar.set_postfix_str(f"{sum(bool(result.killed_by) for result in results)} noticed")
+    for result in results:
+        if not result.killed_by:
+            change = f"{result.before} -> {result.after or 'nothing'}"
+            print(f"not noticed: {result.file}:{result.line}: {change} in: {result.text}")
+    print(f"{sum(bool(result.killed_by) for result in results)} of {len(results)} faults are noticed")
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
