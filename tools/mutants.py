@@ -2,9 +2,9 @@
 
     python tools/mutants.py fmen_data --count 100 --json results/mutants/fmen_data.json
 
-A fault replaces one operator, number or truth value (``<`` by ``<=``, ``+`` by ``-``, 4 by 5, ``and`` by ``or``, ``not x``
-by ``x``). The tests that execute the changed line run first, the quickest first, then, if the line is executed by none in
-this process, all tests of the package. Needs ``pip install pytest-cov``. Works on a copy of the tree.
+A fault replaces one operator, number or truth value: ``<`` by ``<=``, ``+`` by ``-``, 4 by 5, ``and`` by ``or``,
+``not x`` by ``x``. The tests that execute the changed line run, the quickest first; for a line that no test of this
+process executes, all tests of the package. Needs ``pip install pytest-cov``. Works on a copy of the tree.
 """
 
 from __future__ import annotations
