@@ -1,4 +1,4 @@
-"""The dataset layouts, and what is said when LR and HR do not belong together."""
+"""The dataset layouts, and the errors for LR and HR images that do not belong together."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fmen_data import DataError, imresize, open_dataset, read_image, write_image
+from fmen_data import DataError, imresize, open_dataset, parse_source, read_image, write_image
 
 GENERATOR = np.random.default_rng(0)
 
@@ -21,7 +21,7 @@ def write_lr(folder: Path, *names: str, size: tuple[int, int] = (6, 8)) -> None:
     write_hr(folder, *names, size=size)
 
 
-def test_the_sample_dataset_is_there_and_its_splits_are_disjoint() -> None:
+def test_the_sample_dataset_is_installed_and_its_splits_are_disjoint() -> None:
     train, val = open_dataset("sample", split="train"), open_dataset("sample")
     assert not {pair.name for pair in train.pairs} & {pair.name for pair in val.pairs}
     assert len(train) == 9
@@ -70,7 +70,7 @@ def test_the_challenge_layout_of_div2k_and_lsdir_is_found(tmp_path: Path) -> Non
     assert [pair.lr is not None for pair in open_dataset(tmp_path).pairs] == [True, True]
 
 
-def test_a_missing_split_is_said_rather_than_replaced(tmp_path: Path) -> None:
+def test_a_missing_split_is_an_error_and_not_replaced_by_the_other(tmp_path: Path) -> None:
     write_hr(tmp_path / "DIV2K_train_HR", "0001")
     with pytest.raises(DataError, match=r"no DIV2K_valid_HR for val; get it with: fmen data download"):
         open_dataset(tmp_path, split="val")
@@ -114,11 +114,29 @@ def test_an_lr_image_of_another_size_is_named_when_the_dataset_is_opened(tmp_pat
         open_dataset(tmp_path)
 
 
-def test_two_images_of_one_name_are_refused(tmp_path: Path) -> None:
-    write_hr(tmp_path, "a")
-    write_image(tmp_path / "a.bmp", np.zeros((8, 8, 3), np.uint8))
-    with pytest.raises(DataError, match="two images called a"):
+@pytest.mark.parametrize("folder", ["HR", "LR_bicubic/X4"])
+def test_two_files_of_one_image_are_refused_and_both_named(tmp_path: Path, folder: str) -> None:
+    write_hr(tmp_path / "HR", "0001", "0002")
+    write_lr(tmp_path / "LR_bicubic/X4", "0001", "0002")
+    assert len(open_dataset(tmp_path)) == 2
+    size = (24, 32, 3) if folder == "HR" else (6, 8, 3)
+    write_image(tmp_path / folder / "0001.jpg", np.zeros(size, np.uint8))
+    with pytest.raises(DataError, match=rf"{folder}/0001\.jpg and .*{folder}/0001\.png have the same name; rename"):
         open_dataset(tmp_path)
+
+
+def test_an_image_of_the_same_name_in_div2k_and_flickr2k_is_refused(tmp_path: Path) -> None:
+    write_hr(tmp_path / "DIV2K/DIV2K_train_HR", "0001")
+    write_hr(tmp_path / "Flickr2K/Flickr2K_HR", "0001")
+    with pytest.raises(DataError, match=r"DIV2K_train_HR/0001\.png and .*Flickr2K_HR/0001\.png have the same name"):
+        open_dataset(tmp_path, split="train")
+
+
+def test_a_source_with_a_comma_is_two_folders_unless_a_folder_has_that_name(tmp_path: Path) -> None:
+    assert parse_source(f"{tmp_path}/hr, {tmp_path}/lr") == (tmp_path / "hr", tmp_path / "lr")
+    (tmp_path / "hr, lr").mkdir()
+    assert parse_source(f"{tmp_path}/hr, lr") == f"{tmp_path}/hr, lr"
+    assert parse_source("sample") == "sample"
 
 
 def test_an_image_smaller_than_the_scale_is_named(tmp_path: Path) -> None:
@@ -128,7 +146,7 @@ def test_an_image_smaller_than_the_scale_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", ["nothing", "file", "empty folder"])
-def test_a_source_that_is_no_dataset_is_named(tmp_path: Path, make: str) -> None:
+def test_a_source_without_images_is_named(tmp_path: Path, make: str) -> None:
     source = tmp_path / "source"
     if make == "file":
         source.touch()
@@ -139,11 +157,11 @@ def test_a_source_that_is_no_dataset_is_named(tmp_path: Path, make: str) -> None
 
 
 def test_an_unknown_scale_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="scale 5 is none of 2, 3, 4"):
+    with pytest.raises(DataError, match="unknown scale 5; choose one of 2, 3, 4"):
         open_dataset(tmp_path, scale=5)
 
 
-def test_a_missing_scikit_image_is_said_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_scikit_image_the_sample_dataset_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fmen_data.sample.find_spec", lambda name: None)
     with pytest.raises(DataError, match="pip install scikit-image"):
         open_dataset("sample")

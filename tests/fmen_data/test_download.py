@@ -1,4 +1,4 @@
-"""Downloading from a server that drops connections, and unpacking archives that mean harm."""
+"""Downloading from a server that drops connections, and unpacking malicious archives."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_a_part_that_is_whole_already_is_only_checked(server: Server, tmp_path: 
     assert get(server, tmp_path / "a.zip") == CONTENT
 
 
-def test_a_part_that_is_too_long_is_begun_again(server: Server, tmp_path: Path) -> None:
+def test_a_part_that_is_too_long_is_downloaded_anew(server: Server, tmp_path: Path) -> None:
     (tmp_path / "a.zip.part").write_bytes(CONTENT + b"more")
     assert get(server, tmp_path / "a.zip") == CONTENT
 
@@ -123,13 +123,13 @@ def test_another_file_than_the_known_one_is_refused_and_removed(server: Server, 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_missing_file_on_the_server_is_said_at_once(server: Server, tmp_path: Path) -> None:
+def test_a_missing_file_on_the_server_is_an_error_without_retries(server: Server, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"absent\.zip: the server answers 404"):
         get(server, tmp_path / "a.zip", name="absent.zip")
     assert len(server.requests) == 1
 
 
-def test_a_server_that_stays_away_is_given_up_and_the_part_kept(server: Server, tmp_path: Path) -> None:
+def test_five_attempts_without_a_byte_end_the_download_and_leave_the_part(server: Server, tmp_path: Path) -> None:
     (tmp_path / "a.zip.part").write_bytes(CONTENT[:1000])
     server.drop_after = 0
     with pytest.raises(DataError, match="connection was closed early; run the command again, it continues"):
@@ -196,7 +196,7 @@ def png(height: int, width: int) -> bytes:
 
 @pytest.fixture
 def tiny(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Server:
-    """The official archives in small: three training and two validation images, two of Flickr2K."""
+    """Small versions of the official archives: three training and two validation images, two of Flickr2K."""
     sets = {"train": range(1, 4), "valid": range(801, 803)}
     archives: list[div2k.Archive] = []
     for part, numbers in sets.items():
@@ -235,7 +235,7 @@ def test_div2k_and_flickr2k_are_downloaded_unpacked_and_verified(tiny: Server, t
     assert folders["DIV2K_train_HR"] == (3, 3, (16, 24))
 
 
-def test_what_is_complete_is_not_downloaded_again(tiny: Server, tmp_path: Path) -> None:
+def test_only_incomplete_archives_are_downloaded_again(tiny: Server, tmp_path: Path) -> None:
     get_all(tiny, tmp_path / "data")
     tiny.requests.clear()
     get_all(tiny, tmp_path / "data")
@@ -272,13 +272,62 @@ def test_only_a_deep_verification_decodes(tiny: Server, tmp_path: Path) -> None:
     assert "0002.png is damaged" in problem
 
 
-def test_verify_and_info_know_the_benchmark_layout(reference: Path) -> None:
-    assert div2k.verify(reference / "data/Set5", scale=3, progress=False) == div2k.Verification(10, ())
-    assert [folder.images for folder in div2k.info(reference / "data/Set5")] == [5, 5, 5, 5]
+@pytest.mark.parametrize("names", [("div2k",), ("DIV2K",), ("Div2K",)])
+def test_the_names_of_datasets_are_case_insensitive(tiny: Server, tmp_path: Path, names: tuple[str, ...]) -> None:
+    roots = div2k.download(tmp_path / "data", names, base_url=tiny.url, progress=False)
+    assert roots == [tmp_path / "data/DIV2K"]
+    assert len(list(roots[0].rglob("*.png"))) == 10
 
 
-def test_verify_of_a_folder_without_images_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no images in"):
-        div2k.verify(tmp_path, progress=False)
-    with pytest.raises(DataError, match="absent"):
-        div2k.info(tmp_path / "absent")
+def test_an_unknown_dataset_or_scale_is_refused_before_any_download(tiny: Server, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"unknown dataset 'set5'; choose from DIV2K, Flickr2K"):
+        div2k.download(tmp_path / "data", ("DIV2K", "set5"), base_url=tiny.url, progress=False)
+    with pytest.raises(DataError, match=r"unknown scale 8; choose from 2, 3, 4"):
+        div2k.download(tmp_path / "data", scales=(4, 8), base_url=tiny.url, progress=False)
+    assert tiny.requests == []
+
+
+def test_an_archive_that_is_there_is_checked_and_unpacked_without_a_download(tiny: Server, tmp_path: Path) -> None:
+    get_all(tiny, tmp_path / "data")
+    root = tmp_path / "data/DIV2K"
+    (root / "DIV2K_valid_HR/0802.png").unlink()
+    (root / "DIV2K_valid_HR.zip").write_bytes(tiny.files["/DIV2K_valid_HR.zip"])
+    tiny.requests.clear()
+    get_all(tiny, tmp_path / "data")
+    assert tiny.requests == [] and (root / "DIV2K_valid_HR/0802.png").is_file()
+    (root / "DIV2K_valid_HR/0802.png").unlink()
+    (root / "DIV2K_valid_HR.zip").write_bytes(b"another file")
+    with pytest.raises(DataError, match=r"DIV2K_valid_HR\.zip has MD5 .*; remove it and run the command again"):
+        get_all(tiny, tmp_path / "data")
+
+
+def test_an_official_archive_without_its_images_is_named(
+    tiny: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = make_zip(tmp_path / "other.zip", {"DIV2K_train_HR/0001.png": png(16, 24)}).read_bytes()
+    tiny.files["/DIV2K_train_HR.zip"] = content
+    folder = div2k.ImageFolder("DIV2K_train_HR", range(1, 4), 4)
+    archive = div2k.Archive("DIV2K", "DIV2K_train_HR.zip", hashlib.md5(content).hexdigest(), (folder,))
+    monkeypatch.setattr(div2k, "ARCHIVES", (archive,))
+    with pytest.raises(DataError, match=r"DIV2K_train_HR\.zip lacks 2 images of DIV2K_train_HR, 0002\.png first"):
+        div2k.download(tmp_path / "data", base_url=tiny.url, progress=False)
+
+
+def test_the_official_archives_hold_900_and_2650_images_at_each_scale() -> None:
+    folders = [folder for archive in div2k.ARCHIVES for folder in archive.folders]
+    count = {folder.path: (len(folder.files), folder.files[0], folder.files[-1]) for folder in folders}
+    assert len(folders) == len(count) == 12
+    assert count["DIV2K_train_HR"] == (800, "0001.png", "0800.png")
+    assert count["DIV2K_valid_LR_bicubic/X3"] == (100, "0801x3.png", "0900x3.png")
+    assert count["Flickr2K_HR"] == (2650, "000001.png", "002650.png")
+    assert count["Flickr2K_LR_bicubic/X2"] == (2650, "000001x2.png", "002650x2.png")
+
+
+def test_a_dataset_is_below_the_data_folder_unless_the_folder_is_its_own(tmp_path: Path) -> None:
+    assert div2k.dataset_root(tmp_path, "DIV2K") == tmp_path / "DIV2K"
+    assert div2k.dataset_root(tmp_path / "DIV2K", "DIV2K") == tmp_path / "DIV2K"
+    (tmp_path / "DIV2K_valid_HR").mkdir()
+    assert div2k.dataset_root(tmp_path, "DIV2K") == tmp_path
+    assert div2k.dataset_root(tmp_path, "Flickr2K") == tmp_path / "Flickr2K"
+    (tmp_path / "Flickr2K_HR").mkdir()
+    assert div2k.dataset_root(tmp_path, "Flickr2K") == tmp_path

@@ -1,7 +1,8 @@
-"""``fmen data``: what it prints and the status it exits with."""
+"""``fmen data``: output and exit status."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,16 @@ def test_verify_exits_with_zero_one_or_two(benchmark: Path, tmp_path: Path) -> N
     assert status == 1 and "a.png is " in output and "1 problem\n" in output
     status, output = run("verify", "--data", tmp_path / "absent")
     assert status == 2 and "absent" in output
+
+
+def test_verify_takes_every_source_that_validate_takes(benchmark: Path, tmp_path: Path) -> None:
+    for folder, images in (("DIV2K_LSDIR_valid_HR", "HR"), ("DIV2K_LSDIR_valid_LR", "LR_bicubic/X4")):
+        shutil.copytree(benchmark / images, tmp_path / "challenge" / folder)
+    two = f"{benchmark}/HR,{benchmark}/LR_bicubic/X4"
+    for source, images in ((tmp_path / "challenge", "4"), (two, "4"), ("sample", "11")):
+        assert run("verify", "--data", source) == (0, f"{images} images checked, no problems\n")
+    status, output = run("info", "--data", tmp_path / "challenge")
+    assert status == 0 and "DIV2K_LSDIR_valid_LR: 2 images, 6x4" in output
 
 
 def test_info_shows_the_folders(benchmark: Path) -> None:

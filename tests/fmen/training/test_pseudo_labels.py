@@ -1,4 +1,4 @@
-"""Training pairs from a teacher's answers."""
+"""Training pairs made from a teacher's outputs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fmen.training.pseudo_labels import label_folder, mean_answer
+from fmen.errors import UserError
+from fmen.training.pseudo_labels import label_folder, mean_output
 from fmen_data import imresize, open_dataset, read_image, write_image
 
 
@@ -23,7 +24,7 @@ def photographs(tmp_path: Path) -> Path:
     return tmp_path / "photos"
 
 
-def test_the_labelled_folder_is_a_dataset_of_the_teachers_answers(photographs: Path, tmp_path: Path) -> None:
+def test_the_labelled_folder_is_a_dataset_of_the_teachers_outputs(photographs: Path, tmp_path: Path) -> None:
     made = label_folder([double], photographs, tmp_path / "out", scale=2, factors=(0.5, 1.0), progress=False)
     assert made == 4
     dataset = open_dataset(tmp_path / "out", scale=2, split="train")
@@ -35,7 +36,7 @@ def test_the_labelled_folder_is_a_dataset_of_the_teachers_answers(photographs: P
         assert np.array_equal(found_hr, double(lr))
 
 
-def test_labelling_goes_on_where_it_stopped(photographs: Path, tmp_path: Path) -> None:
+def test_labelling_continues_where_it_stopped(photographs: Path, tmp_path: Path) -> None:
     label_folder([double], photographs, tmp_path / "out", scale=2, factors=(1.0,), progress=False)
     (tmp_path / "out/HR/b_100.png").unlink()
     asked: list[tuple[int, ...]] = []
@@ -48,14 +49,33 @@ def test_labelling_goes_on_where_it_stopped(photographs: Path, tmp_path: Path) -
     assert asked == [(20, 30, 3)]
 
 
+def test_photographs_of_one_name_in_two_formats_give_two_pairs(photographs: Path, tmp_path: Path) -> None:
+    write_image(photographs / "a.jpg", np.full((12, 16, 3), 7, np.uint8))
+    made = label_folder([double], photographs, tmp_path / "out", scale=2, factors=(1.0,), progress=False)
+    assert made == 3
+    dataset = open_dataset(tmp_path / "out", scale=2)
+    assert [pair.name for pair in dataset.pairs] == ["a.jpg_100", "a.png_100", "b_100"]
+    assert np.array_equal(dataset.read(0)[0], read_image(photographs / "a.jpg"))
+    assert np.array_equal(dataset.read(1)[0], read_image(photographs / "a.png"))
+    assert label_folder([double], photographs, tmp_path / "out", scale=2, factors=(1.0,), progress=False) == 0
+
+
+@pytest.mark.parametrize("factors", [(0.601, 0.604), (1.0, 1.0)])
+def test_factors_that_would_share_a_name_are_refused(
+    photographs: Path, tmp_path: Path, factors: tuple[float, ...]
+) -> None:
+    with pytest.raises(UserError, match=r"must differ by 0\.01 or more"):
+        label_folder([double], photographs, tmp_path / "out", scale=2, factors=factors)
+
+
 def test_several_teachers_are_averaged_and_rounded() -> None:
     def constant(value: int) -> np.ndarray:
         return np.full((2, 2, 3), value, np.uint8)
 
-    assert mean_answer([lambda _: constant(250), lambda _: constant(255)], constant(0)).max() == 253
+    assert mean_output([lambda _: constant(250), lambda _: constant(255)], constant(0)).max() == 253
 
 
 @pytest.mark.parametrize("factors", [(), (0.0,), (1.5,)])
 def test_factors_out_of_range_are_refused(photographs: Path, tmp_path: Path, factors: tuple[float, ...]) -> None:
-    with pytest.raises(ValueError, match="above 0 and at most 1"):
+    with pytest.raises(UserError, match="above 0 and at most 1"):
         label_folder([double], photographs, tmp_path / "out", scale=2, factors=factors)

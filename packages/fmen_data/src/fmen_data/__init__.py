@@ -2,7 +2,7 @@
 
 from .bicubic import imresize
 from .cache import PatchCache, prepare_cache
-from .datasets import Pair, PairDataset, open_dataset
+from .datasets import Pair, PairDataset, Source, open_dataset, parse_source
 from .errors import DataError
 from .images import image_size, list_images, read_image, write_image
 from .patches import PatchSampler
@@ -13,10 +13,12 @@ __all__ = [
     "PairDataset",
     "PatchCache",
     "PatchSampler",
+    "Source",
     "image_size",
     "imresize",
     "list_images",
     "open_dataset",
+    "parse_source",
     "prepare_cache",
     "read_image",
     "write_image",

@@ -1,7 +1,8 @@
-"""Files appear whole or not at all."""
+"""Atomic file writes: a file is written completely, or the old one stays unchanged."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import uuid
 from collections.abc import Iterator
@@ -13,24 +14,25 @@ from pathlib import Path
 def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield the path of an empty temporary file, which replaces ``path`` when the block ends without an exception.
 
-    After an exception in the block, Ctrl-C included, the temporary file is removed and an older ``path`` is unchanged.
-    Parent directories are created. The content reaches the disk before the rename, so that a power failure leaves the
-    old file or the new one. The temporary name is random: process IDs repeat across containers that share a disk.
+    After an exception in the block, Ctrl-C included, the temporary file is removed and an existing ``path`` is
+    unchanged. Parent directories are created. The content is flushed to the disk before the rename, so that after a
+    power failure ``path`` has either the old content or the new one. The temporary name is random, since process IDs
+    repeat across containers that share a disk.
 
     Raises:
-        OSError: The file cannot be written; ``filename`` is ``path``.
+        OSError: The file cannot be written. ``filename`` is ``path``, or the parent directory that cannot be created.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}{path.suffix}")
+    temporary = path.with_name(f".{path.stem[:32]}.{uuid.uuid4().hex}{path.suffix}")
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch()
         yield temporary
-        _sync(temporary)
+        _sync_file(temporary)
         temporary.replace(path)
-        _sync(path.parent)
+        _sync_directory(path.parent)
     except OSError as error:
-        if error.filename in (None, str(temporary)):
+        if error.errno is not None and error.filename in (None, str(temporary)):
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     finally:
@@ -38,17 +40,24 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 
 def atomic_write_bytes(path: str | Path, content: bytes) -> None:
-    """Write a file as a whole or not at all; see :func:`atomic_write`."""
+    """Write a file atomically; see :func:`atomic_write`."""
     with atomic_write(path) as temporary:
         temporary.write_bytes(content)
 
 
-def _sync(path: Path) -> None:
-    """Flush a file or directory to the disk, where the system can."""
-    if os.name == "nt" and path.is_dir():  # Windows opens no directories
-        return
-    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+def _sync_file(path: Path) -> None:
+    handle = os.open(path, os.O_RDWR)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _sync_directory(path: Path) -> None:
+    """Flush the rename to the disk. Not every system and file system can; the file itself is complete either way."""
+    with contextlib.suppress(OSError):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

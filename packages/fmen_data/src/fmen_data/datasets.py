@@ -1,16 +1,16 @@
-"""Datasets of LR/HR pairs as they lie on disk.
+"""Datasets of LR/HR image pairs on disk.
 
-`open_dataset` recognises, in this order:
+`open_dataset` recognises these sources, in this order:
 
-- ``"sample"``: the built-in photographs (`fmen_data.sample`);
-- two folders given by name, ``(hr_folder, lr_folder)``;
-- DIV2K's and Flickr2K's own layout, in the folder itself or in ``DIV2K/`` and ``Flickr2K/`` below it. A training set
-  joins the two where both are there (DF2K); the validation set is ``DIV2K_valid_HR``, or ``DIV2K_LSDIR_valid_HR`` with
-  ``DIV2K_LSDIR_valid_LR``, the NTIRE challenge's;
-- the EDSR benchmark layout: ``HR/NAME.png`` and ``LR_bicubic/X4/NAMEx4.png``; it is the same set for either split;
-- a plain folder of HR images; it is the same set for either split.
+- ``"sample"``: the built-in photographs (`fmen_data.sample`).
+- Two folders, ``(hr_folder, lr_folder)``. `parse_source` makes the tuple from the text ``HR_DIR,LR_DIR``.
+- DIV2K's and Flickr2K's own layout, in the folder itself or in ``DIV2K/`` and ``Flickr2K/`` below it. The training set
+  joins the two if both are there (DF2K). The validation set is ``DIV2K_valid_HR``, or ``DIV2K_LSDIR_valid_HR`` with
+  ``DIV2K_LSDIR_valid_LR``, the NTIRE challenge's.
+- The EDSR benchmark layout: ``HR/NAME.png`` and ``LR_bicubic/X4/NAMEx4.png``. Both splits are the same set.
+- A plain folder of HR images. Both splits are the same set.
 
-Where the LR folder of the scale is missing, the LR images are made from the HR images with `fmen_data.imresize`.
+If the LR folder of the scale is missing, the LR images are made from the HR images with `fmen_data.imresize`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from .images import image_size, list_images, read_image
 from .sample import sample_images
 
 Split = Literal["train", "val"]
+SPLITS: tuple[Split, ...] = ("train", "val")
 SCALES = (2, 3, 4)
 
 Source: TypeAlias = str | Path | tuple[str | Path, str | Path]
@@ -33,7 +34,10 @@ Source: TypeAlias = str | Path | tuple[str | Path, str | Path]
 
 
 def parse_source(source: str) -> Source:
-    """A source as the command line and recipes write it: ``sample``, a dataset folder, or ``HR_DIR,LR_DIR``."""
+    """Parse a source as the command line and recipes write it: ``sample``, a dataset folder, or ``HR_DIR,LR_DIR``.
+
+    A text with a comma that is the name of an existing folder is that folder.
+    """
     hr, comma, lr = source.partition(",")
     if comma and not Path(source).exists():
         return Path(hr.strip()), Path(lr.strip())
@@ -51,7 +55,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class PairDataset:
-    """The image pairs of one dataset, at one scale and of one split, in the order of their names."""
+    """The image pairs of one dataset at one scale and of one split, sorted by name."""
 
     name: str
     scale: int
@@ -61,7 +65,7 @@ class PairDataset:
         return len(self.pairs)
 
     def __iter__(self) -> Iterator[tuple[str, Image, Image]]:
-        """Yield ``(name, lr, hr)``, each image read when its turn comes."""
+        """Yield ``(name, lr, hr)``; each image is read when it is needed."""
         for index, pair in enumerate(self.pairs):
             yield pair.name, *self.read(index)
 
@@ -73,14 +77,14 @@ class PairDataset:
             the scale from the bottom and right.
 
         Raises:
-            DataError: a file cannot be read, or LR and HR do not match in size.
+            DataError: A file cannot be read, or LR and HR do not match in size.
         """
         pair = self.pairs[index]
         return match_pair(read_image(pair.hr), None if pair.lr is None else read_image(pair.lr), pair, self.scale)
 
 
 def match_pair(hr: Image, lr: Image | None, pair: Pair, scale: int) -> tuple[Image, Image]:
-    """Crop HR to a multiple of the scale, make LR or check its size; ``(lr, hr)`` as `PairDataset.read` returns."""
+    """Crop HR to a multiple of the scale, make LR or check its size; return ``(lr, hr)`` as `PairDataset.read` does."""
     height, width = lr_size(hr.shape[:2], pair, scale)
     hr = hr[: height * scale, : width * scale]
     if lr is None:
@@ -90,7 +94,7 @@ def match_pair(hr: Image, lr: Image | None, pair: Pair, scale: int) -> tuple[Ima
 
 
 def lr_size(hr_size: tuple[int, ...], pair: Pair, scale: int) -> tuple[int, int]:
-    """``(height, width)`` of the LR image that belongs to an HR image of this size."""
+    """Return ``(height, width)`` of the LR image that belongs to an HR image of this size."""
     height, width = hr_size[0] // scale, hr_size[1] // scale
     if height == 0 or width == 0:
         raise DataError(f"{pair.hr} is smaller than {scale}x{scale} pixels; remove it")
@@ -98,13 +102,13 @@ def lr_size(hr_size: tuple[int, ...], pair: Pair, scale: int) -> tuple[int, int]
 
 
 def check_pair_sizes(pair: Pair, scale: int) -> tuple[int, int]:
-    """Compare the sizes in the two files' headers.
+    """Compare the sizes in the headers of the two files.
 
     Returns:
         ``(height, width)`` of the LR image.
 
     Raises:
-        DataError: unreadable, or LR is not HR divided by the scale.
+        DataError: A file cannot be read, or the LR size is not the HR size divided by the scale.
     """
     expected = lr_size(image_size(pair.hr), pair, scale)
     if pair.lr is not None:
@@ -121,48 +125,65 @@ def _check_sizes(found: tuple[int, ...], expected: tuple[int, int], pair: Pair, 
 
 
 def open_dataset(source: Source, *, scale: int = 4, split: Split = "val") -> PairDataset:
-    """Find the image pairs of a dataset; the module's docstring tells the layouts.
+    """Find the image pairs of a dataset. See the module's docstring for the layouts.
 
     Args:
-        source: a folder, ``"sample"``, or the two folders ``(hr, lr)``.
+        source: A folder, ``"sample"``, or the two folders ``(hr, lr)``. Text that a user wrote, which may name two
+            folders, goes through `parse_source` first.
         scale: 2, 3 or 4.
-        split: which of the dataset's splits, where it has two.
+        split: The split to open, if the dataset has two.
 
     Raises:
-        DataError: nothing is there, or LR and HR do not match in number, name or size (by the files' headers).
+        DataError: There is no dataset, or LR and HR do not match in number, name or size (by the files' headers).
     """
-    if scale not in SCALES:
-        raise DataError(f"scale {scale} is none of {', '.join(map(str, SCALES))}")
-    if isinstance(source, tuple):
-        hr, lr = Path(source[0]), Path(source[1])
-        return _checked(hr.name, scale, pair_folders(hr, lr, scale))
-    if source == "sample":
-        return _checked(f"sample-{split}", scale, tuple(Pair(file.stem, file) for file in sample_images(split)))
-    root = Path(source)
-    if not root.is_dir():
-        state = "is no folder" if root.exists() else "does not exist"
-        raise DataError(f"{root} {state}; name a folder of images, or 'sample' for the built-in photographs")
-    official = find_official(root, split, scale)
-    if official:
-        pairs = tuple(pair for part in official for pair in pair_folders(part.hr, part.lr, scale))
-        return _checked("+".join(part.name for part in official), scale, pairs)
-    other: Split = "val" if split == "train" else "train"
-    if find_official(root, other, scale):
+    parts = find_parts(source, scale)
+    chosen = [part for part in parts if part.split in (None, split)]
+    if not chosen:
         wanted = "DIV2K_valid_HR" if split == "val" else "DIV2K_train_HR or Flickr2K_HR"
-        raise DataError(f"{root} has no {wanted} for {split}; get it with: fmen data download --data {root}")
-    if (root / "HR").is_dir():
-        lr_folder = _existing(root / "LR_bicubic" / f"X{scale}")
-        return _checked(root.resolve().name, scale, pair_folders(root / "HR", lr_folder, scale))
-    return _checked(root.resolve().name, scale, pair_folders(root, None, scale))
+        raise DataError(f"{source} has no {wanted} for {split}; get it with: fmen data download --data {source}")
+    if split == "val":
+        chosen = chosen[:1]
+    pairs = tuple(pair for part in chosen for pair in part.pairs(scale))
+    seen: dict[str, Pair] = {}
+    for pair in pairs:
+        if pair.name in seen:
+            raise DataError(f"{seen[pair.name].hr} and {pair.hr} have the same name; rename one")
+        seen[pair.name] = pair
+        if pair.lr is not None:  # an LR image that is made has the right size
+            check_pair_sizes(pair, scale)
+    return PairDataset("+".join(part.name for part in chosen), scale, pairs)
 
 
 @dataclass(frozen=True)
-class OfficialPart:
-    """A split of DIV2K or Flickr2K found on disk: its HR folder, and its LR folder if that is there."""
+class Part:
+    """A dataset, or one split of it, found on disk.
+
+    Attributes:
+        name: Its name, such as ``DIV2K-train``.
+        split: The split that it is; ``None`` for a dataset whose splits are the same set.
+        hr: Folder of HR images.
+        lr: Folder of LR images of the scale, if there is one.
+        files: The HR images; ``None`` for all in the folder.
+    """
 
     name: str
+    split: Split | None
     hr: Path
-    lr: Path | None
+    lr: Path | None = None
+    files: tuple[Path, ...] | None = None
+
+    def pairs(self, scale: int) -> tuple[Pair, ...]:
+        """Pair the HR images with the LR images.
+
+        Raises:
+            DataError: A folder is missing or empty, two images have one name, or an image has no partner.
+        """
+        if self.files is not None:
+            return tuple(Pair(file.stem, file) for file in self.files)
+        pairs, problems = pair_folders(self.hr, self.lr, scale)
+        if problems:
+            raise DataError(problems[0])
+        return pairs
 
 
 # Name of the part, its split, its HR folder, its LR folder.
@@ -174,54 +195,83 @@ _OFFICIAL: tuple[tuple[str, Split, str, str], ...] = (
 )
 
 
-def find_official(root: Path, split: Split, scale: int) -> list[OfficialPart]:
-    """The parts of DIV2K and Flickr2K in a folder; several for training (they add up), at most one for validation."""
+def find_parts(source: Source, scale: int) -> list[Part]:
+    """Find the dataset that a source names, both splits of it.
+
+    Raises:
+        DataError: The source is not a folder, or the scale is unknown.
+    """
+    if scale not in SCALES:
+        raise DataError(f"unknown scale {scale}; choose one of {', '.join(map(str, SCALES))}")
+    if isinstance(source, tuple):
+        hr, lr = Path(source[0]), Path(source[1])
+        return [Part(hr.name, None, hr, lr)]
+    if source == "sample":
+        photographs = [(split, tuple(sample_images(split))) for split in SPLITS]
+        return [Part(f"sample-{split}", split, files[0].parent, files=files) for split, files in photographs]
+    root = Path(source)
+    if not root.is_dir():
+        state = "is not a folder" if root.exists() else "does not exist"
+        raise DataError(f"{root} {state}; name a folder of images, or 'sample' for the built-in photographs")
+    official = [part for split in SPLITS for part in find_official(root, split, scale)]
+    if official:
+        return official
+    name = root.resolve().name
+    if (root / "HR").is_dir():
+        return [Part(name, None, root / "HR", _existing(root / "LR_bicubic" / f"X{scale}"))]
+    return [Part(name, None, root)]
+
+
+def find_official(root: Path, split: Split, scale: int) -> list[Part]:
+    """Find the parts of DIV2K and Flickr2K in a folder.
+
+    Returns:
+        For training all parts, which add up. For validation the one to use comes first.
+    """
     found = []
     for name, part_split, hr_name, lr_name in _OFFICIAL:
-        if part_split != split:
-            continue
-        places = [root, root / "DIV2K", root / "Flickr2K"]
+        folders = [root, root / "DIV2K", root / "Flickr2K"]
         if root.resolve().name == hr_name:  # the HR folder itself was named
-            places = [root.resolve().parent]
-        place = next((place for place in places if (place / hr_name).is_dir()), None)
-        if place:
-            found.append(OfficialPart(name, place / hr_name, _existing(place / lr_name.format(scale=scale))))
-    return found if split == "train" else found[:1]
+            folders = [root.resolve().parent]
+        folder = next((folder for folder in folders if (folder / hr_name).is_dir()), None)
+        if part_split == split and folder:
+            found.append(Part(name, split, folder / hr_name, _existing(folder / lr_name.format(scale=scale))))
+    return found
 
 
 def _existing(folder: Path) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def pair_folders(hr_folder: Path, lr_folder: Path | None, scale: int) -> tuple[Pair, ...]:
-    """Pair the images of two folders: LR is called as HR, or ``NAMEx4``.
+def pair_folders(hr_folder: Path, lr_folder: Path | None, scale: int) -> tuple[tuple[Pair, ...], list[str]]:
+    """Pair the images of two folders. The LR image of ``NAME`` is called ``NAMEx4`` or ``NAME``.
+
+    Returns:
+        The pairs, and one line for each image without a partner.
 
     Raises:
-        DataError: a folder is missing or empty, or an image has no partner.
+        DataError: A folder is missing or empty, or two images in it have one name.
     """
-    hr_files = list_images(hr_folder)
-    twins = {file.stem for file in hr_files}
-    if len(twins) != len(hr_files):
-        stem = next(file.stem for i, file in enumerate(hr_files) if file.stem in {f.stem for f in hr_files[:i]})
-        raise DataError(f"{hr_folder} has two images called {stem}; rename one")
+    hr_files = _by_stem(hr_folder)
     if lr_folder is None:
-        return tuple(Pair(file.stem, file) for file in hr_files)
-    lr_files = {file.stem: file for file in list_images(lr_folder)}
-    pairs = []
-    for hr in hr_files:
-        lr = lr_files.pop(f"{hr.stem}x{scale}", None) or lr_files.pop(hr.stem, None)
+        return tuple(Pair(stem, hr) for stem, hr in hr_files.items()), []
+    lr_files = _by_stem(lr_folder)
+    pairs, problems = [], []
+    for stem, hr in hr_files.items():
+        lr = lr_files.pop(f"{stem}x{scale}", None) or lr_files.pop(stem, None)
         if lr is None:
-            raise DataError(f"no LR image for {hr}; put {hr.stem}x{scale}.png into {lr_folder}")
-        pairs.append(Pair(hr.stem, hr, lr))
-    if lr_files:
-        raise DataError(
-            f"no HR image for {next(iter(lr_files.values()))} in {hr_folder}; add it or remove the LR image"
-        )
-    return tuple(pairs)
+            problems.append(f"no LR image for {hr}; put {stem}x{scale}.png into {lr_folder}")
+        else:
+            pairs.append(Pair(stem, hr, lr))
+    problems += [f"no HR image for {lr} in {hr_folder}; add it or remove the LR image" for lr in lr_files.values()]
+    return tuple(pairs), problems
 
 
-def _checked(name: str, scale: int, pairs: tuple[Pair, ...]) -> PairDataset:
-    for pair in pairs:
-        if pair.lr is not None:  # without an LR file there is nothing to compare
-            check_pair_sizes(pair, scale)
-    return PairDataset(name, scale, pairs)
+def _by_stem(folder: Path) -> dict[str, Path]:
+    """The images of a folder by their names without suffix."""
+    files: dict[str, Path] = {}
+    for file in list_images(folder):
+        if file.stem in files:
+            raise DataError(f"{files[file.stem]} and {file} have the same name; rename or remove one")
+        files[file.stem] = file
+    return files

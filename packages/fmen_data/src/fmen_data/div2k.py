@@ -1,11 +1,11 @@
-"""DIV2K and Flickr2K: where they lie, how to get them, how to check them, and what a folder holds.
+"""DIV2K and Flickr2K: download them, verify a dataset folder, and list what it holds.
 
-They lie in their own layout below a data folder: ``DIV2K/DIV2K_train_HR/0001.png``,
+The datasets have their own layout below a data folder: ``DIV2K/DIV2K_train_HR/0001.png``,
 ``DIV2K/DIV2K_train_LR_bicubic/X4/0001x4.png``, ``DIV2K/DIV2K_valid_HR/0801.png``, ``Flickr2K/Flickr2K_HR/000001.png``
-and so on; or directly in the folder that was named.
+and so on; or the same without ``DIV2K/`` and ``Flickr2K/``.
 
 The archives are the official ones (DIV2K: Agustsson and Timofte, CVPRW 2017; Flickr2K: Lim et al., CVPRW 2017). Their
-makers publish no checksums; the MD5 sums here are those that torchSR and Catalyst independently record.
+authors publish no checksums; the MD5 sums here are those that torchSR and Catalyst record independently.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Literal
 
 from tqdm import tqdm
 
-from .datasets import SCALES, Pair, check_pair_sizes, open_dataset, pair_folders
+from .datasets import SCALES, Pair, Part, Source, check_pair_sizes, find_parts, pair_folders
 from .download import check_md5, fetch, unpack
 from .errors import DataError
 from .images import check_image, image_size, list_images
@@ -32,7 +32,7 @@ _URLS = {"DIV2K": "https://data.vision.ee.ethz.ch/cvl/DIV2K", "Flickr2K": "https
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """A folder of an official dataset: its path below the dataset's, and the images that it must hold."""
+    """A folder of an official dataset: its path below the dataset's folder, and the images that it must hold."""
 
     path: str
     numbers: range
@@ -41,15 +41,15 @@ class ImageFolder:
 
     @property
     def files(self) -> list[str]:
-        """The names of the files."""
+        """The file names."""
         suffix = f"x{self.scale}" if self.scale else ""
         return [f"{number:0{self.digits}d}{suffix}.png" for number in self.numbers]
 
-    def missing(self, home: Path) -> list[str]:
-        """Those that are not in the dataset's folder ``home``."""
-        folder = home / self.path
-        there = set(os.listdir(folder)) if folder.is_dir() else set()  # noqa: PTH208 - names alone are ten times as quick
-        return [name for name in self.files if name not in there]
+    def missing(self, root: Path) -> list[str]:
+        """Return the file names that are not in the dataset's folder ``root``."""
+        folder = root / self.path
+        present = set(os.listdir(folder)) if folder.is_dir() else set()  # noqa: PTH208 - ten times as fast as iterdir
+        return [name for name in self.files if name not in present]
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ class Archive:
     md5: str
     folders: tuple[ImageFolder, ...]
 
-    def place(self, member: PurePosixPath) -> Path | None:
-        """Where a member of the archive goes below the dataset's folder; ``None``: it is not needed."""
+    def extract_path(self, member: PurePosixPath) -> Path | None:
+        """Return a member's path below the dataset's folder, or ``None`` if the member is not needed."""
         parts = member.parts[1:] if member.parts[0] == self.dataset else member.parts
         wanted = str(PurePosixPath(*parts[:-1])) in {folder.path for folder in self.folders}
         return Path(*parts) if wanted and member.suffix == ".png" else None
@@ -114,145 +114,144 @@ ARCHIVES: tuple[Archive, ...] = (
 )
 
 
-def home_of(root: Path, dataset: Name) -> Path:
-    """A dataset's folder: ``root`` itself if it is called so or holds the dataset's images, or else one below it."""
+def dataset_root(root: Path, dataset: Name) -> Path:
+    """Return a dataset's folder: ``root`` if it has the dataset's name or holds its images, otherwise one below it."""
     flat = root.resolve().name == dataset or any(entry.is_dir() for entry in root.glob(f"{dataset}_*_HR"))
     return root if flat or (root / f"{dataset}_HR").is_dir() else root / dataset
 
 
 def download(
     root: str | Path,
-    datasets: Sequence[Name] = ("DIV2K",),
+    datasets: Sequence[str] = ("DIV2K",),
     *,
     scales: Sequence[int] = (4,),
     base_url: str | None = None,
     progress: bool = True,
 ) -> list[Path]:
-    """Get the official archives and unpack them; what is complete already is left alone.
+    """Download the official archives and unpack them. Complete datasets are skipped.
 
     An archive is removed when its images are in place. An interrupted download continues with the next call.
 
     Args:
-        root: the data folder.
-        datasets: of `NAMES`.
-        scales: which LR images to get of DIV2K. Flickr2K comes as one archive of about 20 GB with all scales.
-        base_url: another server that has the same files.
-        progress: show progress bars on stderr.
+        root: The data folder.
+        datasets: Names from `NAMES`, in any case.
+        scales: The LR images of DIV2K to get. Flickr2K comes as one archive of about 20 GB with all scales.
+        base_url: Another server that has the same files.
+        progress: Show progress bars on stderr.
 
     Returns:
         The folders of the datasets.
 
     Raises:
-        DataError: as `fmen_data.download.fetch` and `unpack`, or an archive lacks images.
+        DataError: A name or scale is unknown, `fmen_data.download.fetch` or `unpack` fails, or an archive lacks images.
     """
-    root = Path(root)
+    root, names = Path(root), [_official_name(dataset) for dataset in datasets]
+    if unknown := set(scales) - set(SCALES):
+        raise DataError(f"unknown scale {min(unknown)}; choose from {', '.join(map(str, SCALES))}")
     for archive in ARCHIVES:
         needed = [folder for folder in archive.folders if folder.scale in (None, *scales)]
-        home = home_of(root, archive.dataset)
-        if archive.dataset not in datasets or not any(folder.missing(home) for folder in needed):
+        target = dataset_root(root, archive.dataset)
+        if archive.dataset not in names or not any(folder.missing(target) for folder in needed):
             continue
-        file = home / archive.file
+        file = target / archive.file
         if file.exists():
             check_md5(file, archive.md5, progress=progress)
         else:
             url = f"{(base_url or _URLS[archive.dataset]).rstrip('/')}/{archive.file}"
             fetch(url, file, md5=archive.md5, progress=progress)
-        unpack(file, home, archive.place, progress=progress)
+        unpack(file, target, archive.extract_path, progress=progress)
         for folder in needed:
-            if absent := folder.missing(home):
+            if absent := folder.missing(target):
                 raise DataError(
                     f"{file} lacks {len(absent)} images of {folder.path}, {absent[0]} first; remove the file"
                 )
         file.unlink()
-    return [home_of(root, dataset) for dataset in datasets]
+    return [dataset_root(root, name) for name in names]
+
+
+def _official_name(dataset: str) -> Name:
+    for name in NAMES:
+        if name.lower() == dataset.lower():
+            return name
+    raise DataError(f"unknown dataset {dataset!r}; choose from {', '.join(NAMES)}")
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What `verify` found: the number of images that were looked at, and one line for each problem."""
+    """What `verify` found: the number of images checked, and one line for each problem."""
 
     images: int
     problems: tuple[str, ...]
 
 
-def verify(root: str | Path, *, scale: int = 4, deep: bool = False, progress: bool = True) -> Verification:
-    """Check a dataset folder: all images there, none truncated, LR and HR sizes consistent.
+def verify(source: Source, *, scale: int = 4, deep: bool = False, progress: bool = True) -> Verification:
+    """Check a dataset: every image is present and complete, and the LR and HR images match.
 
-    DIV2K must hold its 800 and 100 HR images and as many LR images of the scale; Flickr2K, where it is there, 2,650 of
-    each. Any other layout of `open_dataset` must hold pairs.
+    Takes every source that `open_dataset` takes, and checks both splits. DIV2K must hold its 800 and 100 HR images and
+    as many LR images of the scale; Flickr2K, if it is present, 2,650 of each. If the source is one of their HR folders,
+    only the part that it belongs to is expected.
 
     Args:
-        root: the folder.
-        scale: of the LR images.
-        deep: decode every image, instead of looking at its header and its end.
-        progress: show a progress bar on stderr.
+        source: A folder, ``"sample"``, or the two folders ``(hr, lr)``.
+        scale: The scale of the LR images.
+        deep: Decode every image instead of reading its header and its end.
+        progress: Show a progress bar on stderr.
 
     Raises:
-        DataError: the folder is missing or holds no dataset at all.
+        DataError: The source is missing or holds no images.
     """
-    root = Path(root)
-    homes = {name: home_of(root, name) for name in NAMES}
-    official = [archive for archive in ARCHIVES if _present(archive.dataset, homes[archive.dataset])]
     problems: list[str] = []
     files: list[Path] = []
     pairs: list[Pair] = []
-    if official:
-        for archive in official:
-            for folder in (folder for folder in archive.folders if folder.scale in (None, scale)):
-                problems += _missing_line(homes[archive.dataset], folder)
-                files += [homes[archive.dataset] / folder.path / name for name in folder.files]
-        files = [file for file in files if file.exists()]
-        pairs = list(_official_pairs(files, scale))
-    else:
-        files, pairs, problems = _other_layout(root, scale)
-    check = partial(_problem_of, deep=deep)
+    parts = find_parts(source, scale)
+    incomplete: set[Path] = set()
+    for folder, expected in _expected_folders(source, parts, scale):
+        if absent := expected.missing(folder):
+            incomplete.add(folder / expected.path)
+            names = ", ".join(absent[:3])
+            problems.append(
+                f"{folder / expected.path} lacks {len(absent)} of {len(expected.files)} images: {names}; "
+                "get them with: fmen data download"
+            )
+    for part in parts:
+        try:
+            files += part.files or (*list_images(part.hr), *(list_images(part.lr) if part.lr else ()))
+            found, unmatched = (part.pairs(scale), []) if part.files else pair_folders(part.hr, part.lr, scale)
+        except DataError as error:
+            problems.append(str(error))
+            continue
+        pairs += found
+        if not incomplete & {part.hr, part.lr}:
+            problems += unmatched
+    if not files:
+        raise DataError(problems[0])
+    damaged = _find_damaged(files, deep, progress)
+    sound = [pair for pair in pairs if pair.hr not in damaged and pair.lr not in damaged]
+    sizes = filter(None, (_size_problem(pair, scale) for pair in sound))
+    return Verification(len(files), (*problems, *damaged.values(), *sizes))
+
+
+def _expected_folders(source: Source, parts: list[Part], scale: int) -> Iterator[tuple[Path, ImageFolder]]:
+    """Yield the folders that DIV2K and Flickr2K must have, each with the dataset's folder, if they are present."""
+    for archive in ARCHIVES:
+        hr_names = {folder.path for other in ARCHIVES if other.dataset == archive.dataset for folder in other.folders}
+        root = next((part.hr.parent for part in parts if part.split and part.hr.name in hr_names), None)
+        named = Path(source).resolve().name if isinstance(source, (str, Path)) else ""
+        prefix = named.removesuffix("HR") if named in hr_names else ""
+        for folder in archive.folders:
+            if root and folder.scale in (None, scale) and folder.path.startswith(prefix):
+                yield root, folder
+
+
+def _find_damaged(files: list[Path], deep: bool, progress: bool) -> dict[Path, str]:
+    """Check files in parallel; return a line for each damaged one."""
     with ThreadPoolExecutor() as pool:
-        results = tqdm(pool.map(check, files), "verify", len(files), unit="image", disable=not progress)
-        damaged = {file: line for file, line in zip(files, results, strict=True) if line}
-    problems += damaged.values()
-    for pair in pairs:
-        if pair.hr not in damaged and pair.lr not in damaged:
-            problems += _size_problem(pair, scale)
-    return Verification(len(files), tuple(problems))
+        checks = pool.map(partial(_image_problem, deep=deep), files)
+        lines = tqdm(checks, "verify", len(files), unit="image", disable=not progress)
+        return {file: line for file, line in zip(files, lines, strict=True) if line}
 
 
-def _present(dataset: Name, home: Path) -> bool:
-    folders = [folder for archive in ARCHIVES if archive.dataset == dataset for folder in archive.folders]
-    return any((home / folder.path).is_dir() for folder in folders if folder.scale is None)
-
-
-def _missing_line(home: Path, folder: ImageFolder) -> list[str]:
-    absent = folder.missing(home)
-    if not absent:
-        return []
-    return [f"{home / folder.path} lacks {len(absent)} of {len(folder.files)} images: {', '.join(absent[:3])}"]
-
-
-def _official_pairs(files: list[Path], scale: int) -> Iterator[Pair]:
-    """The HR images with the LR images that belong to them, where both are there."""
-    there = set(files)
-    for file in files:
-        folder = file.parent.name
-        if folder.endswith("_HR"):
-            lr = file.parents[1] / f"{folder.removesuffix('HR')}LR_bicubic" / f"X{scale}" / f"{file.stem}x{scale}.png"
-            if lr in there:
-                yield Pair(file.stem, file, lr)
-
-
-def _other_layout(root: Path, scale: int) -> tuple[list[Path], list[Pair], list[str]]:
-    hr_folder = root / "HR" if (root / "HR").is_dir() else root
-    lr_folder = root / "LR_bicubic" / f"X{scale}" if hr_folder != root else None
-    files = list_images(hr_folder)
-    if lr_folder is None or not lr_folder.is_dir():
-        return files, [], []
-    try:
-        files += list_images(lr_folder)
-        return files, list(pair_folders(hr_folder, lr_folder, scale)), []
-    except DataError as error:
-        return files, [], [str(error)]
-
-
-def _problem_of(file: Path, *, deep: bool) -> str:
+def _image_problem(file: Path, *, deep: bool) -> str:
     try:
         check_image(file, deep=deep)
     except DataError as error:
@@ -260,17 +259,26 @@ def _problem_of(file: Path, *, deep: bool) -> str:
     return ""
 
 
-def _size_problem(pair: Pair, scale: int) -> list[str]:
+def _size_problem(pair: Pair, scale: int) -> str:
     try:
         check_pair_sizes(pair, scale)
     except DataError as error:
-        return [str(error)]
-    return []
+        return str(error)
+    return ""
 
 
 @dataclass(frozen=True)
 class FolderInfo:
-    """A folder: images of how many (0: not known), bytes in all, smallest and largest ``(height, width)``."""
+    """What a folder holds.
+
+    Attributes:
+        path: The folder.
+        images: Number of images.
+        expected: Number of images of the official dataset; 0 for any other folder.
+        size: Bytes of all images.
+        smallest: ``(height, width)`` of the image with the fewest pixels.
+        largest: ``(height, width)`` of the image with the most pixels.
+    """
 
     path: Path
     images: int
@@ -280,30 +288,25 @@ class FolderInfo:
     largest: tuple[int, int]
 
 
-def info(root: str | Path) -> list[FolderInfo]:
-    """What image folders of a known layout are below a data folder, and what they hold, from the files' headers.
+def info(source: Source) -> list[FolderInfo]:
+    """List the image folders of a dataset, of both splits and all scales, and what they hold, from the files' headers.
 
     Raises:
-        DataError: there is none.
+        DataError: The source is missing, or a folder holds no image.
     """
-    root = Path(root)
-    found = []
-    for archive in ARCHIVES:
-        home = home_of(root, archive.dataset)
-        found += [
-            (home / folder.path, len(folder.files)) for folder in archive.folders if (home / folder.path).is_dir()
-        ]
-    if not found:
-        benchmark = [root / "HR", *(root / "LR_bicubic" / f"X{scale}" for scale in SCALES)]
-        found = [(folder, 0) for folder in benchmark if folder.is_dir()]
-    return [_describe(folder, expected) for folder, expected in found or [(_dataset_folder(root), 0)]]
+    contents: dict[tuple[str, Path], list[Path]] = {}
+    for scale in SCALES:
+        for part in find_parts(source, scale):
+            contents[part.name, part.hr] = list(part.files or list_images(part.hr))
+            if part.lr:
+                contents[part.name, part.lr] = list_images(part.lr)
+    expected = {folder.path: len(folder.files) for archive in ARCHIVES for folder in archive.folders}
+    return [
+        _describe(folder, files, expected.get(folder.name) or expected.get(f"{folder.parent.name}/{folder.name}", 0))
+        for (_, folder), files in sorted(contents.items(), key=lambda item: item[0][0])
+    ]
 
 
-def _dataset_folder(root: Path) -> Path:
-    return open_dataset(root).pairs[0].hr.parent
-
-
-def _describe(folder: Path, expected: int) -> FolderInfo:
-    files = list_images(folder)
+def _describe(folder: Path, files: list[Path], expected: int) -> FolderInfo:
     sizes = sorted((image_size(file) for file in files), key=lambda size: size[0] * size[1])
     return FolderInfo(folder, len(files), expected, sum(file.stat().st_size for file in files), sizes[0], sizes[-1])

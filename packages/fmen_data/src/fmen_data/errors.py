@@ -4,4 +4,4 @@ from __future__ import annotations
 
 
 class DataError(ValueError):
-    """The user's images, folders or cache are at fault; the message is one line with the file and the remedy."""
+    """The user's images, folders or cache are at fault. The message is one line: what is wrong, where, what to do."""

@@ -1,4 +1,4 @@
-"""``fmen data``: get, prepare and check datasets. One thin function per command."""
+"""``fmen data``: download, prepare, label, verify and list datasets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ data_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Datasets: download, prepare, label, verify, info.",
+    help="Download, prepare, label, verify and list datasets.",
 )
 
 
@@ -34,39 +34,37 @@ class Split(str, Enum):
     val = "val"
 
 
-Folder = Annotated[Path, typer.Option("--data", help="The data folder.")]
+SourceOption = Annotated[str, typer.Option("--data", help="A dataset folder, HR_DIR,LR_DIR or sample.")]
 Scale = Annotated[int, typer.Option(min=2, max=4, help="HR size / LR size.")]
 
 
 @data_app.command()
 def download(
-    datasets: Annotated[list[Dataset] | None, typer.Argument(help="What to get. Default: div2k.")] = None,
-    data: Folder = Path("data"),
+    datasets: Annotated[list[Dataset] | None, typer.Argument(help="Datasets to download. Default: div2k.")] = None,
+    data: Annotated[Path, typer.Option("--data", help="The data folder.")] = Path("data"),
     scale: Annotated[
-        list[int] | None, typer.Option(min=2, max=4, help="LR images to get; repeatable. Default: 4.")
+        list[int] | None, typer.Option(min=2, max=4, help="Scale of the LR images; repeatable. Default: 4.")
     ] = None,
     url: Annotated[str | None, typer.Option(help="Another server that has the official archives.")] = None,
 ) -> None:
-    """Get DIV2K or Flickr2K: official archives, resumed when interrupted, checked, unpacked."""
+    """Download DIV2K or Flickr2K: the official archives, resumed after an interruption, checked and unpacked."""
     from fmen_data import div2k
 
-    names: dict[Dataset, div2k.Name] = {Dataset.div2k: "DIV2K", Dataset.flickr2k: "Flickr2K"}
-    wanted = [names[dataset] for dataset in datasets or [Dataset.div2k]]
-    for home in div2k.download(data, wanted, scales=scale or [4], base_url=url, progress=sys.stderr.isatty()):
-        typer.echo(f"{home} is complete")
+    names = [dataset.value for dataset in datasets or [Dataset.div2k]]
+    for root in div2k.download(data, names, scales=scale or [4], base_url=url, progress=sys.stderr.isatty()):
+        typer.echo(f"{root} is complete")
 
 
 @data_app.command()
 def prepare(
-    data: Annotated[str, typer.Option(help="A dataset folder, HR_DIR,LR_DIR or sample.")] = "data",
+    data: SourceOption = "data",
     scale: Scale = 4,
-    split: Annotated[Split, typer.Option(help="Which images of the dataset.")] = Split.train,
+    split: Annotated[Split, typer.Option(help="The split of the dataset.")] = Split.train,
     out: Annotated[Path | None, typer.Option(help="The cache file. Default: in ~/.cache/fmen or $FMEN_CACHE.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Reading threads. Default: one per core.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Decoding threads. Default: one per core.")] = None,
 ) -> None:
-    """Decode a dataset into one HDF5 file that training reads; a current one is left alone, a stale one rebuilt."""
-    from fmen_data import open_dataset, prepare_cache
-    from fmen_data.datasets import parse_source
+    """Decode a dataset into one HDF5 file for training. An up-to-date cache is reused, a stale one rebuilt."""
+    from fmen_data import open_dataset, parse_source, prepare_cache
 
     dataset = open_dataset(parse_source(data), scale=scale, split=split.value)
     path = prepare_cache(dataset, out, workers=workers, progress=sys.stderr.isatty())
@@ -77,39 +75,40 @@ def prepare(
 def label(
     weights: Annotated[
         list[Path],
-        typer.Option(metavar="FILE|NAME", help="A teacher's weights; repeatable: the mean of the answers."),
+        typer.Option(metavar="FILE|NAME", help="A teacher's weights; repeatable: the outputs are averaged."),
     ],
     data: Annotated[Path, typer.Option(help="A folder of photographs.")],
     out: Annotated[Path, typer.Option(help="The dataset to write, in the EDSR benchmark layout.")],
     factor: Annotated[
-        list[float] | None, typer.Option(help="Shrink photographs by it first; repeatable. Default: 0.6 and 1.")
+        list[float] | None,
+        typer.Option(help="Resize the photographs by it first; repeatable. Default: 0.6 and 1."),
     ] = None,
-    precision: Annotated[Precision, typer.Option(help="Arithmetic of the teachers.")] = Precision.fp32,
+    precision: Annotated[Precision, typer.Option(help="Precision of the teachers.")] = Precision.fp32,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
-    """Make training pairs from a stronger network's answers, where photographs are few."""
+    """Make training pairs from the outputs of a stronger network (pseudo-labels)."""
     from fmen.training.pseudo_labels import label_folder
     from fmen_core import Upscaler, find_weights, load
 
     teachers = [Upscaler(load(find_weights(file)), device=device, precision=precision.value) for file in weights]
     scales = sorted({teacher.scale for teacher in teachers})
     if len(scales) > 1:
-        raise UserError(f"the teachers' scales differ: {', '.join(map(str, scales))}; give teachers of one scale")
-    shown = sys.stderr.isatty()
-    made = label_folder(teachers, data, out, scale=scales[0], factors=factor or (0.6, 1.0), progress=shown)
+        raise UserError(f"the teachers have the scales {', '.join(map(str, scales))}; give teachers of one scale")
+    progress = sys.stderr.isatty()
+    made = label_folder(teachers, data, out, scale=scales[0], factors=factor or (0.6, 1.0), progress=progress)
     typer.echo(f"{out}: {made} new pairs, x{scales[0]}")
 
 
 @data_app.command()
 def verify(
-    data: Folder = Path("data"),
+    data: SourceOption = "data",
     scale: Scale = 4,
     deep: Annotated[bool, typer.Option("--deep", help="Decode every image, not only its header and its end.")] = False,
 ) -> None:
-    """Check that all images are there, whole, and LR and HR sizes consistent; exit status 1 if not."""
-    from fmen_data import div2k
+    """Check that all images are present and complete and that LR and HR sizes match; exit status 1 if not."""
+    from fmen_data import div2k, parse_source
 
-    found = div2k.verify(data, scale=scale, deep=deep, progress=sys.stderr.isatty())
+    found = div2k.verify(parse_source(data), scale=scale, deep=deep, progress=sys.stderr.isatty())
     for problem in found.problems:
         typer.echo(problem)
     typer.echo(
@@ -120,11 +119,11 @@ def verify(
 
 
 @data_app.command()
-def info(data: Folder = Path("data")) -> None:
-    """Show which image folders are there and what they hold."""
-    from fmen_data import div2k
+def info(data: SourceOption = "data") -> None:
+    """List the image folders of a dataset and what they hold."""
+    from fmen_data import div2k, parse_source
 
-    for folder in div2k.info(data):
+    for folder in div2k.info(parse_source(data)):
         of = f" of {folder.expected}" if folder.expected else ""
         (low, narrow), (high, wide) = folder.smallest, folder.largest
         size = f"{wide}x{high}" if folder.smallest == folder.largest else f"{narrow}x{low} to {wide}x{high}"

@@ -1,18 +1,19 @@
-"""``fmen data label``: make training pairs out of a stronger network's answers, where photographs are few.
+"""``fmen data label``: training pairs made from the outputs of a stronger network (pseudo-labels).
 
-Any image can be an LR image if a teacher stands in for the HR image that nobody took: a photograph shrunk by a factor,
-or as it is, becomes the LR side of a pair and the teacher's enlargement of it the HR side. One photograph gives as many
-pairs as there are factors, and at factor 1 sixteen times the pixels. The result is a dataset in the EDSR benchmark
-layout, to be trained on beside the photographs themselves::
+If a teacher network provides the HR side, any image can serve as an LR image. A photograph, resized by a factor or
+unchanged, becomes the LR image of a pair, and the teacher's upscaled output becomes the HR image. One photograph gives
+one pair per factor; at factor 1 the HR image has scale^2 times the pixels of the photograph. The result is a dataset in
+the EDSR benchmark layout, for training together with the photographs::
 
     fmen data label --weights imdn_baseline.pth --data photos --out labelled
     fmen train --recipe cpu --data photos --data labelled
 
-This is knowledge distillation (Hinton et al., 2015) by way of files on disk: the trainer need not know of it.
+This is knowledge distillation (Hinton et al., 2015) through files: training needs no teacher.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -35,44 +36,54 @@ def label_folder(
     factors: Sequence[float] = (0.6, 1.0),
     progress: bool = True,
 ) -> int:
-    """Write the pairs of every photograph at every factor; those that are there already are left alone.
+    """Write a pair for every photograph and factor. Existing pairs are skipped.
+
+    A pair is named after its photograph and factor, ``cat_060``. If the folder has both ``cat.jpg`` and ``cat.png``,
+    their pairs are ``cat.jpg_060`` and ``cat.png_060``.
 
     Args:
-        teachers: Upscalers of ``scale``; the HR image is the mean of their answers.
+        teachers: Upscalers of ``scale``. The HR image is the mean of their outputs.
         photographs: A folder of images.
-        out: The dataset's folder: ``HR/`` and ``LR_bicubic/X<scale>/`` below it.
+        out: The dataset to write: ``HR/`` and ``LR_bicubic/X<scale>/`` below it.
         scale: The upscaling factor.
-        factors: By how much a photograph is shrunk before it becomes an LR image, each above 0 and at most 1.
-        progress: Show a bar.
+        factors: Factors by which a photograph is resized to make an LR image, each above 0 and at most 1.
+        progress: Show a progress bar on stderr.
 
     Returns:
-        How many pairs were made.
+        The number of pairs written.
 
     Raises:
         DataError: A photograph cannot be read.
-        UserError: A factor is out of range.
+        UserError: A factor is out of range, or two factors are equal when rounded to percent.
     """
     if not factors or not all(0 < factor <= 1 for factor in factors):
-        raise UserError(f"factors {list(factors)}: give numbers above 0 and at most 1")
+        raise UserError(f"factors {list(factors)} are out of range; give numbers above 0 and at most 1")
+    if len({_percent(factor) for factor in factors}) < len(factors):
+        raise UserError(f"factors {list(factors)} must differ by 0.01 or more; remove one")
     files = list_images(photographs)
-    made = 0
+    stems = Counter(file.stem for file in files)
+    written = 0
     with tqdm(total=len(files) * len(factors), desc=f"label {out.name}", unit="pair", disable=not progress) as bar:
         for file in files:
             for factor in factors:
-                name = f"{file.stem}_{round(factor * 100):03}"
+                name = f"{file.stem if stems[file.stem] == 1 else file.name}_{_percent(factor):03}"
                 hr_file, lr_file = out / "HR" / f"{name}.png", out / f"LR_bicubic/X{scale}" / f"{name}x{scale}.png"
                 if not hr_file.exists():
                     photograph = read_image(file)
                     lr = photograph if factor == 1 else imresize(photograph, factor)
                     write_image(lr_file, lr)
-                    write_image(hr_file, mean_answer(teachers, lr))  # last: its presence says that the pair is whole
-                    made += 1
+                    write_image(hr_file, mean_output(teachers, lr))  # last: an existing HR file marks a complete pair
+                    written += 1
                 bar.update()
-    return made
+    return written
 
 
-def mean_answer(teachers: Sequence[Callable[[Image], Image]], lr: Image) -> Image:
-    """The mean of the teachers' enlargements of ``lr`` ``(H, W, 3)``, rounded to uint8."""
-    total = np.sum([teacher(lr) for teacher in teachers], axis=0, dtype=np.uint16)
+def _percent(factor: float) -> int:
+    return round(factor * 100)
+
+
+def mean_output(teachers: Sequence[Callable[[Image], Image]], lr: Image) -> Image:
+    """Return the mean of the teachers' outputs for ``lr`` ``(H, W, 3)``, rounded to uint8."""
+    total = np.sum([teacher(lr) for teacher in teachers], axis=0, dtype=np.uint32)
     mean: Image = ((total + len(teachers) // 2) // len(teachers)).astype(np.uint8)
     return mean
