@@ -21,7 +21,7 @@ LAYERS = (
     ("sources",),
     ("export", "integrations", "submission", "training", "upscaling"),
     ("charts",),
-    ("errors",),
+    ("errors", "json_file"),
 )
 """The parts of the application from top to bottom. Each imports parts of lower layers only."""
 

@@ -14,10 +14,13 @@ import typer
 from torch import nn
 from typer.testing import CliRunner
 
-from fmen.benchmark.run import Accuracy, Benchmark, Entrant, Row, choose, run_bench, with_scores
+from fmen.benchmark.models import BenchModel, choose_models
+from fmen.benchmark.run import Accuracy, Benchmark, Row, run_bench, with_scores
 from fmen.benchmark.table import COLUMNS, markdown_table, memory_table, rank, sort_rows, text_table
 from fmen.charts.networks import draw, needs_matplotlib
 from fmen.cli.bench import bench
+from fmen.errors import UserError
+from fmen.json_file import dump_json
 from fmen_core import create_model, model_names, reparameterize, save
 from fmen_eval import PeakMemory, Runtime
 
@@ -31,7 +34,14 @@ def row(model: str, milliseconds: float, params: int = 100_000, psnr: float | No
     accuracy = None if psnr is None else Accuracy("Set5", psnr, milliseconds, 2**20)
     runtime = Runtime((milliseconds,), PeakMemory(params * 100, None))
     return Row(
-        Entrant(model, model.upper(), nn.Identity()), params, 2 * params, 2 * params, 10, 3, runtime, accuracy=accuracy
+        BenchModel(model, model.upper(), nn.Identity()),
+        params,
+        2 * params,
+        2 * params,
+        10,
+        3,
+        runtime,
+        accuracy=accuracy,
     )
 
 
@@ -39,14 +49,14 @@ def row(model: str, milliseconds: float, params: int = 100_000, psnr: float | No
 def measured() -> Benchmark:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    entrants = choose(["fmen-s", "imdn-baseline"])
-    result = run_bench(entrants, lr_size=SIZE, device="cpu", runs=2, score=True, memory=True, progress=False)
+    models = choose_models(["fmen-s", "imdn-baseline"])
+    result = run_bench(models, lr_size=SIZE, device="cpu", runs=2, score=True, memory=True, progress=False)
     torch.set_num_threads(threads)
     return result
 
 
 def test_json_has_a_row_per_network_with_the_contracts_keys(measured: Benchmark) -> None:
-    rows: list[dict[str, Any]] = json.loads(json.dumps(measured.to_json()))
+    rows: list[dict[str, Any]] = json.loads(json.dumps(measured.to_dicts()))
     assert [entry["model"] for entry in rows] == ["fmen-s", "imdn-baseline", "span"]
     keys = ["model", "params", "flops", "macs", "activations", "convs", "runtime_ms"]
     assert list(rows[0])[: len(keys)] == keys
@@ -55,13 +65,22 @@ def test_json_has_a_row_per_network_with_the_contracts_keys(measured: Benchmark)
 
 
 def test_span_joins_when_the_score_is_asked_for_and_scores_e_squared(measured: Benchmark) -> None:
-    scores = {entry.entrant.model: entry.score for entry in measured.rows}
+    scores = {entry.model.name: entry.score for entry in measured.rows}
     assert scores["span"] == pytest.approx(math.exp(2))
 
 
 def test_the_score_weighs_time_flops_and_parameters() -> None:
     scored = with_scores([row("span", 10, 100_000), row("mine", 5, 200_000)])
     assert scored[1].score == pytest.approx(0.8 * math.exp(1) + 0.2 * math.exp(4))
+
+
+def test_a_score_that_exceeds_a_float_is_infinite_in_the_table_and_null_in_json() -> None:
+    slow, span = with_scores([row("slow", 4000), row("span", 10)])
+    assert slow.score == math.inf
+    assert span.score == pytest.approx(math.exp(2))
+    assert next(line for line in text_table([slow, span]).splitlines() if "slow" in line).endswith("inf (2)")
+    written = json.loads(dump_json(Benchmark((slow, span), "").to_dicts()), parse_constant=pytest.fail)
+    assert [entry["score"] for entry in written] == [None, span.score]
 
 
 def test_the_prediction_stands_beside_the_measurement(measured: Benchmark) -> None:
@@ -74,15 +93,15 @@ def test_the_prediction_stands_beside_the_measurement(measured: Benchmark) -> No
 
 
 def test_every_network_takes_part_by_default() -> None:
-    assert [entrant.model for entrant in choose()] == list(model_names())
+    assert [model.name for model in choose_models()] == list(model_names())
 
 
 def test_a_weights_file_takes_the_place_of_the_random_network(tmp_path: Path) -> None:
     save(reparameterize(create_model("fmen-s")), tmp_path / "one.safetensors")
     save(reparameterize(create_model("fmen-s")), tmp_path / "two.safetensors")
     files = [tmp_path / "one.safetensors", tmp_path / "two.safetensors"]
-    entrants = choose(["fmen-s", "span"], files)
-    assert [(entrant.model, entrant.weights) for entrant in entrants] == [
+    models = choose_models(["fmen-s", "span"], files)
+    assert [(model.name, model.weights) for model in models] == [
         ("fmen-s", files[0]),
         ("span", None),
         ("fmen-s (two)", files[1]),
@@ -119,9 +138,9 @@ def module_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_network_of_ones_own_gets_a_row(module_file: Path) -> None:
     weight = torch.full((48, 3, 3, 3), 0.5)
     torch.save({"module.basic_blocks.weight": weight, "module.basic_blocks.bias": torch.zeros(48)}, "weights.pth")
-    entrants = choose(["span"], modules=[f"{module_file}:Mine,weights.pth"])
-    assert [entrant.model for entrant in entrants] == ["span", "Mine"]
-    assert torch.equal(next(entrants[1].network.parameters()), weight)
+    models = choose_models(["span"], modules=[f"{module_file}:Mine,weights.pth"])
+    assert [model.name for model in models] == ["span", "Mine"]
+    assert torch.equal(next(models[1].network.parameters()), weight)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +150,7 @@ def test_a_network_of_ones_own_gets_a_row(module_file: Path) -> None:
         ("{}:Broken", r"Broken\(\) failed: RuntimeError: no such luck$"),
         ("{}:Absent", "has no nn.Module called Absent"),
         ("{}:CHANNELS", r"CHANNELS\(\) failed: TypeError"),
-        ("nowhere.py:Mine", "there is no file nowhere.py"),
+        ("nowhere.py:Mine", "no such file nowhere.py"),
         ("{}:Mine,nowhere.pth", "nowhere.pth: no such weights file"),
         ("{}:Mine,other.pth", "other.pth: does not fit Mine: basic_blocks.bias, basic_blocks.weight, other differ"),
     ],
@@ -139,7 +158,47 @@ def test_a_network_of_ones_own_gets_a_row(module_file: Path) -> None:
 def test_a_module_that_cannot_be_used_is_named_in_one_line(module_file: Path, argument: str, message: str) -> None:
     torch.save({"other": torch.zeros(1)}, "other.pth")
     with pytest.raises(ValueError, match=message):
-        choose(["span"], modules=[argument.format(module_file)])
+        choose_models(["span"], modules=[argument.format(module_file)])
+
+
+NET = """
+import torch
+from part import CHANNELS
+
+class {name}(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        from late import FACTOR
+        self.conv = torch.nn.Conv2d(3, FACTOR * CHANNELS, 3)
+"""
+
+
+def test_modules_of_one_file_name_and_their_neighbours_are_separate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.path", list(sys.path))
+    arguments = []
+    for name, channels, factor in (("A", 5, 2), ("B", 7, 3)):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "net.py").write_text(NET.format(name=name))
+        (folder / "part.py").write_text(f"CHANNELS = {channels}")
+        (folder / "late.py").write_text(f"FACTOR = {factor}")
+        arguments.append(f"{folder / 'net.py'}:{name}")
+    a, b = (model.network for model in choose_models([], modules=arguments))
+    assert [len(network.conv.weight) for network in (a, b)] == [10, 21]  # type: ignore[arg-type]
+    assert type(a).__module__ != type(b).__module__
+    assert all(
+        type(network) is getattr(sys.modules[type(network).__module__], name) for network, name in ((a, "A"), (b, "B"))
+    )
+
+
+def test_a_third_file_of_the_same_weights_name_is_refused(tmp_path: Path) -> None:
+    for folder in ("a", "b", "c"):
+        (tmp_path / folder).mkdir()
+        save(create_model("span"), tmp_path / folder / "w.safetensors")
+    with pytest.raises(UserError, match=r"c/w\.safetensors: the table already has a network called span \(w\)"):
+        choose_models([], [tmp_path / folder / "w.safetensors" for folder in ("a", "b", "c")])
 
 
 @pytest.fixture(autouse=True)
@@ -156,9 +215,9 @@ def test_ranks_are_per_column_and_equals_share_one() -> None:
 
 def test_rows_are_sorted_best_first_and_unknown_last() -> None:
     rows = [row("a", 3, psnr=30), row("d", 4), row("b", 1, psnr=31)]
-    assert [entry.entrant.model for entry in sort_rows(rows, "runtime")] == ["b", "a", "d"]
-    assert [entry.entrant.model for entry in sort_rows(rows, "psnr")] == ["b", "a", "d"]
-    assert [entry.entrant.model for entry in sort_rows(rows, "model")] == ["a", "b", "d"]
+    assert [entry.model.name for entry in sort_rows(rows, "runtime")] == ["b", "a", "d"]
+    assert [entry.model.name for entry in sort_rows(rows, "psnr")] == ["b", "a", "d"]
+    assert [entry.model.name for entry in sort_rows(rows, "model")] == ["a", "b", "d"]
     with pytest.raises(ValueError, match="--sort beauty: choose one of model, psnr, params"):
         sort_rows([], "beauty")
 
@@ -185,26 +244,26 @@ def test_the_command_writes_json_markdown_and_the_table(tmp_path: Path) -> None:
 
 def test_psnr_needs_weights() -> None:
     with pytest.raises(ValueError, match="name their files with --weights"):
-        run_bench(choose(["span"]), lr_size=SIZE, runs=1, data="sample", progress=False)
+        run_bench(choose_models(["span"]), lr_size=SIZE, runs=1, data="sample", progress=False)
 
 
 def test_psnr_needs_a_network_that_says_its_range(module_file: Path) -> None:
     torch.save({"basic_blocks.weight": torch.zeros(48, 3, 3, 3), "basic_blocks.bias": torch.zeros(48)}, "weights.pth")
-    entrants = choose([], modules=[f"{module_file}:Mine,weights.pth"])
+    models = choose_models([], modules=[f"{module_file}:Mine,weights.pth"])
     with pytest.raises(ValueError, match="Mine needs the attributes scale"):
-        run_bench(entrants, lr_size=SIZE, runs=1, data="sample", progress=False)
+        run_bench(models, lr_size=SIZE, runs=1, data="sample", progress=False)
 
 
 def test_psnr_is_measured_for_networks_with_weights() -> None:
     save(create_model("span"), "span.safetensors")
     result = run_bench(
-        choose(["imdn-plus"], [Path("span.safetensors")]), lr_size=SIZE, runs=1, data="sample", progress=False
+        choose_models(["imdn-plus"], [Path("span.safetensors")]), lr_size=SIZE, runs=1, data="sample", progress=False
     )
     without, with_weights = result.rows
     assert without.accuracy is None
     assert with_weights.accuracy is not None
     assert 0 < with_weights.accuracy.psnr < 40
-    assert result.to_json()[1]["psnr"] == with_weights.accuracy.psnr
+    assert result.to_dicts()[1]["psnr"] == with_weights.accuracy.psnr
 
 
 @pytest.mark.parametrize("size", ["256", "0x5", "axb", "16x16x3"])

@@ -1,11 +1,11 @@
-"""The application's error class for input at fault."""
+"""The application's error class for bad input."""
 
 from __future__ import annotations
 
 
 class UserError(ValueError):
-    """The user's input is at fault. The message is one line: what is wrong, where, and what to do about it.
+    """The user's input is invalid. The message is one line: what is wrong, where, and how to fix it.
 
     The command line prints it and exits with status 2. Any other exception is a bug and keeps its traceback, except
-    the libraries' own error classes for bad input, which ``fmen.cli.errors`` lists.
+    the libraries' error classes and the failures of the machine that ``fmen.cli.errors`` lists.
     """

@@ -1,65 +1,41 @@
-"""``fmen bench``: networks in, one row of figures per network out, all measured in the same run."""
+"""``fmen bench``: measure networks side by side, one row of figures per network."""
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from fmen.benchmark.models import SCALE, BenchModel, choose_models
 from fmen.charts.networks import Network
 from fmen.errors import UserError
-from fmen_core import Upscaler, create_model, load, model_names, reparameterize
+from fmen_core import Upscaler
 from fmen_core.architecture import scale_and_range
-from fmen_core.checkpoint import known_architectures, normalise_keys, read_tensors
 from fmen_core.upscaler import pick_device
 from fmen_data import PairDataset, open_dataset
 from fmen_data.datasets import parse_source
 from fmen_eval import MemoryReport, Runtime, analyse, complexity, device_name, measure, measure_as_challenge, validate
 
 BASELINE = "imdn-baseline"
-"""The network that the challenge's report, and so the table, compares the others with."""
+"""The network that the challenge's report compares the others with, and so does the table."""
 
 SCORE_BASELINE = "span"
 """The baseline of the 2026 challenge, which defines the score."""
 
-SCALE = 4
-
-
-@dataclass(frozen=True)
-class Entrant:
-    """A network that takes part, in its inference form.
-
-    Attributes:
-        model: What the row is called; unique in a table.
-        title: What a figure calls it.
-        network: The module.
-        weights: The file its weights are from; None if they are random.
-        guest: Whether it came from a source file of the user's.
-    """
-
-    model: str
-    title: str
-    network: nn.Module
-    weights: Path | None = None
-    guest: bool = False
-
 
 @dataclass(frozen=True)
 class Accuracy:
-    """What was measured on a dataset.
+    """Figures of one network on a dataset.
 
     Attributes:
         dataset: Its name.
         psnr: Mean PSNR in dB under ``ntire``.
-        runtime_ms: Mean time per image as the challenge takes it: one pass, nothing warmed up.
-        peak_memory_bytes: The peak of that pass.
+        runtime_ms: Mean time per image as the challenge measures it: one pass without warm-up.
+        peak_memory_bytes: Peak memory of that pass.
     """
 
     dataset: str
@@ -70,9 +46,9 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Row:
-    """All figures of one network."""
+    """All figures of one network; ``score`` is infinite where its exponentials exceed a float."""
 
-    entrant: Entrant
+    model: BenchModel
     params: int
     flops: int
     macs: int
@@ -84,23 +60,23 @@ class Row:
     prediction: MemoryReport | None = None
 
     def plotted(self) -> Network:
-        """The row as ``fmen bench --plot`` draws it."""
+        """Return the row as ``fmen bench --plot`` draws it."""
         accuracy = self.accuracy
         return Network(
-            self.entrant.model,
-            self.entrant.title,
+            self.model.name,
+            self.model.title,
             self.params,
             self.runtime.median_ms,
             self.runtime.memory.allocated_bytes,
             accuracy.psnr if accuracy else None,
             accuracy.dataset if accuracy else "",
-            self.entrant.guest,
+            self.model.custom,
         )
 
-    def to_json(self) -> dict[str, Any]:
-        """The row as ``fmen bench --json`` writes it; plain numbers, bytes and milliseconds."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return the row as ``fmen bench --json`` writes it: bytes, milliseconds, dB."""
         data: dict[str, Any] = {
-            "model": self.entrant.model,
+            "model": self.model.name,
             "params": self.params,
             "flops": self.flops,
             "macs": self.macs,
@@ -111,7 +87,7 @@ class Row:
             "runs": len(self.runtime.times_ms),
             "peak_memory_bytes": self.runtime.memory.allocated_bytes,
             "resident_memory_bytes": self.runtime.memory.resident_bytes,
-            "weights": None if self.entrant.weights is None else str(self.entrant.weights),
+            "weights": None if self.model.weights is None else str(self.model.weights),
         }
         if self.score is not None:
             data["score"] = self.score
@@ -140,13 +116,16 @@ class Benchmark:
     rows: tuple[Row, ...]
     conditions: str
 
-    def to_json(self) -> list[dict[str, Any]]:
-        """What ``fmen bench --json`` writes: a list of rows, each with the conditions that it was measured under."""
-        return [{**row.to_json(), "conditions": self.conditions} for row in self.rows]
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """Return what ``fmen bench --json`` writes: the rows, each with the conditions it was measured under.
+
+        An infinite score or PSNR is ``null`` in the file.
+        """
+        return [{**row.to_dict(), "conditions": self.conditions} for row in self.rows]
 
 
 def run_bench(
-    entrants: Sequence[Entrant],
+    models: Sequence[BenchModel],
     *,
     lr_size: tuple[int, int] = (256, 256),
     device: str = "auto",
@@ -159,40 +138,42 @@ def run_bench(
     """Measure networks side by side.
 
     Args:
-        entrants: Which, as :func:`choose` makes them.
-        lr_size: ``(H, W)`` of the image that time and memory are measured on. The complexity is that of 256x256
-            always, as the challenge has it.
+        models: The networks, from :func:`choose_models`.
+        lr_size: ``(H, W)`` of the image that runtime and memory are measured on. Complexity is always counted on
+            256x256, by the challenge's rule.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
         runs: Timed forward passes per network.
-        score: Compute the 2026 challenge's score; SPAN joins the run if it is not there.
-        memory: Predict each network's memory from a trace.
-        data: A dataset, as ``fmen validate --data`` takes it, to measure the networks that have weights on.
+        score: Compute the 2026 challenge's score; SPAN is added if it is not among the networks.
+        memory: Predict each network's peak memory from a trace.
+        data: A dataset, as ``fmen validate --data`` names it, to measure the networks with weights on.
         progress: Show progress bars.
 
     Raises:
-        UserError: A network cannot be run, or the dataset is at fault.
+        UserError: ``data`` is given and no network can be measured on it.
+        ModelError: A network does not run on images of this size, or the device is not available.
+        DataError: The dataset cannot be read.
     """
     device = pick_device(device)
-    if score and SCORE_BASELINE not in {entrant.model for entrant in entrants}:
-        entrants = [*entrants, *choose([SCORE_BASELINE])]
-    dataset = None if data is None else open_data(data, entrants)
-    counted = [complexity(entrant.network) for entrant in entrants]
-    predictions = [analyse(entrant.network, lr_size) if memory else None for entrant in entrants]
-    networks = {entrant.model: entrant.network for entrant in entrants}
+    if score and SCORE_BASELINE not in {model.name for model in models}:
+        models = [*models, *choose_models([SCORE_BASELINE])]
+    dataset = None if data is None else open_data(data, models)
+    counts = [complexity(model.network) for model in models]
+    predictions = [analyse(model.network, lr_size) if memory else None for model in models]
+    networks = {model.name: model.network for model in models}
     runtimes = measure(networks, lr_size, device=device, runs=runs, progress=progress)
     rows = [
         Row(
-            entrant,
+            model,
             count.params,
             count.flops,
             count.macs,
             count.activations,
             count.convs,
-            runtimes[entrant.model],
-            accuracy=measure_accuracy(entrant, dataset, device, progress) if dataset and entrant.weights else None,
+            runtimes[model.name],
+            accuracy=measure_accuracy(model, dataset, device, progress) if dataset and model.weights else None,
             prediction=prediction,
         )
-        for entrant, count, prediction in zip(entrants, counted, predictions, strict=True)
+        for model, count, prediction in zip(models, counts, predictions, strict=True)
     ]
     height, width = lr_size
     spread = max(row.runtime.spread for row in rows)
@@ -204,134 +185,56 @@ def run_bench(
 
 
 def with_scores(rows: Sequence[Row]) -> list[Row]:
-    """The rows with the 2026 challenge's score, relative to SPAN's row; smaller is better, SPAN has e squared."""
-    base = next(row for row in rows if row.entrant.model == SCORE_BASELINE)
+    """Add the 2026 challenge's score, relative to SPAN's row; smaller is better, SPAN has e squared.
+
+    Source: README of the organisers' repository, ``Amazingren/NTIRE2026_ESR``.
+    """
+    base = next(row for row in rows if row.model.name == SCORE_BASELINE)
 
     def score(row: Row) -> float:
-        time = math.exp(2 * row.runtime.median_ms / base.runtime.median_ms)
-        return 0.8 * time + 0.1 * math.exp(2 * row.flops / base.flops) + 0.1 * math.exp(2 * row.params / base.params)
+        return (
+            0.8 * exponential(2 * row.runtime.median_ms / base.runtime.median_ms)
+            + 0.1 * exponential(2 * row.flops / base.flops)
+            + 0.1 * exponential(2 * row.params / base.params)
+        )
 
     return [replace(row, score=score(row)) for row in rows]
 
 
-def open_data(data: str, entrants: Iterable[Entrant]) -> PairDataset:
-    """The images to measure PSNR on, once it is clear that it can be measured.
+def exponential(x: float) -> float:
+    """Return ``math.exp(x)``, or infinity where that raises OverflowError, for ``x`` above 709."""
+    try:
+        return math.exp(x)
+    except OverflowError:
+        return math.inf
+
+
+def open_data(data: str, models: Iterable[BenchModel]) -> PairDataset:
+    """Open the images to measure PSNR on, after checking that it can be measured.
 
     Raises:
-        UserError: No network has weights, one does not say its scale and data range, or the dataset is at fault.
+        UserError: No network has weights, or one is not x4.
+        ModelError: A network does not state its scale and data range.
+        DataError: The dataset cannot be read.
     """
-    trained = [entrant for entrant in entrants if entrant.weights]
+    trained = [model for model in models if model.weights]
     if not trained:
         raise UserError("--data measures networks that have weights: name their files with --weights")
-    for entrant in trained:
-        scale, _ = scale_and_range(entrant.network)
+    for model in trained:
+        scale, _ = scale_and_range(model.network)
         if scale != SCALE:
-            raise UserError(f"{entrant.model} enlarges {scale} times, but the table is for x{SCALE}")
+            raise UserError(f"{model.name} is x{scale}, but the table is for x{SCALE}")
     return open_dataset(parse_source(data), scale=SCALE, split="val")
 
 
-def measure_accuracy(entrant: Entrant, dataset: PairDataset, device: str, progress: bool) -> Accuracy:
-    """PSNR of a network on a dataset, and the challenge's runtime and memory there."""
-    upscaler = Upscaler(entrant.network, device=device, channels_last=False)
+def measure_accuracy(model: BenchModel, dataset: PairDataset, device: str, progress: bool) -> Accuracy:
+    """Measure PSNR on a dataset, and the challenge's runtime and memory there."""
+    upscaler = Upscaler(model.network, device=device, channels_last=False)
     result = validate(upscaler, dataset, scale=dataset.scale, total=len(dataset), measure_ssim=False, progress=progress)
 
     def images() -> Iterable[Tensor]:
         for _name, lr, _hr in dataset:
             yield torch.from_numpy(lr).permute(2, 0, 1)[None].float() * (upscaler.data_range / 255)
 
-    timed = measure_as_challenge(entrant.network, images(), device=device, progress=progress)
+    timed = measure_as_challenge(model.network, images(), device=device, progress=progress)
     return Accuracy(dataset.name, result.psnr, timed.mean_ms, timed.peak_memory_bytes)
-
-
-def choose(
-    names: Iterable[str] | None = None, weights: Iterable[Path] = (), modules: Iterable[str] = ()
-) -> list[Entrant]:
-    """The networks that take part.
-
-    Args:
-        names: What ``create_model`` takes; None for every network there is. Their weights are random.
-        weights: Weights files. A file's network takes the place of the random one of the same name.
-        modules: Networks of other people, as ``path/to/file.py:ClassName`` or ``...:ClassName,weights``.
-
-    Raises:
-        UserError: A name, a file or a module is at fault.
-    """
-    titles = {architecture.name: architecture.title for architecture in known_architectures()} | {
-        "fmen": "FMEN",
-        "fmen-s": "FMEN-S",
-    }
-    entrants: dict[str, Entrant] = {}
-    for name in model_names() if names is None else names:
-        entrants[name] = Entrant(name, titles.get(name, name), reparameterize(create_model(name, SCALE)))
-    for file in weights:
-        network = reparameterize(load(file))
-        name, title = str(network.name), titles.get(str(network.name), str(network.name))
-        taken = entrants.get(name)
-        if taken is not None and taken.weights is not None:
-            name, title = f"{name} ({file.stem})", f"{title} ({file.stem})"
-        entrants[name] = Entrant(name, title, network, file)
-    for module in modules:
-        entrant = load_module(module)
-        if entrant.model in entrants:
-            raise UserError(f"--module {module}: the table has a network called {entrant.model} already")
-        entrants[entrant.model] = entrant
-    if not entrants:
-        raise UserError("there is no network to measure: name some with --models, --weights or --module")
-    return list(entrants.values())
-
-
-def load_module(argument: str) -> Entrant:
-    """A network from somebody's source file: ``path/to/file.py:ClassName`` or ``path/to/file.py:ClassName,weights``.
-
-    The class is called without arguments. Its weights must fit strictly. The file is run: it is code.
-    """
-    location, _, weights = argument.partition(",")
-    file, colon, class_name = location.rpartition(":")
-    path = Path(file)
-    if not colon or not class_name.isidentifier():
-        raise UserError(f"--module {argument}: expected path/to/file.py:ClassName or path/to/file.py:ClassName,weights")
-    if not path.is_file():
-        raise UserError(f"--module {argument}: there is no file {path}")
-    namespace = _attempt(lambda: _execute(path), f"--module {argument}: {path} cannot be imported")
-    network = _attempt(getattr(namespace, class_name, lambda: None), f"--module {argument}: {class_name}() failed")
-    if not isinstance(network, nn.Module):
-        raise UserError(f"--module {argument}: {path} has no nn.Module called {class_name}")
-    if weights:
-        _load_strictly(network, Path(weights))
-    return Entrant(class_name, class_name, network.eval(), Path(weights) if weights else None, guest=True)
-
-
-def _execute(path: Path) -> Any:
-    """Import a file under a name that nothing else has; its neighbours can be imported from it."""
-    name = f"fmen_bench_module_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ImportError("it is no Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    sys.path.insert(0, str(path.resolve().parent))
-    spec.loader.exec_module(module)
-    return module
-
-
-def _attempt(action: Callable[[], Any], failure: str) -> Any:
-    """Run other people's code; whatever it raises becomes one line."""
-    try:
-        return action()
-    except Exception as error:
-        reason = str(error).strip().split("\n", maxsplit=1)[0]
-        raise UserError(f"{failure}: {type(error).__name__}: {reason}") from error
-
-
-def _load_strictly(network: nn.Module, weights: Path) -> None:
-    """Load a weights file under its own key names, or failing that under those of this project's networks."""
-    tensors: Mapping[str, Tensor] = read_tensors(weights)
-    expected = network.state_dict().keys()
-    if tensors.keys() != expected:
-        stripped = {key.removeprefix("module."): tensor for key, tensor in tensors.items()}
-        tensors = stripped if stripped.keys() == expected else normalise_keys(tensors)
-    differing = sorted(tensors.keys() ^ expected)
-    if differing:
-        raise UserError(f"{weights}: does not fit {type(network).__name__}: {', '.join(differing[:3])} differ")
-    failure = f"{weights}: does not fit {type(network).__name__}"
-    _attempt(lambda: network.load_state_dict(dict(tensors), strict=True), failure)

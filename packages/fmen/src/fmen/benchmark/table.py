@@ -1,4 +1,4 @@
-"""The benchmark as a table: ranked per column as in the challenge, and in percent of the baseline."""
+"""Tables of a benchmark: ranks per column, as in the challenge, and percentages relative to the baseline."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Column:
-    """One figure of every row.
+    """One column of the table.
 
     Attributes:
-        key: What ``--sort`` takes.
+        key: Its name for ``--sort``.
         title: Heading, with the unit.
-        value: The figure in that unit; None where it is unknown.
-        digits: Behind the point.
-        higher_is_better: Otherwise lower is.
-        compared: Whether it is given in percent of the baseline, too.
-        shown: Whether tables have it; all columns can be sorted by.
+        value: The figure of a row in that unit; None if it was not measured.
+        digits: Decimals.
+        higher_is_better: Whether a higher figure ranks first; otherwise a lower one does.
+        compared: Whether cells show the difference from the baseline in percent.
+        shown: Whether tables show it; rows can be sorted by any column.
     """
 
     key: str
@@ -58,13 +58,13 @@ SORT_KEYS = ("model", *(column.key for column in COLUMNS))
 
 
 def sort_rows(rows: Sequence[Row], key: str) -> list[Row]:
-    """The rows, best first by a column, or by name; rows without a figure come last.
+    """Sort rows by a column, best first, or by name; rows without a figure come last.
 
     Raises:
-        UserError: There is no such column.
+        UserError: No column has this key.
     """
     if key == "model":
-        return sorted(rows, key=lambda row: row.entrant.model)
+        return sorted(rows, key=lambda row: row.model.name)
     column = next((column for column in COLUMNS if column.key == key), None)
     if column is None:
         raise UserError(f"--sort {key}: choose one of {', '.join(SORT_KEYS)}")
@@ -72,12 +72,12 @@ def sort_rows(rows: Sequence[Row], key: str) -> list[Row]:
 
 
 def rank(column: Column, rows: Sequence[Row], row: Row) -> int:
-    """1 for the best row of a column; equals share a rank."""
+    """Return the rank of a row in a column, 1 for the best; equal figures share a rank."""
     return 1 + sum(cost(column, other) < cost(column, row) for other in rows)
 
 
 def cost(column: Column, row: Row) -> float:
-    """The figure such that less is better; infinite where it is unknown."""
+    """Return the figure with the sign that makes lower better; infinite if it was not measured."""
     figure = column.value(row)
     if figure is None:
         return math.inf
@@ -85,22 +85,23 @@ def cost(column: Column, row: Row) -> float:
 
 
 def text_table(rows: Sequence[Row]) -> str:
-    """A table for the terminal: the figure, its rank in parentheses, and its distance from the baseline."""
+    """Format for the terminal: each figure with its rank in parentheses and its difference from the baseline."""
     return aligned(cells(rows, "{figure} ({rank}) {percent:>5}"), words={0})
 
 
 def markdown_table(rows: Sequence[Row]) -> str:
-    """The same for a README, with the ranks as subscripts, as the challenge's report prints them."""
+    """Format as Markdown, with the ranks as subscripts, as in the challenge's report."""
     head, *body = cells(rows, "{figure}<sub>({rank})</sub> {percent}")
     rule = ["---", *("---:" for _ in head[1:])]
     return "\n".join("| " + " | ".join(line) + " |" for line in [head, rule, *body])
 
 
 def memory_table(rows: Sequence[Row]) -> str:
-    """The predicted peak of each network and the node where it lies, beside the measured one, in MiB.
+    """Format each network's predicted peak memory, its node, and the measured peak, in MiB.
 
-    *needed* is the paper's sum, *held* adds what Python still refers to, *in place saves* is how much higher the former
-    would be if nothing were in place; *allocated* and *resident* are measured.
+    *needed* is the paper's sum: a node's input, its output, tensors that later nodes use, and the parameters. *held*
+    adds tensors that are unused but still referenced. *in place saves* is the difference to the peak without in-place
+    operations. *allocated* and *resident* are measured.
     """
     table = [("model", "needed", "at", "held", "at", "in place saves", "allocated", "resident")]
     for row in rows:
@@ -111,19 +112,19 @@ def memory_table(rows: Sequence[Row]) -> str:
         resident = "-" if measured.resident_bytes is None else f"{measured.resident_bytes / MIB:.2f}"
         predicted = (f"{peak.total / MIB:.2f}", str(peak), f"{held.total_held / MIB:.2f}", str(held))
         allocated = f"{measured.allocated_bytes / MIB:.2f}"
-        table.append((row.entrant.model, *predicted, f"{saved / MIB:.2f}", allocated, resident))
+        table.append((row.model.name, *predicted, f"{saved / MIB:.2f}", allocated, resident))
     return aligned(table, words={0, 2, 4})
 
 
 def cells(rows: Sequence[Row], form: str) -> list[tuple[str, ...]]:
-    """Head and body, without the columns that no row has a figure for.
+    """Return the heading and the rows as text, without the columns that no row has a figure for.
 
     Args:
-        rows: In their order.
-        form: What a cell looks like, with the fields ``figure``, ``rank`` and ``percent``.
+        rows: In the order of the table.
+        form: Format of a cell, with the fields ``figure``, ``rank`` and ``percent``.
     """
     columns = [column for column in COLUMNS if column.shown and any(column.value(row) is not None for row in rows)]
-    base = next((row for row in rows if row.entrant.model == BASELINE), None)
+    base = next((row for row in rows if row.model.name == BASELINE), None)
 
     def cell(column: Column, row: Row) -> str:
         figure, reference = column.value(row), column.value(base) if base and column.compared else None
@@ -133,11 +134,11 @@ def cells(rows: Sequence[Row], form: str) -> list[tuple[str, ...]]:
         return form.format(figure=f"{figure:.{column.digits}f}", rank=rank(column, rows, row), percent=percent).rstrip()
 
     head = ("model", *(column.title for column in columns))
-    return [head, *((row.entrant.model, *(cell(column, row) for column in columns)) for row in rows)]
+    return [head, *((row.model.name, *(cell(column, row) for column in columns)) for row in rows)]
 
 
 def aligned(table: Sequence[Sequence[str]], words: set[int]) -> str:
-    """Lines of equal columns under a ruled head; the columns of words are set left, those of figures right."""
+    """Align the columns in ``words`` to the left and the others to the right, with a rule below the heading."""
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = [
         "  ".join(

@@ -1,14 +1,14 @@
-"""``fmen bench``: the command line of the challenge table."""
+"""``fmen bench``."""
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from fmen.cli.options import Device, Json
 from fmen.errors import UserError
 
 
@@ -16,29 +16,36 @@ def bench(
     models: Annotated[str | None, typer.Option(metavar="A,B,...", help="Networks. Default: all.")] = None,
     weights: Annotated[
         list[Path] | None,
-        typer.Option(metavar="FILE|NAME", help="Trained weights of a network. May be repeated."),
+        typer.Option(metavar="FILE|NAME", help="Trained weights of a network. Repeatable."),
     ] = None,
     module: Annotated[
         list[str] | None,
-        typer.Option(metavar="FILE.py:CLASS[,WEIGHTS]", help="A network of yours. May be repeated."),
+        typer.Option(metavar="FILE.py:CLASS[,WEIGHTS]", help="A network of your own. Repeatable."),
     ] = None,
     sort: Annotated[str, typer.Option(metavar="COLUMN", help="Column to sort by, or model.")] = "runtime",
     score: Annotated[bool, typer.Option("--score", help="Add the 2026 challenge's score, relative to SPAN.")] = False,
-    memory: Annotated[bool, typer.Option("--memory", help="Predict the memory, node by node.")] = False,
+    memory: Annotated[bool, typer.Option("--memory", help="Predict the peak memory from a trace.")] = False,
     data: Annotated[
-        str | None, typer.Option(help="Dataset to measure PSNR on, for networks with weights; as in fmen validate.")
+        str | None,
+        typer.Option(metavar="DIR|sample", help="Dataset to measure PSNR on, for the networks with weights."),
     ] = None,
     runs: Annotated[int, typer.Option(min=1, help="Timed runs per network.")] = 20,
-    lr_size: Annotated[str, typer.Option(metavar="HxW", help="LR image for time and memory.")] = "256x256",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the rows there.")] = None,
-    markdown: Annotated[Path | None, typer.Option(help="Write the table as Markdown; - prints it.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw runtime against memory (and PSNR): PNG, PDF or SVG.")] = None,
+    lr_size: Annotated[str, typer.Option(metavar="HxW", help="LR image for runtime and memory.")] = "256x256",
+    device: Device = "auto",
+    json_file: Json = None,
+    markdown: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write the table as Markdown; - prints it.")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Plot runtime against memory and PSNR: PNG, PDF or SVG.")
+    ] = None,
 ) -> None:
     """Compare networks: parameters, FLOPs, activations, convolutions, runtime, memory."""
     size = parse_size(lr_size)
-    from fmen.benchmark.run import choose, run_bench
+    from fmen.benchmark.models import choose_models
+    from fmen.benchmark.run import run_bench
     from fmen.benchmark.table import markdown_table, memory_table, sort_rows, text_table
+    from fmen.json_file import write_json
     from fmen_core import find_weights
     from fmen_data.atomic import atomic_write_bytes
 
@@ -49,11 +56,10 @@ def bench(
     sort_rows([], sort)
     for file in (json_file, markdown, plot):
         if file is not None:
-            file.parent.mkdir(parents=True, exist_ok=True)  # before the measurements, not after
+            file.parent.mkdir(parents=True, exist_ok=True)  # fails before the measurements, not after
     names = None if models is None else [name.strip() for name in models.split(",") if name.strip()]
-    entrants = choose(names, [find_weights(file) for file in weights or []], module or [])
     result = run_bench(
-        entrants,
+        choose_models(names, [find_weights(file) for file in weights or []], module or []),
         lr_size=size,
         device=device,
         runs=runs,
@@ -64,7 +70,7 @@ def bench(
     )
     rows = sort_rows(result.rows, sort)
     if json_file is not None:
-        atomic_write_bytes(json_file, (json.dumps(result.to_json(), indent=2) + "\n").encode())
+        write_json(json_file, result.to_dicts())
     if markdown is not None and str(markdown) != "-":
         atomic_write_bytes(markdown, f"{markdown_table(rows)}\n\n{result.conditions}\n".encode())
     typer.echo(markdown_table(rows) if str(markdown) == "-" else text_table(rows))
@@ -76,10 +82,10 @@ def bench(
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """``"256x320"`` as ``(256, 320)``: height and width.
+    """Parse ``"256x320"`` into ``(256, 320)``: height and width.
 
     Raises:
-        UserError: It is no such text.
+        UserError: The text has another form, or a side is 0.
     """
     height, _, width = text.partition("x")
     if not height.isdecimal() or not width.isdecimal() or min(int(height), int(width)) < 1:

@@ -1,7 +1,8 @@
-"""What a command raises and how it ends: one line and an exit status for the user's errors, a traceback for ours."""
+"""Turn exceptions into exit statuses: one line and status 2 for bad input, a traceback and status 1 for a bug."""
 
 from __future__ import annotations
 
+import errno
 import os
 import traceback
 import warnings
@@ -12,9 +13,48 @@ from typer.core import TyperGroup
 
 DEBUG = "FMEN_DEBUG"
 
+ADVICE = {
+    errno.ENOENT: "check the path",
+    errno.EACCES: "check the permissions",
+    errno.EPERM: "check the permissions",
+    errno.EROFS: "write elsewhere",
+    errno.ENOSPC: "free some space or write elsewhere",
+    errno.EDQUOT: "free some space or write elsewhere",
+}
+"""What to do about an error of the operating system, by its number."""
 
-def user_errors() -> tuple[type[Exception], ...]:
-    """The classes that stand for bad input. Imported on demand, since ``fmen --help`` does without PyTorch."""
+NAMELESS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE)
+"""Errors of the machine that carry no file name when a read or write on an open file fails."""
+
+
+class Commands(TyperGroup):
+    """The group of all commands; reports bad input in any of them as one line."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        warnings.filterwarnings("ignore", "Detected pickle protocol")  # fmen_core reports such files itself
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            fail("interrupted", 130)
+        except Exception as error:
+            message = explain(error)
+            if message is None:
+                raise
+            fail(message, 2)
+
+
+def explain(error: Exception) -> str | None:
+    """The line that tells the user about bad input or a failure of the machine; None if ``error`` is a bug."""
+    if isinstance(error, bad_input_classes()):
+        return str(error)
+    if isinstance(error, OSError):
+        return explain_os_error(error)
+    return explain_out_of_memory(error)
+
+
+def bad_input_classes() -> tuple[type[Exception], ...]:
+    """The error classes that stand for bad input. Imported on demand: ``fmen --help`` does not import PyTorch."""
     from fmen.errors import UserError
     from fmen_core import ModelError
     from fmen_data import DataError
@@ -23,41 +63,32 @@ def user_errors() -> tuple[type[Exception], ...]:
     return (UserError, ModelError, DataError, EvaluationError)
 
 
-class Commands(TyperGroup):
-    """Turns errors of the user's input, in any command, into one line and exit status 2."""
+def explain_os_error(error: OSError) -> str | None:
+    """The failure, the file and what to do.
 
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command."""
-        warnings.filterwarnings("ignore", "Detected pickle protocol")  # reported as an error where it matters
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            fail("stopped", 130)
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            fail(describe(error), 2)
-        except ValueError as error:
-            if not isinstance(error, user_errors()):
-                raise
-            fail(str(error), 2)
+    None for an error without a file name, such as a failed system call on a socket or a child process, unless the
+    machine itself is short of something. A broken pipe is left to typer, which exits in silence.
+    """
+    if error.filename is None and error.errno not in NAMELESS:
+        return None
+    where = "" if error.filename is None else f"{error.filename}: "
+    advice = ADVICE.get(error.errno or 0)
+    return f"{where}{error.strerror}" + (f"; {advice}" if advice else "")
+
+
+def explain_out_of_memory(error: Exception) -> str | None:
+    """One line if ``error`` says that memory is exhausted; the CPU allocator of PyTorch raises a plain RuntimeError."""
+    import torch
+
+    exhausted = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
+    return "out of memory; use smaller images, tiles or batches, or free memory on the device" if exhausted else None
 
 
 def fail(message: str, status: int) -> None:
-    """Print one line, with the traceback before it when debugging, and exit."""
+    """Print ``message`` as one line, after the traceback when debugging, and exit."""
     if os.environ.get(DEBUG):
         traceback.print_exc()
     typer.echo(f"error: {' '.join(message.split())}", err=True)
     raise typer.Exit(status)
-
-
-def describe(error: OSError) -> str:
-    """What the operating system refused, with the file and, where there is one, the remedy."""
-    if error.filename is None:
-        return error.strerror or str(error)
-    remedies = {
-        "FileNotFoundError": "check the path",
-        "PermissionError": "check who may read and write there",
-    }
-    remedy = remedies.get(type(error).__name__, "free some space or write elsewhere" if error.errno == 28 else "")
-    return f"{error.filename}: {error.strerror}" + (f"; {remedy}" if remedy else "")

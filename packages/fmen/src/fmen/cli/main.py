@@ -19,7 +19,7 @@ from fmen.cli.export import export
 from fmen.cli.models import models
 from fmen.cli.reparam import reparam
 from fmen.cli.report import report
-from fmen.cli.submit import submit
+from fmen.cli.submit import submit_app
 from fmen.cli.train import train
 from fmen.cli.upscale import upscale
 from fmen.cli.validate import validate
@@ -42,8 +42,9 @@ def options(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks
         os.environ[DEBUG] = "1"
 
 
-for command in (train, validate, submit, upscale, bench, report, export, reparam, models, doctor):
+for command in (train, validate, upscale, bench, report, export, reparam, models, doctor):
     app.command()(command)
+app.add_typer(submit_app, name="submit")
 app.add_typer(data_app, name="data")
 app.add_typer(weights_app, name="weights")
 

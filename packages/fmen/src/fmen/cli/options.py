@@ -1,4 +1,4 @@
-"""What several commands let one choose between."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -26,12 +26,14 @@ class Precision(str, Enum):
 
 
 Weights = Annotated[
-    Path | None, typer.Option(metavar="FILE|NAME", help="Default: the best of the newest run under runs/.")
+    Path | None, typer.Option(metavar="FILE|NAME", help="Trained weights. Default: the newest run's best.")
 ]
 Data = Annotated[
     str | None,
     typer.Option(
-        help="A dataset folder, HR_DIR,LR_DIR or sample. Default: DIV2K's validation set, or else the sample."
+        metavar="DIR|sample",
+        help="Dataset folder, HR_DIR,LR_DIR or sample. Default: DIV2K's validation set under data/, or the sample.",
     ),
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Where to run the network.")]
+Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the results as JSON.")]

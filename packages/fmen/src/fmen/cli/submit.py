@@ -1,4 +1,4 @@
-"""``fmen submit``."""
+"""``fmen submit``: build a challenge package; ``submit check`` and ``submit results``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from fmen.cli.options import Data, Device, Weights
+from fmen.errors import UserError
 
 
 class Challenge(str, Enum):
@@ -26,50 +27,125 @@ class Split(str, Enum):
     test = "test"
 
 
+Team = Annotated[Path | None, typer.Option(metavar="FILE", help="The team's team.yaml. Default: an example team.")]
+Layout = Annotated[Challenge, typer.Option(help="The challenge whose rules apply.")]
+ImageSplit = Annotated[Split, typer.Option(help="The images of the challenge.")]
+
+submit_app = typer.Typer(
+    invoke_without_command=True,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@submit_app.callback(invoke_without_command=True)
 def submit(
+    context: typer.Context,
     weights: Weights = None,
     data: Data = None,
-    team: Annotated[Path | None, typer.Option(help="team.yaml; default: an example.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Default: submission.zip, or results.zip.")] = None,
-    layout: Annotated[Challenge, typer.Option(help="The challenge.")] = Challenge.ntire2022,
-    results: Annotated[bool, typer.Option("--results", help="Write the archive for the evaluation server.")] = False,
-    split: Annotated[Split, typer.Option(help="With --results or --check: the images they are of.")] = Split.valid,
-    check: Annotated[Path | None, typer.Option(metavar="ZIP", help="Check a submission instead.")] = None,
+    team: Team = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE.zip", help="The package. Default: submission.zip.")] = None,
+    layout: Layout = Challenge.ntire2022,
     device: Device = "auto",
+    check_file: Annotated[Path | None, typer.Option("--check", metavar="ZIP", hidden=True)] = None,
+    write_results: Annotated[bool, typer.Option("--results", hidden=True)] = False,
+    split: Annotated[Split, typer.Option(hidden=True)] = Split.valid,
 ) -> None:
-    """Build a challenge submission, or check one."""
-    from fmen.sources.datasets import measured_source
-    from fmen_data.datasets import parse_source
+    """Build a challenge package and verify that it runs.
 
-    if check is not None:
-        from fmen.submission.check.run import check_submission
+    Without a subcommand: pack the network, its weights, a script that runs them and the measured figures into one
+    zip, and run that script in a process that cannot import fmen. Exit status 1 if PSNR is below the challenge's
+    threshold.
+    """
+    if context.invoked_subcommand is not None:
+        reject_misplaced_options(context)
+    elif check_file is not None:
+        check(check_file, data, layout, split, device)
+    elif write_results:
+        results(weights, data, team, out or Path("results.zip"), layout, split, device)
+    else:
+        build(weights, data, team, out or Path("submission.zip"), layout, device)
 
-        source = None if data is None else parse_source(data)
-        findings = check_submission(check, source, layout=layout.value, split=split.value, cuda=device != "cpu")
-        for finding in findings:
-            typer.echo(finding)
-        if any(finding.severity == "fatal" for finding in findings):
-            raise typer.Exit(1)
-        return
 
-    from fmen.sources.weights import measured_weights
+def reject_misplaced_options(context: typer.Context) -> None:
+    """Refuse ``fmen submit --data DIR check``: the subcommand would ignore the option.
 
-    weights, source = measured_weights(weights), measured_source(data, scale=4)
-    typer.echo(f"weights {weights}, data {data or source}")
-    shared: dict[str, Any] = {"layout": layout.value, "device": device, "progress": sys.stderr.isatty()}
-    if results:
-        from fmen.submission.server_archive import build_results
+    Raises:
+        UserError: An option is given before the subcommand.
+    """
+    for name in context.params:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            command = context.invoked_subcommand
+            raise UserError(f"give options after the subcommand: fmen submit {command} [OPTIONS]")
 
-        archive = build_results(weights, source, team, out or Path("results.zip"), split=split.value, **shared)
-        mean = "" if archive.psnr is None else f", PSNR {archive.psnr:.4f} dB"
-        typer.echo(f"{archive.path}: {archive.images} images of {archive.dataset}, {archive.seconds:.3f} s each{mean}")
-        return
 
+def build(weights: Path | None, data: str | None, team: Path | None, out: Path, layout: Challenge, device: str) -> None:
+    """Build a package, and print its PSNR."""
     from fmen.submission.build import build_submission
 
-    report = build_submission(weights, source, team, out or Path("submission.zip"), **shared)
+    report = build_submission(*inputs(weights, data), team, out, **settings(layout, device))
     for note in report.notes:
         typer.echo(note)
     typer.echo(f"{report.path}: PSNR {report.psnr:.4f} dB here, {report.package_psnr:.4f} dB from the unpacked package")
     if report.meets_threshold is False:
         raise typer.Exit(1)
+
+
+@submit_app.command()
+def check(
+    file: Annotated[Path, typer.Argument(metavar="ZIP", help="A package, or an archive of results.")],
+    data: Annotated[
+        str | None, typer.Option(metavar="DIR|sample", help="Images to measure PSNR on. Default: no PSNR.")
+    ] = None,
+    layout: Layout = Challenge.ntire2022,
+    split: ImageSplit = Split.valid,
+    device: Device = "auto",
+) -> None:
+    """Check a package or an archive of results before the organisers do.
+
+    The code of a package runs in a separate process. Exit status 1 if the organisers cannot use the file or if a
+    declared figure is wrong.
+    """
+    from fmen.submission.check.run import check_submission
+    from fmen_data.datasets import parse_source
+
+    source = None if data is None else parse_source(data)
+    findings = check_submission(file, source, layout=layout.value, split=split.value, cuda=device != "cpu")
+    for finding in findings:
+        typer.echo(finding)
+    if any(finding.severity == "fatal" for finding in findings):
+        raise typer.Exit(1)
+
+
+@submit_app.command()
+def results(
+    weights: Weights = None,
+    data: Data = None,
+    team: Team = None,
+    out: Annotated[Path, typer.Option(metavar="FILE.zip", help="The archive.")] = Path("results.zip"),
+    layout: Layout = Challenge.ntire2022,
+    split: ImageSplit = Split.valid,
+    device: Device = "auto",
+) -> None:
+    """Write the archive of SR images for the evaluation server."""
+    from fmen.submission.server_archive import build_results
+
+    archive = build_results(*inputs(weights, data), team, out, split=split.value, **settings(layout, device))
+    mean = "" if archive.psnr is None else f", PSNR {archive.psnr:.4f} dB"
+    typer.echo(f"{archive.path}: {archive.images} images of {archive.dataset}, {archive.seconds:.3f} s each{mean}")
+
+
+def inputs(weights: Path | None, data: str | None) -> tuple[Path, Any]:
+    """The weights file and the dataset that the options name, which are printed."""
+    from fmen.sources.datasets import measured_source
+    from fmen.sources.weights import named_or_newest_weights
+
+    file, source = named_or_newest_weights(weights), measured_source(data, scale=4)
+    typer.echo(f"weights {file}, data {data or source}")
+    return file, source
+
+
+def settings(layout: Challenge, device: str) -> dict[str, Any]:
+    """The keyword arguments that building a package and an archive have in common."""
+    return {"layout": layout.value, "device": device, "progress": sys.stderr.isatty()}

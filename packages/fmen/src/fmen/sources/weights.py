@@ -35,7 +35,7 @@ def choose_weights(weights: str | None, scale: int) -> Path:
         ) from None
 
 
-def measured_weights(weights: Path | None) -> Path:
+def named_or_newest_weights(weights: Path | None) -> Path:
     """The weights to measure or to pack: a file or a name, or else the best of the newest run.
 
     Raises:

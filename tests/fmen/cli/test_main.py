@@ -1,0 +1,37 @@
+"""The ``fmen`` command itself: a fast --help and completion for shells."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+
+def test_help_imports_neither_pytorch_nor_anything_else_that_is_slow() -> None:
+    code = "import sys; from fmen.cli.main import app; app(['--help'], standalone_mode=False); print(*sys.modules)"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "Usage:" in output and "--install-completion" in output
+    assert [name for name in ("train", "validate", "submit", "weights") if f"\n  {name}  " not in output] == []
+    loaded = set(output.split("\n")[-2].split())
+    assert loaded.isdisjoint({"torch", "numpy", "cv2", "h5py", "pydantic", "yaml", "tqdm", "rich"})
+
+
+def complete(instruction: str, **environment: str) -> str:
+    code = "import sys; sys.argv = ['fmen']; from fmen.cli.main import app; app(prog_name='fmen')"
+    variables = os.environ | {"_FMEN_COMPLETE": instruction, **environment}
+    return subprocess.run(
+        [sys.executable, "-c", code], env=variables, capture_output=True, text=True, check=True
+    ).stdout
+
+
+@pytest.mark.parametrize(("shell", "statement"), [("bash", "complete -o default"), ("zsh", "#compdef fmen")])
+def test_a_completion_script_is_produced(shell: str, statement: str) -> None:
+    assert statement in complete(f"source_{shell}")
+
+
+def test_completion_offers_subcommands_and_the_values_of_an_option() -> None:
+    assert complete("complete_bash", COMP_WORDS="fmen submit ", COMP_CWORD="2").split() == ["check", "results"]
+    line = "fmen validate --protocol "
+    assert complete("complete_bash", COMP_WORDS=line, COMP_CWORD="3").split() == ["ntire", "paper", "kair-y"]
