@@ -107,7 +107,7 @@ def test_an_error_of_another_file_or_without_a_number_is_passed_on(tmp_path: Pat
 
 def test_a_parent_that_is_a_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(OSError) as error:
+    with pytest.raises(NotADirectoryError) as error:
         atomic_write_bytes(tmp_path / "file/a", b"")
     assert error.value.filename == str(tmp_path / "file")
 

@@ -1,7 +1,8 @@
-"""The image cache: what it holds, when it is rebuilt, what it refuses, and that nothing half-written stays."""
+"""The image cache: its content, when it is rebuilt, what it refuses, and that a failed write leaves nothing."""
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import resource
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from fmen_data import DataError, PairDataset, PatchCache, open_dataset, prepare_cache, write_image
-from fmen_data.cache import FORMAT, VERSION, Source, _record, _recorded, default_cache_path
+from fmen_data.cache import FORMAT, VERSION, SourceFile, _record, _recorded, default_cache_path
 
 
 def noise(height: int = 24, width: int = 32, seed: int = 0) -> np.ndarray:
@@ -72,7 +73,7 @@ def test_images_are_read_from_a_memory_map_and_chunked_ones_through_h5py(dataset
         assert np.array_equal(one[2:5, 1:4], other[2:5, 1:4])
 
 
-def test_a_current_cache_is_left_alone(dataset: PairDataset, tmp_path: Path) -> None:
+def test_an_up_to_date_cache_is_left_unchanged(dataset: PairDataset, tmp_path: Path) -> None:
     path = prepare_cache(dataset, tmp_path / "c.h5", progress=False)
     before = identity(path)
     prepare_cache(dataset, path, progress=False)
@@ -88,7 +89,7 @@ def test_a_touched_source_of_equal_content_is_not_stale(dataset: PairDataset, tm
 
 
 @pytest.mark.parametrize("change", ["content of equal size", "size", "one more image"])
-def test_a_stale_cache_is_noticed_and_rebuilt(dataset: PairDataset, tmp_path: Path, change: str) -> None:
+def test_a_stale_cache_is_refused_and_rebuilt(dataset: PairDataset, tmp_path: Path, change: str) -> None:
     path = prepare_cache(dataset, tmp_path / "c.h5", progress=False)
     if change == "one more image":
         write_image(tmp_path / "set/HR/3.png", noise())
@@ -115,7 +116,7 @@ def test_a_cache_of_another_format_version_is_refused_and_rebuilt(dataset: PairD
     assert len(prepare(dataset, path)) == 3
 
 
-def test_a_cache_serves_without_its_sources(dataset: PairDataset, tmp_path: Path) -> None:
+def test_a_cache_opens_without_its_source_files(dataset: PairDataset, tmp_path: Path) -> None:
     path = prepare_cache(dataset, tmp_path / "c.h5", progress=False)
     shutil.rmtree(tmp_path / "set")
     assert len(PatchCache(path)) == 3
@@ -174,7 +175,7 @@ def test_ctrl_c_leaves_no_file(dataset: PairDataset, tmp_path: Path, monkeypatch
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_a_disk_that_is_too_small_is_said_before_the_work(
+def test_too_little_free_space_is_an_error_before_any_work(
     dataset: PairDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
@@ -184,17 +185,103 @@ def test_a_disk_that_is_too_small_is_said_before_the_work(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_disk_that_fills_up_leaves_no_file(tmp_path: Path) -> None:
-    write_image(tmp_path / "set/a.png", np.zeros((1200, 1200, 3), np.uint8))
+@pytest.mark.parametrize("size", [0, 100, 3_000, 100_000, 1_000_000, 3_000_000])
+def test_a_disk_that_fills_up_is_one_line_and_leaves_no_file(
+    tmp_path: Path, size: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """HDF5 prints tracebacks and may crash after a failed write, when its objects are deallocated."""
+    for name in "abcd":
+        write_image(tmp_path / f"set/{name}.png", np.zeros((600, 600, 3), np.uint8))
     dataset = open_dataset(tmp_path / "set")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))  # writing beyond fails as on a full disk
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))  # writing beyond fails as on a full disk
     try:
-        with pytest.raises(DataError, match=r"cannot write the cache .*c\.h5: .*free some space"):
+        with pytest.raises(DataError) as error:
             prepare_cache(dataset, tmp_path / "out/c.h5", progress=False)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    reason = "File too large; free some space or set FMEN_CACHE to another disk"
+    assert str(error.value) == f"cannot write the cache {tmp_path}/out/c.h5: {reason}"
     assert list((tmp_path / "out").iterdir()) == []
+    gc.collect()
+    assert capfd.readouterr().err == ""
+
+
+def test_a_cache_that_cannot_be_created_is_one_line(dataset: PairDataset, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(DataError, match=r"cannot write the cache .*file/c\.h5: Not a directory; choose another file"):
+        prepare_cache(dataset, tmp_path / "file/c.h5", progress=False)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), OSError("a bug"), FileNotFoundError(2, "a bug", "other")])
+def test_an_error_while_decoding_is_not_taken_for_a_full_disk(
+    dataset: PairDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def broken(*arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr("fmen_data.cache.match_pair", broken)
+    with pytest.raises(type(error), match="a bug") as caught:
+        prepare_cache(dataset, tmp_path / "out/c.h5", progress=False)
+    assert caught.value is error
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def rewrite(path: Path, name: str, image: np.ndarray | None) -> None:
+    with h5py.File(path, "r+") as file:
+        del file[name]
+        if image is not None:
+            file[name] = image
+
+
+@pytest.mark.parametrize(
+    ("name", "image", "message"),
+    [
+        ("hr/1", noise().astype(np.float32), r"/hr/1 is float32 \(24, 32, 3\), not uint8 \(h, w, 3\)"),
+        ("lr/1", noise(6, 8).astype(np.int8), r"/lr/1 is int8 \(6, 8, 3\), not uint8 \(h, w, 3\)"),
+        ("lr/1", noise(6, 8)[..., 0], r"/lr/1 is uint8 \(6, 8\), not uint8 \(h, w, 3\)"),
+        ("lr/1", noise(6, 8)[..., :2], r"/lr/1 is uint8 \(6, 8, 2\), not uint8 \(h, w, 3\)"),
+        ("lr/1", noise(8, 6), r"image 1 is \(8, 6, 3\) in lr and \(24, 32, 3\) in hr"),
+        ("lr/1", noise(6, 7), r"image 1 is \(6, 7, 3\) in lr and \(24, 32, 3\) in hr"),
+        ("lr/1", None, "image 1 is not in both lr and hr"),
+        ("hr/1", None, "image 1 is not in both lr and hr"),
+        ("lr", None, "an attribute or group is missing or malformed"),
+    ],
+)
+def test_a_damaged_cache_is_refused_and_rebuilt(
+    dataset: PairDataset, tmp_path: Path, name: str, image: np.ndarray | None, message: str
+) -> None:
+    path = prepare_cache(dataset, tmp_path / "c.h5", progress=False)
+    rewrite(path, name, image)
+    with pytest.raises(DataError, match=rf"c\.h5 is damaged: {message}; run: fmen data prepare"):
+        PatchCache(path)
+    assert np.array_equal(prepare(dataset, path).hr[1], dataset.read(1)[1])
+
+
+def test_a_group_in_the_place_of_an_image_is_refused(dataset: PairDataset, tmp_path: Path) -> None:
+    path = prepare_cache(dataset, tmp_path / "c.h5", progress=False)
+    rewrite(path, "lr/1", None)
+    with h5py.File(path, "r+") as file:
+        file.create_group("lr/1")
+    with pytest.raises(DataError, match="/lr/1 is not an image"):
+        PatchCache(path)
+
+
+@pytest.mark.parametrize("attribute", ["scale", "dataset", "hr:source", "lr:source_size"])
+def test_a_cache_without_an_attribute_is_refused(dataset: PairDataset, tmp_path: Path, attribute: str) -> None:
+    path = prepare_cache(dataset, tmp_path / "c.h5", progress=False)
+    group, _, name = f"/:{attribute}".rpartition(":")
+    with h5py.File(path, "r+") as file:
+        del file[group.removeprefix("/:") or "/"].attrs[name]
+    with pytest.raises(DataError, match="damaged: an attribute or group is missing"):
+        PatchCache(path)
+
+
+def test_a_truncated_cache_is_refused(dataset: PairDataset, tmp_path: Path) -> None:
+    path = prepare_cache(dataset, tmp_path / "c.h5", progress=False)
+    os.truncate(path, path.stat().st_size - 100)
+    with pytest.raises(DataError, match="not an HDF5 file, or truncated"):
+        PatchCache(path)
 
 
 def test_a_pickled_cache_opens_its_file_again(dataset: PairDataset, tmp_path: Path) -> None:
@@ -204,7 +291,7 @@ def test_a_pickled_cache_opens_its_file_again(dataset: PairDataset, tmp_path: Pa
 
 
 def test_the_sources_of_thousands_of_images_fit_into_the_attributes(tmp_path: Path) -> None:
-    sources = [Source(Path("/a/rather/long/folder/name") / f"{i:06d}.png", i, i, "0" * 32) for i in range(5000)]
+    sources = [SourceFile(Path("/a/rather/long/folder/name") / f"{i:06d}.png", i, i, "0" * 32) for i in range(5000)]
     with h5py.File(tmp_path / "c.h5", "w", libver="latest") as file:
         _record([*sources, None], file.attrs)
         assert _recorded(file.attrs) == sources

@@ -37,13 +37,11 @@ def test_prepare_writes_a_cache_and_says_where(benchmark: Path, tmp_path: Path) 
     assert "2 images of set at scale 4" in output
 
 
-def test_prepare_refuses_a_file_that_is_no_cache(benchmark: Path, tmp_path: Path) -> None:
+def test_prepare_refuses_a_file_that_is_not_a_cache(benchmark: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     status, output = run("prepare", "--data", benchmark, "--out", tmp_path / "notes.txt")
     assert status == 2
-    assert (
-        output.startswith("error: ") and "notes.txt is there and no image cache" in output and output.count("\n") == 1
-    )
+    assert output.startswith("error: ") and "notes.txt is not an image cache" in output and output.count("\n") == 1
 
 
 def test_verify_exits_with_zero_one_or_two(benchmark: Path, tmp_path: Path) -> None:

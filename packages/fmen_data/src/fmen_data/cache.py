@@ -1,22 +1,24 @@
-"""The HDF5 cache: the decoded images of one dataset at one scale in one file, so that training never decodes.
+"""The HDF5 cache: the decoded images of one dataset at one scale in one file, so that training does not decode images.
 
 Layout, format version 1:
 
 - ``lr/NAME`` and ``hr/NAME``: uint8 ``(h, w, 3)`` and ``(h * scale, w * scale, 3)`` RGB, contiguous.
 - Attributes of the file: ``format`` (`FORMAT`), ``version``, ``scale``, ``dataset``.
 - Attributes of ``lr`` and of ``hr``: ``source``, ``source_size`` (bytes), ``source_mtime_ns`` and ``source_checksum``
-  (BLAKE2b, 128 bits) of the files that the images were decoded from, one entry per image in the order of the sorted
-  names. An LR image whose ``source`` is empty was made from its HR image by `imresize`. (One list instead of thousands
-  of small attributes: a cache of DF2K opens in a fraction of a second.)
+  (BLAKE2b, 128 bits) of the files that the images were decoded from, one entry per image, sorted by name. An LR image
+  whose ``source`` is empty was made from its HR image by `imresize`. (With one list instead of thousands of small
+  attributes a cache of DF2K opens in a fraction of a second.)
 
-A cache is never used silently when it is not what its sources are now: `PatchCache` compares size and time of every
-source file that still exists, and, where only the time differs, its checksum. `prepare_cache` rebuilds a stale cache of
-the same dataset and refuses to overwrite anything else.
+A stale cache is never used. `PatchCache` compares size and time of every source file that still exists and, if only the
+time differs, its checksum. `prepare_cache` rebuilds a stale cache of the same dataset and does not overwrite any other
+file.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import io
 import math
 import os
 import shutil
@@ -43,8 +45,8 @@ VERSION = 1
 
 
 @dataclass(frozen=True)
-class Source:
-    """The file that an image was decoded from, as it was then."""
+class SourceFile:
+    """The file that an image was decoded from, as it was at that time."""
 
     path: Path
     size: int
@@ -52,13 +54,12 @@ class Source:
     checksum: str
 
     @classmethod
-    def of(cls, path: Path, data: bytes) -> Source:
+    def of(cls, path: Path, data: bytes) -> SourceFile:
         """Describe a file whose content has just been read."""
-        status = path.stat()
-        return cls(path.resolve(), len(data), status.st_mtime_ns, _checksum(data))
+        return cls(path.resolve(), len(data), path.stat().st_mtime_ns, _checksum(data))
 
     def changed(self) -> bool:
-        """Whether the file is there with another content now; the checksum is compared only if the times differ."""
+        """Return whether the file exists with another content; the checksum is compared only if the times differ."""
         try:
             status = self.path.stat()
         except OSError:
@@ -68,8 +69,8 @@ class Source:
         return status.st_mtime_ns != self.mtime_ns and _checksum(read_bytes(self.path)) != self.checksum
 
 
-def _record(sources: list[Source | None], attributes: Any) -> None:
-    """Write the descriptions of a group's images into its attributes."""
+def _record(sources: list[SourceFile | None], attributes: Any) -> None:
+    """Write the descriptions of a group's source files into its attributes."""
     text = h5py.string_dtype()
     attributes.create("source", [str(source.path) if source else "" for source in sources], dtype=text)
     attributes.create("source_size", [source.size if source else 0 for source in sources], dtype=np.int64)
@@ -77,11 +78,11 @@ def _record(sources: list[Source | None], attributes: Any) -> None:
     attributes.create("source_checksum", [source.checksum if source else "" for source in sources], dtype=text)
 
 
-def _recorded(attributes: Any) -> list[Source]:
-    """Read them back, those of images that come from a file."""
+def _recorded(attributes: Any) -> list[SourceFile]:
+    """Read the descriptions back, except those of images that were made."""
     keys = ("source", "source_size", "source_mtime_ns", "source_checksum")
     rows = zip(*(attributes[key].tolist() for key in keys), strict=True)
-    return [Source(Path(path), size, mtime_ns, checksum) for path, size, mtime_ns, checksum in rows if path]
+    return [SourceFile(Path(path), size, mtime_ns, checksum) for path, size, mtime_ns, checksum in rows if path]
 
 
 def _checksum(data: bytes) -> str:
@@ -92,14 +93,13 @@ class PatchCache:
     """A cache file, open for reading.
 
     Attributes:
-        path: the file.
-        dataset: the name of the dataset.
+        path: The file.
+        dataset: Name of the dataset.
         scale: HR size / LR size.
-        names: the images' names, sorted.
-        lr: one array-like per image, uint8 ``(h, w, 3)``: views of one memory map of the file. In a file whose datasets
-            are chunked or compressed (one that another program rewrote) they are h5py datasets; both are read by
-            slicing.
-        hr: the same, uint8 ``(h * scale, w * scale, 3)``.
+        names: Names of the images, sorted.
+        lr: One array-like per image, uint8 ``(h, w, 3)``: views of one memory map of the file. In a file whose datasets
+            are chunked or compressed (another program rewrote it) they are h5py datasets. Both are read by slicing.
+        hr: The same, uint8 ``(h * scale, w * scale, 3)``.
 
     The object can be pickled into worker processes; each opens the file anew.
     """
@@ -108,29 +108,46 @@ class PatchCache:
         """Open a cache.
 
         Raises:
-            DataError: missing, no cache of ours, of another format version, or stale.
+            DataError: The file is missing, stale, damaged, of another format version, or not a cache.
         """
         self.path = Path(path)
         self._file = _open(self.path)
+        try:
+            self._load()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _load(self) -> None:
         try:
             self.dataset = str(self._file.attrs["dataset"])
             self.scale = int(self._file.attrs["scale"])
             lr, hr = self._file["lr"], self._file["hr"]
             self.names: tuple[str, ...] = tuple(hr)
             self._sources = _recorded(hr.attrs) + _recorded(lr.attrs)
-        except KeyError:
-            self._file.close()
-            raise DataError(f"the cache {self.path} is damaged: entries are missing; run: fmen data prepare") from None
-        changed = next((source.path for source in self._sources if source.changed()), None)
-        if changed:
-            self._file.close()
-            raise DataError(f"the cache {self.path} is stale: {changed} has changed since; run: fmen data prepare")
-        self.lr, self.hr = self._map(lr), self._map(hr)
+        except (KeyError, TypeError, ValueError):
+            raise self._damaged("an attribute or group is missing or malformed") from None
+        if changed := next((source.path for source in self._sources if source.changed()), None):
+            raise DataError(f"the cache {self.path} is stale: {changed} has changed; run: fmen data prepare")
+        if unpaired := sorted(set(lr) ^ set(self.names)):
+            raise self._damaged(f"image {unpaired[0]} is not in both lr and hr")
+        self.lr, self.hr = self._images(lr), self._images(hr)
+        for name, small, large in zip(self.names, self.lr, self.hr, strict=True):
+            if large.shape[:2] != (small.shape[0] * self.scale, small.shape[1] * self.scale):
+                raise self._damaged(f"image {name} is {small.shape} in lr and {large.shape} in hr")
 
-    def _map(self, group: Any) -> list[Any]:
-        # h5py's low-level calls: its Dataset objects would take seconds for thousands of images.
-        entries = [h5py.h5d.open(group.id, name.encode()) for name in self.names]
-        offsets = [entry.get_offset() for entry in entries]  # None: chunked, its bytes lie in pieces
+    def _images(self, group: Any) -> list[Any]:
+        # h5py's low-level calls: creating its Dataset objects would take seconds for thousands of images.
+        entries = []
+        for name in self.names:
+            try:
+                entry = h5py.h5d.open(group.id, name.encode())
+            except KeyError:
+                raise self._damaged(f"{group.name}/{name} is not an image") from None
+            if entry.dtype != np.uint8 or entry.rank != 3 or entry.shape[2] != 3:
+                raise self._damaged(f"{group.name}/{name} is {entry.dtype} {entry.shape}, not uint8 (h, w, 3)")
+            entries.append(entry)
+        offsets = [entry.get_offset() for entry in entries]  # None: chunked
         if None in offsets:
             return [group[name] for name in self.names]
         flat = np.memmap(self.path, np.uint8, "r").view(np.ndarray)
@@ -140,6 +157,9 @@ class PatchCache:
             views.append(flat[offset : offset + math.prod(shape)].reshape(shape))
         return views
 
+    def _damaged(self, what: str) -> DataError:
+        return DataError(f"the cache {self.path} is damaged: {what}; run: fmen data prepare")
+
     def __len__(self) -> int:
         return len(self.names)
 
@@ -147,7 +167,7 @@ class PatchCache:
         return PatchCache, (self.path,)
 
     def belongs_to(self, dataset: PairDataset) -> bool:
-        """Whether the cache holds exactly the images of this dataset, from the same files."""
+        """Return whether the cache holds exactly the images of this dataset, from the same files."""
         wanted = {file.resolve() for pair in dataset.pairs for file in (pair.hr, pair.lr) if file}
         same = self.scale == dataset.scale and self.names == tuple(sorted(pair.name for pair in dataset.pairs))
         return same and wanted == {source.path for source in self._sources}
@@ -158,27 +178,32 @@ class PatchCache:
 
 
 def _open(path: Path) -> Any:
-    """Open an HDF5 file and check that it is a cache of this format version."""
+    """Open a cache file and check that it is of this format version."""
     if not path.is_file():
         raise DataError(f"no cache at {path}; make it with: fmen data prepare")
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise DataError(
-            f"{path} is no image cache (not an HDF5 file, or truncated); remove it or name another file"
-        ) from error
-    if file.attrs.get("format") != FORMAT:
-        file.close()
-        raise DataError(f"{path} is no image cache of ours but another HDF5 file; name another file")
-    version = int(file.attrs.get("version", 0))
+    file = _open_any_version(path)
+    version = file.attrs.get("version")
     if version != VERSION:
         file.close()
         raise DataError(f"the cache {path} has format version {version}, not {VERSION}; run: fmen data prepare")
     return file
 
 
+def _open_any_version(path: Path) -> Any:
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise DataError(
+            f"{path} is not an image cache (not an HDF5 file, or truncated); remove it or name another file"
+        ) from error
+    if file.attrs.get("format") != FORMAT:
+        file.close()
+        raise DataError(f"{path} is not an image cache but another HDF5 file; name another file")
+    return file
+
+
 def default_cache_path(dataset: PairDataset) -> Path:
-    """Where a dataset's cache lies: in ``$FMEN_CACHE`` or else ``~/.cache/fmen``; a name per set of files and scale."""
+    """Return a dataset's cache path in ``$FMEN_CACHE`` or ``~/.cache/fmen``, unique per set of files and scale."""
     folder = Path(os.environ.get("FMEN_CACHE") or Path.home() / ".cache" / "fmen")
     files = "\n".join(f"{pair.hr.resolve()}\t{pair.lr and pair.lr.resolve()}" for pair in dataset.pairs)
     return folder / f"{dataset.name}-x{dataset.scale}-{_checksum(files.encode())[:8]}.h5"
@@ -187,20 +212,19 @@ def default_cache_path(dataset: PairDataset) -> Path:
 def prepare_cache(
     dataset: PairDataset, path: str | Path | None = None, *, workers: int | None = None, progress: bool = True
 ) -> Path:
-    """Make sure that a current cache of the dataset exists, and say where.
+    """Make an up-to-date cache of the dataset unless there is one, and return its path.
 
-    Images are read in parallel and written one after the other into a temporary file, which becomes the cache when it
-    is whole. A cache that is current is left alone; a stale one of the same dataset and scale is rebuilt.
+    Images are decoded in parallel and written one after the other into a temporary file, which becomes the cache when
+    it is complete. An up-to-date cache is left unchanged; a stale one of the same dataset and scale is rebuilt.
 
     Args:
-        dataset: what to decode.
-        path: the cache file; by default `default_cache_path`.
-        workers: reading threads; by default one per core.
-        progress: show a progress bar on stderr.
+        dataset: The dataset to decode.
+        path: The cache file. The default is `default_cache_path`.
+        workers: Number of decoding threads. The default is one per core.
+        progress: Show a progress bar on stderr.
 
     Raises:
-        DataError: an image is at fault, the place is taken by a file that is no cache of this dataset, or the disk is
-            full.
+        DataError: An image cannot be used, ``path`` is another file, or the cache cannot be written.
     """
     path = default_cache_path(dataset) if path is None else Path(path)
     if path.exists() and _is_current(path, dataset):
@@ -209,31 +233,28 @@ def prepare_cache(
     try:
         with atomic_write(path) as temporary:
             _build(temporary, dataset, workers or os.cpu_count() or 1, progress)
-    except (OSError, RuntimeError) as error:  # h5py reports a failed flush as RuntimeError
-        reason = getattr(error, "strerror", None) or str(error)
-        raise DataError(
-            f"cannot write the cache {path}: {reason}; free some space or set FMEN_CACHE to another disk"
-        ) from error
+    except OSError as error:
+        if error.filename is None or Path(error.filename) not in (path, *path.parents):
+            raise  # not from writing the cache
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        remedy = (
+            "free some space or set FMEN_CACHE to another disk" if full else "choose another file or set FMEN_CACHE"
+        )
+        raise DataError(f"cannot write the cache {path}: {error.strerror}; {remedy}") from error
     return path
 
 
 def _is_current(path: Path, dataset: PairDataset) -> bool:
-    """Whether the file is this dataset's cache and up to date; ``False``: it may be rebuilt.
+    """Return whether an existing file is this dataset's cache and up to date, or else may be rebuilt.
 
     Raises:
-        DataError: something else is there.
+        DataError: The file is something else.
     """
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise DataError(f"{path} is there and no image cache; remove it or name another file") from error
-    with file:
-        owner = (file.attrs.get("format"), str(file.attrs.get("dataset")), int(file.attrs.get("scale", 0)))
-    if owner[0] != FORMAT:
-        raise DataError(f"{path} is there and no image cache of ours; remove it or name another file")
-    if owner[1:] != (dataset.name, dataset.scale):
+    with _open_any_version(path) as file:
+        name, scale = file.attrs.get("dataset"), file.attrs.get("scale")
+    if (name, scale) != (dataset.name, dataset.scale):
         raise DataError(
-            f"{path} is the cache of {owner[1]} at scale {owner[2]}, not of {dataset.name} at scale {dataset.scale}; "
+            f"{path} is the cache of {name} at scale {scale}, not of {dataset.name} at scale {dataset.scale}; "
             "remove it or name another file"
         )
     try:
@@ -245,7 +266,7 @@ def _is_current(path: Path, dataset: PairDataset) -> bool:
 
 
 def _require_space(path: Path, dataset: PairDataset) -> None:
-    """Compare what the cache will take, known from the images' headers, with the free space, before any work."""
+    """Compare the size of the cache, known from the images' headers, with the free space before any work."""
     needed = 0
     for pair in dataset.pairs:
         height, width = check_pair_sizes(pair, dataset.scale)
@@ -261,22 +282,22 @@ def _require_space(path: Path, dataset: PairDataset) -> None:
 
 @dataclass(frozen=True)
 class _Decoded:
-    """One pair, ready to be written; ``lr_source`` is ``None`` for an LR image made from HR."""
+    """A decoded pair; ``lr_source`` is ``None`` for an LR image made from HR."""
 
     name: str
     lr: Image
     hr: Image
-    hr_source: Source
-    lr_source: Source | None
+    hr_source: SourceFile
+    lr_source: SourceFile | None
 
 
 def _decode(pair: Pair, scale: int) -> _Decoded:
     hr_data = read_bytes(pair.hr)
-    hr_source, hr = Source.of(pair.hr, hr_data), decode_image(hr_data, pair.hr)
+    hr_source, hr = SourceFile.of(pair.hr, hr_data), decode_image(hr_data, pair.hr)
     lr, lr_source = None, None
     if pair.lr is not None:
         lr_data = read_bytes(pair.lr)
-        lr_source, lr = Source.of(pair.lr, lr_data), decode_image(lr_data, pair.lr)
+        lr_source, lr = SourceFile.of(pair.lr, lr_data), decode_image(lr_data, pair.lr)
     lr, hr = match_pair(hr, lr, pair, scale)
     return _Decoded(pair.name, lr, hr, hr_source, lr_source)
 
@@ -296,22 +317,58 @@ def _decode_all(dataset: PairDataset, workers: int) -> Iterator[_Decoded]:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+class _Output(io.FileIO):
+    """A file for HDF5 to write to. The first error is recorded and everything after it is dropped.
+
+    HDF5 does not survive a write that fails: closing the file prints tracebacks and may crash the process.
+    """
+
+    error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        rest = memoryview(data).cast("B")
+        length = len(rest)
+        try:
+            while self.error is None and rest:
+                rest = rest[super().write(rest) :]
+        except OSError as error:
+            self.error = error
+        return length
+
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.error = self.error or error
+            return size or 0
+
+
 def _build(path: Path, dataset: PairDataset, workers: int, progress: bool) -> None:
-    # The newest file layout keeps the index of thousands of images small and quick to open.
-    with h5py.File(path, "w", libver="latest") as file:
-        file.attrs.update({"format": FORMAT, "version": VERSION, "scale": dataset.scale, "dataset": dataset.name})
-        lr, hr = file.create_group("lr"), file.create_group("hr")
-        images = tqdm(
-            _decode_all(dataset, workers),
-            f"cache {dataset.name} x{dataset.scale}",
-            len(dataset),
-            unit="image",
-            disable=not progress,
-        )
-        sources: dict[str, tuple[Source | None, Source | None]] = {}
-        for image in images:
-            hr.create_dataset(image.name, data=image.hr)
-            lr.create_dataset(image.name, data=image.lr)
-            sources[image.name] = image.hr_source, image.lr_source
-        _record([sources[name][0] for name in sorted(sources)], hr.attrs)
-        _record([sources[name][1] for name in sorted(sources)], lr.attrs)
+    """Write the cache file.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    images = tqdm(
+        _decode_all(dataset, workers),
+        f"cache {dataset.name} x{dataset.scale}",
+        len(dataset),
+        unit="image",
+        disable=not progress,
+    )
+    # The newest file layout makes the index of thousands of images small and fast to open.
+    with _Output(path, "w+") as output:
+        with h5py.File(output, "w", libver="latest") as file:
+            file.attrs.update({"format": FORMAT, "version": VERSION, "scale": dataset.scale, "dataset": dataset.name})
+            lr, hr = file.create_group("lr"), file.create_group("hr")
+            sources: dict[str, tuple[SourceFile | None, SourceFile | None]] = {}
+            for image in images:
+                hr.create_dataset(image.name, data=image.hr)
+                lr.create_dataset(image.name, data=image.lr)
+                sources[image.name] = image.hr_source, image.lr_source
+                if output.error:
+                    break
+            _record([sources[name][0] for name in sorted(sources)], hr.attrs)
+            _record([sources[name][1] for name in sorted(sources)], lr.attrs)
+        if output.error:
+            raise output.error
