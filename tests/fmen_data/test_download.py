@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import resource
+import shutil
 import stat
 import tarfile
 import threading
@@ -117,8 +119,8 @@ def test_a_server_without_ranges_sends_the_file_from_its_start(server: Server, t
     assert get(server, tmp_path / "a.zip") == CONTENT
 
 
-def test_another_file_than_the_known_one_is_refused_and_removed(server: Server, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=f"has MD5 {MD5}, not the known {'0' * 32}"):
+def test_another_file_than_the_expected_one_is_refused_and_removed(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=rf"a\.zip is not the expected file \(checksum {MD5}, not {'0' * 32}\)"):
         get(server, tmp_path / "a.zip", md5="0" * 32)
     assert list(tmp_path.iterdir()) == []
 
@@ -135,6 +137,49 @@ def test_five_attempts_without_a_byte_end_the_download_and_leave_the_part(server
     with pytest.raises(DataError, match="connection was closed early; run the command again, it continues"):
         get(server, tmp_path / "a.zip")
     assert (tmp_path / "a.zip.part").read_bytes() == CONTENT[:1000]
+
+
+def test_a_disk_that_fills_up_ends_the_download_without_retries(server: Server, tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2_500_000, limits[1]))  # writing beyond fails as on a full disk
+    try:
+        with pytest.raises(DataError, match=r"cannot write .*a\.zip\.part: File too large; free some space and run"):
+            get(server, tmp_path / "a.zip")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert len(server.requests) == 1
+    assert get(server, tmp_path / "a.zip") == CONTENT  # the part is continued
+    assert server.requests[1] == ("/a.zip", "bytes=2500000-")
+
+
+def test_a_part_that_cannot_be_opened_ends_the_download_without_retries(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "a.zip.part").mkdir()
+    with pytest.raises(DataError, match=r"cannot write .*a\.zip\.part: Is a directory; choose another folder"):
+        get(server, tmp_path / "a.zip")
+    assert len(server.requests) == 1
+
+
+def test_too_little_free_space_is_an_error_before_the_download(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=2_999_999)
+    monkeypatch.setattr("fmen_data.download.shutil.disk_usage", lambda folder: usage)
+    with pytest.raises(DataError, match=r"a\.zip\.part needs 0\.0 GB more, but 0\.0 GB are free; free some space"):
+        get(server, tmp_path / "a.zip")
+    assert list(tmp_path.iterdir()) == []
+    usage = usage._replace(free=3_000_000)
+    assert get(server, tmp_path / "a.zip") == CONTENT
+
+
+@pytest.mark.parametrize(("digest", "right"), [("md5", True), ("sha256", True), ("sha256", False), ("", True)])
+def test_the_given_checksum_decides(server: Server, tmp_path: Path, digest: str, right: bool) -> None:
+    checksums = {digest: hashlib.new(digest, CONTENT if right else b"").hexdigest()} if digest else {}
+    if right:
+        fetch(f"{server.url}/a.zip", tmp_path / "a.zip", progress=False, **checksums)
+    else:
+        with pytest.raises(DataError, match="not the expected file"):
+            fetch(f"{server.url}/a.zip", tmp_path / "a.zip", progress=False, **checksums)
+    assert (tmp_path / "a.zip").exists() == right
 
 
 def everything(name: PurePosixPath) -> Path:

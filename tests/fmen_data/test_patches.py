@@ -136,9 +136,9 @@ def test_an_image_smaller_than_a_patch_is_named(cache: PatchCache) -> None:
 
 
 def test_caches_of_two_scales_or_none_are_refused(cache: PatchCache, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="one scale"):
+    with pytest.raises(DataError, match=r"caches of the scales \[2, 4\]; give one or more caches of one scale"):
         PatchSampler([cache, make_cache(tmp_path, [(16, 16)], scale=2)], patch=16)
-    with pytest.raises(DataError, match="no cache"):
+    with pytest.raises(DataError, match="cannot sample from no cache"):
         PatchSampler([])
 
 

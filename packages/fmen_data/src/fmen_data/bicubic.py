@@ -1,16 +1,15 @@
-"""MATLAB's ``imresize(image, scale, 'bicubic')`` on uint8 images, to the pixel.
+"""MATLAB's ``imresize(image, scale, 'bicubic')`` on uint8 images, bit-exact.
 
-The LR images of DIV2K, Set5 and the other benchmarks were made by MATLAB. Its ``imresize`` resizes one dimension after
-the other and, because the image is uint8, rounds and clamps to uint8 after *each* of the two. Keeping floats in
-between, as the common Python ports do, changes about one pixel in ten.
+The LR images of DIV2K, Set5 and the other benchmarks were made by MATLAB. Its ``imresize`` resizes the rows, then the
+columns, and on uint8 images rounds and clamps to uint8 after *each* of the two passes. Floating point between the
+passes, as in the common Python ports, changes about one value in ten.
 
-The arithmetic follows the documented algorithm of MATLAB's ``imresize``: cubic kernel with a = -0.5 (Keys, "Cubic
-convolution interpolation for digital image processing", 1981), widened by ``1 / scale`` when shrinking (antialiasing),
-normalised weights, and a border that mirrors the image, its outermost pixels included.
+The arithmetic follows the documented algorithm of MATLAB's ``imresize``: the cubic kernel with a = -0.5 (Keys, "Cubic
+convolution interpolation for digital image processing", 1981), widened by ``1 / scale`` for downscaling (antialiasing),
+normalized weights, and symmetric padding.
 
-How it is fast and exact at once: blocks of output rows are one single-precision matrix product, whose error has a
-proven bound. The few values that lie closer to a rounding boundary than this bound are summed again in double precision
-in MATLAB's order.
+Each block of output rows is one single-precision matrix product, whose rounding error has a known bound. The few values
+closer than this bound to a rounding boundary are summed again in double precision and in MATLAB's order.
 """
 
 from __future__ import annotations
@@ -28,10 +27,10 @@ Image = npt.NDArray[np.uint8]
 
 _KERNEL_WIDTH = 4.0
 _FLOAT32_UNIT = 2.0**-24
-# Products of at most so many multiplications stay within one thread of OpenBLAS. Its threads spin as they wait: where
-# other work runs, dataset workers above all, they cost a hundred times what they save.
+# Multiplications per matrix product. OpenBLAS runs products of this size in one thread; its threads busy-wait, which
+# slows down all other work on the machine, such as dataset workers.
 _PRODUCT = 1 << 18
-_WINDOW = 64  # input rows that one matrix product reads, about: large enough for BLAS, small enough for the L2 cache
+_WINDOW = 64  # approximate input rows per matrix product: large enough for BLAS, small enough for the L2 cache
 
 
 def imresize(image: Image, scale: float) -> Image:
@@ -39,13 +38,13 @@ def imresize(image: Image, scale: float) -> Image:
 
     Args:
         image: uint8 ``(H, W)`` or ``(H, W, 3)``, values 0..255.
-        scale: factor for both sides, above 0; ``0.25`` or ``1 / 3`` shrinks, ``2`` enlarges.
+        scale: Factor for both sides, above 0: ``0.25`` or ``1 / 3`` downscales, ``2`` upscales.
 
     Returns:
-        uint8 ``(ceil(H * scale), ceil(W * scale))`` with the channels of the input.
+        uint8 ``(ceil(H * scale), ceil(W * scale))``, with as many channels as the input.
 
     Raises:
-        DataError: the image is of another type or shape, empty, or the scale is no positive finite number.
+        DataError: The image is of another type or shape or empty, or the scale is not positive and finite.
     """
     if image.dtype != np.uint8:
         raise DataError(f"imresize takes uint8 images with values 0..255, got {image.dtype}")
@@ -53,12 +52,12 @@ def imresize(image: Image, scale: float) -> Image:
         raise DataError(f"imresize takes images of shape (H, W) or (H, W, 3), got {image.shape}")
     if not (math.isfinite(scale) and scale > 0):
         raise DataError(f"imresize takes a positive scale such as 0.25 or 2, got {scale}")
-    turned = np.asarray(cv2.transpose(_resize_rows(image, float(scale))), np.uint8)
-    return np.asarray(cv2.transpose(_resize_rows(turned, float(scale))), np.uint8)
+    transposed = np.asarray(cv2.transpose(_resize_rows(image, float(scale))), np.uint8)
+    return np.asarray(cv2.transpose(_resize_rows(transposed, float(scale))), np.uint8)
 
 
 def _cubic(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Keys' cubic kernel with a = -0.5, term by term as MATLAB writes it."""
+    """Keys' cubic kernel with a = -0.5, in MATLAB's order of operations."""
     ax = np.abs(x)
     ax2, ax3 = ax**2, ax**3
     inner: npt.NDArray[np.float64] = (1.5 * ax3 - 2.5 * ax2 + 1) * (ax <= 1)
@@ -67,7 +66,7 @@ def _cubic(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def _contributions(in_length: int, scale: float) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.intp]]:
-    """Weights and input positions for every output position along one dimension, both ``(out_length, taps)``."""
+    """Return the weights and input positions of every output position of one dimension, both ``(out_length, taps)``."""
     shrink = min(scale, 1.0)
     width = _KERNEL_WIDTH / shrink
     x = np.arange(1, math.ceil(in_length * scale) + 1, dtype=np.float64)
@@ -76,9 +75,9 @@ def _contributions(in_length: int, scale: float) -> tuple[npt.NDArray[np.float64
     positions = left[:, None] + np.arange(math.ceil(width) + 2)
     weights = shrink * _cubic(shrink * (centre[:, None] - positions))
     total = np.zeros(len(x))
-    for column in weights.T:  # a plain running sum: numpy's own sum() pairs its terms and may end in another last bit
+    for column in weights.T:  # NumPy's sum() adds in pairs, which can change the last bit
         total += column
-    # Position 1 is the first pixel; beyond either end the image continues mirrored, with a period of twice its length.
+    # Position 1 is the first pixel. Symmetric padding has a period of twice the length.
     folded = np.mod(positions - 1, 2 * in_length).astype(np.intp)
     return weights / total[:, None], np.minimum(folded, 2 * in_length - 1 - folded)
 
@@ -91,7 +90,7 @@ def _resize_rows(image: npt.NDArray[Any], scale: float) -> Image:
     step = min(256, max(8, round(_WINDOW * scale)))
     blocks = [slice(start, start + step) for start in range(0, len(weights), step)]
     spans = [(int(sources[block].min()), int(sources[block].max()) + 1) for block in blocks]
-    # Reused from block to block: fresh memory for each would cost more than the arithmetic.
+    # Allocated once for all blocks: new memory for each would cost more time than the arithmetic.
     height = max(high - low for low, high in spans)
     chunk = max(16, _PRODUCT // (step * height) // 16 * 16)
     window = np.zeros((height, -(-rows.shape[1] // chunk), chunk), np.float32)
@@ -110,7 +109,7 @@ def _resize_block(
     scratch: npt.NDArray[np.float32],
     out: Image,
 ) -> None:
-    """Fill ``out`` ``(n, L)`` with ``n`` sets of weights from ``window`` ``(m, chunks, chunk)``: input rows, padded."""
+    """Compute ``out`` ``(n, L)`` from ``n`` sets of weights and the input rows ``window`` ``(m, chunks, chunk)``."""
     (count, taps), length = weights.shape, out.shape[1]
     dense = np.zeros((count, len(window)))
     np.add.at(dense, (np.arange(count)[:, None], sources), weights)
@@ -119,12 +118,12 @@ def _resize_block(
     values = product.reshape(count, -1)[:, :length]
     values += 0.5
     rounded = np.floor(values, out=scratch[1, :count].reshape(count, -1)[:, :length])
-    values -= rounded  # 0 or almost 1: at a rounding boundary
+    values -= rounded  # close to 0 or 1: at a rounding boundary
     values -= 0.5
     np.copyto(out, np.clip(rounded, 0, 255, out=rounded), casting="unsafe")
-    # The standard bound for the error of a dot product, (taps + 2) * u * sum|w||x|, and twice that for a margin.
+    # Twice the standard bound for the error of a dot product, (taps + 2) * u * sum|w||x|.
     tolerance = 2 * (taps + 2) * _FLOAT32_UNIT * 255 * float(np.abs(weights).sum(1).max())
     row, column = np.divmod(np.flatnonzero(np.abs(values, out=values) >= 0.5 - tolerance), length)
-    terms = weights[row].T * window.reshape(len(window), -1)[sources[row].T, column]  # (taps, doubtful)
-    exact = np.add.accumulate(terms, axis=0)[-1]  # one tap after the other, where sum() would pair them
+    terms = weights[row].T * window.reshape(len(window), -1)[sources[row].T, column]  # (taps, values near a boundary)
+    exact = np.add.accumulate(terms, axis=0)[-1]  # one tap after the other; sum() adds in pairs
     out[row, column] = np.clip(np.floor(exact + 0.5), 0, 255)

@@ -1,4 +1,4 @@
-"""Get an archive over HTTP and unpack it: resumable, checked, and safe against what an archive may hold."""
+"""Download an archive over HTTP and unpack it: resumable, checksummed, safe against malicious archives."""
 
 from __future__ import annotations
 
@@ -22,19 +22,18 @@ from tqdm import tqdm
 from .errors import DataError
 
 _CHUNK = 1 << 20  # bytes
-_ATTEMPTS = 5  # without a single new byte
+_ATTEMPTS = 5  # consecutive attempts without a new byte
 _PAUSE = 1.0  # seconds before the second attempt; doubles with each
 
 
 def fetch(url: str, target: Path, *, md5: str = "", sha256: str = "", progress: bool = True) -> None:
     """Download ``url`` to ``target``.
 
-    What has arrived lies in ``target`` + ``.part`` and is continued by the next attempt or the next call; ``target``
-    appears when the file is whole and its MD5 or SHA-256, whichever is given, is right. Dropped connections are tried
-    again.
+    Received bytes are in ``target`` + ``.part``, which the next attempt or the next call continues. ``target`` appears
+    when the file is complete and its MD5 or SHA-256, whichever is given, is correct. Dropped connections are retried.
 
     Raises:
-        DataError: the server refuses, stays away, or sends another file; or the disk is full.
+        DataError: The server refuses, does not respond, or sends another file; or the file cannot be written.
     """
     part = target.with_name(target.name + ".part")
     part.parent.mkdir(parents=True, exist_ok=True)
@@ -53,14 +52,13 @@ def fetch(url: str, target: Path, *, md5: str = "", sha256: str = "", progress: 
                 reason = getattr(error, "reason", None) or error
                 raise DataError(f"cannot download {url}: {reason}; run the command again, it continues") from error
             time.sleep(_PAUSE * 2 ** (failures - 1))
-    try:
-        if md5:
-            check_md5(part, md5, progress=progress)
-        if sha256:
-            check_digest(part, "sha256", sha256, progress=progress)
-    except DataError:
+    expected = md5 or sha256
+    found = file_digest(part, "md5" if md5 else "sha256", progress=progress) if expected else ""
+    if found != expected:
         part.unlink()
-        raise
+        raise DataError(
+            f"{url} is not the expected file (checksum {found}, not {expected}); download from another server"
+        )
     part.replace(target)
 
 
@@ -68,36 +66,19 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def check_md5(path: Path, md5: str, *, progress: bool = True) -> None:
-    """Compare a file's MD5 with the known one.
-
-    Raises:
-        DataError: it is another file.
-    """
-    check_digest(path, "md5", md5, progress=progress)
-
-
-def check_digest(path: Path, algorithm: Literal["md5", "sha256"], expected: str, *, progress: bool = True) -> None:
-    """Compare a file's digest with the known one.
-
-    Raises:
-        DataError: it is another file.
-    """
+def file_digest(path: Path, algorithm: Literal["md5", "sha256"], *, progress: bool = True) -> str:
+    """Return the digest of a file in hexadecimal."""
     digest = hashlib.new(algorithm, usedforsecurity=False)
     bar = tqdm(total=_size(path), desc=f"check {path.stem}", unit="B", unit_scale=True, disable=not progress)
     with path.open("rb") as file, bar:
         while block := file.read(_CHUNK):
             digest.update(block)
             bar.update(len(block))
-    if digest.hexdigest() != expected:
-        raise DataError(
-            f"{path} has {algorithm.upper()} {digest.hexdigest()}, not the known {expected}; "
-            "remove it and run the command again"
-        )
+    return digest.hexdigest()
 
 
 def _transfer(url: str, part: Path, progress: bool) -> None:
-    """Continue ``part`` until it is whole; raises ``OSError`` or ``HTTPException`` when the connection breaks."""
+    """Continue ``part`` until it is complete; raise ``OSError`` or ``HTTPException`` when the connection breaks."""
     have = _size(part)
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
@@ -106,12 +87,12 @@ def _transfer(url: str, part: Path, progress: bool) -> None:
         if error.code != 416:
             raise
         if error.headers.get("Content-Range") == f"bytes */{have}":
-            return  # there is nothing after what we have
+            return  # it is complete
         part.unlink()
         raise
     with response:
         if not (response.headers.get("Content-Range") or "").startswith(f"bytes {have}-"):
-            have = 0  # the server sends the whole file again
+            have = 0  # the server sends the file from its start
         length = response.headers.get("Content-Length")
         total = have + int(length) if length else None
         if total:
@@ -131,52 +112,57 @@ def _transfer(url: str, part: Path, progress: bool) -> None:
 
 
 def _append(response: IO[bytes], part: Path, have: int, arrived: Callable[[int], object]) -> None:
-    with part.open("r+b" if have else "wb") as file:
+    """Append the response to the first ``have`` bytes of ``part``. An error in writing is not retried."""
+    try:
+        file = part.open("r+b" if have else "wb", buffering=0)
+    except OSError as error:
+        raise _write_error(part, error) from error
+    with file:
         file.seek(have)
         while block := response.read(_CHUNK):
+            rest = memoryview(block)
             try:
-                file.write(block)
-                file.flush()
+                while rest:
+                    rest = rest[file.write(rest) :]
             except OSError as error:
-                raise _full(part, error) from error
+                raise _write_error(part, error) from error
             arrived(len(block))
 
 
-def _require_space(place: Path, needed: int) -> None:
-    free = shutil.disk_usage(place.parent).free
+def _require_space(path: Path, needed: int) -> None:
+    free = shutil.disk_usage(path.parent).free
     if needed > free:
-        raise DataError(f"{place} needs {needed / 1e9:.1f} GB more, but {free / 1e9:.1f} GB are free; free some space")
+        raise DataError(f"{path} needs {needed / 1e9:.1f} GB more, but {free / 1e9:.1f} GB are free; free some space")
 
 
-def _full(path: Path, error: OSError) -> DataError:
+def _write_error(path: Path, error: OSError) -> DataError:
     remedy = "free some space" if error.errno in (errno.ENOSPC, errno.EFBIG) else "choose another folder"
     return DataError(f"cannot write {path}: {error.strerror}; {remedy} and run the command again")
 
 
 def unpack(
-    archive: Path, folder: Path, wanted: Callable[[PurePosixPath], Path | None], *, progress: bool = True
+    archive: Path, folder: Path, extract_path: Callable[[PurePosixPath], Path | None], *, progress: bool = True
 ) -> None:
     """Unpack files of a zip or tar archive into a folder, all or none.
 
-    They are written to a temporary folder first and moved in when the whole archive has been read and its checksums
-    agree.
+    They are written to a temporary folder and moved when the whole archive has been read and its checksums agree.
 
     Args:
-        archive: the file.
-        folder: where to.
-        wanted: maps a file's name in the archive to its path below ``folder``; ``None`` leaves it out.
-        progress: show a progress bar on stderr.
+        archive: The archive.
+        folder: The folder to unpack into.
+        extract_path: Maps a file's name in the archive to its path below ``folder``, or to ``None`` to skip it.
+        progress: Show a progress bar on stderr.
 
     Raises:
-        DataError: damaged, or with a member that is a link or device or would land outside the folder; or the disk is
-            full.
+        DataError: The archive is damaged, has a link, a device or a path outside the folder, or the files cannot be
+            written.
     """
     temporary = folder / f".{archive.name}.unpacking"
     shutil.rmtree(temporary, ignore_errors=True)
     written: list[Path] = []
     try:
         for name, content in tqdm(_members(archive), f"unpack {archive.stem}", unit="file", disable=not progress):
-            relative = wanted(name)
+            relative = extract_path(name)
             if relative is None:
                 continue
             (temporary / relative).parent.mkdir(parents=True, exist_ok=True)
@@ -189,13 +175,13 @@ def unpack(
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError) as error:
         raise DataError(f"{archive} is damaged ({error}); remove it and run the command again") from error
     except OSError as error:
-        raise _full(folder, error) from error
+        raise _write_error(folder, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _members(archive: Path) -> Iterator[tuple[PurePosixPath, IO[bytes]]]:
-    """The regular files of an archive with their content; each must be read before the next is asked for."""
+    """Yield the regular files of an archive with their content, which must be read before the next file."""
     if archive.suffix == ".zip":
         with zipfile.ZipFile(archive) as zipped:
             for entry in zipped.infolist():
@@ -215,5 +201,5 @@ def _members(archive: Path) -> Iterator[tuple[PurePosixPath, IO[bytes]]]:
 def _safe(archive: Path, name: str, special: bool) -> PurePosixPath:
     path = PurePosixPath(name)
     if special or path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name:
-        raise DataError(f"{archive} holds {name!r}, a link or a path outside its folder; it is not unpacked, remove it")
+        raise DataError(f"{archive} has the member {name!r}, a link or a path outside its folder; remove the archive")
     return path

@@ -1,12 +1,11 @@
 """Read, write and list images: ``uint8 (H, W, 3) RGB`` in memory, PNG, JPEG, BMP, TIFF or WebP on disk.
 
-Decisions that a user meets:
+Conversions:
 
-- Gray and palette images become RGB. An alpha channel that is opaque everywhere is dropped; one that is not is an
-  error, for there is no right colour behind a transparent pixel. 16-bit images are an error, for cutting them to 8 bits
-  silently would train on other pixels than the user's.
-- The pixels come as they are stored: an EXIF orientation is not applied, since LR and HR must stay aligned.
-- A truncated or damaged PNG or JPEG is an error. Decoders tend to return the part that they could read, gray below.
+- Gray and palette images become RGB. An opaque alpha channel is dropped. A transparent pixel is an error, since the
+  colour behind it is unknown. A 16-bit image is an error, since conversion to 8 bits would change the pixels silently.
+- EXIF orientation is not applied, so that LR and HR stay aligned.
+- A truncated or damaged PNG or JPEG is an error. Decoders usually return the part that they could read.
 """
 
 from __future__ import annotations
@@ -38,13 +37,13 @@ def read_image(path: str | Path) -> Image:
         uint8 ``(H, W, 3)`` RGB, contiguous.
 
     Raises:
-        DataError: missing, unreadable, truncated, no image, 16-bit, or with transparent pixels.
+        DataError: The file is missing, unreadable, truncated, not an image, 16-bit, or has transparent pixels.
     """
     return decode_image(read_bytes(path), path)
 
 
 def read_bytes(path: str | Path) -> bytes:
-    """The file's content; ``DataError`` instead of ``OSError``."""
+    """Return the content of a file; raise ``DataError`` instead of ``OSError``."""
     try:
         return Path(path).read_bytes()
     except OSError as error:
@@ -52,30 +51,30 @@ def read_bytes(path: str | Path) -> bytes:
 
 
 def decode_image(data: bytes, path: str | Path) -> Image:
-    """Decode the content of an image file; as `read_image`, with ``path`` for the messages alone."""
+    """Decode the content of an image file as `read_image` does; ``path`` is only used in messages."""
     damage = find_damage(data)
     if damage:
         raise DataError(f"{path} {damage}; get the file again or remove it")
-    # UNCHANGED keeps alpha and 16 bits visible, and ignores the EXIF orientation.
+    # UNCHANGED shows alpha and 16 bits, and ignores the EXIF orientation.
     try:
         pixels = cv2.imdecode(np.frombuffer(_without_profile(data), np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:
         pixels = None
     if pixels is None:
-        raise DataError(f"{path} is no image that can be read; get the file again or remove it")
+        raise DataError(f"{path} is not a readable image; get the file again or remove it")
     if pixels.dtype != np.uint8:
         raise DataError(f"{path} has {pixels.dtype} pixels; convert it to 8 bits per channel")
     return _to_rgb(np.asarray(pixels, np.uint8), path)
 
 
 def _to_rgb(pixels: Image, path: str | Path) -> Image:
-    """OpenCV's gray, BGR or BGRA pixels -> RGB."""
+    """Convert OpenCV's gray, BGR or BGRA pixels to RGB."""
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]
     if channels == 1:
         return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB), np.uint8)
     if channels == 4:
         if int(pixels[..., 3].min()) < 255:
-            raise DataError(f"{path} has transparent pixels; flatten it onto a background, without an alpha channel")
+            raise DataError(f"{path} has transparent pixels; flatten it and remove the alpha channel")
         return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGB), np.uint8)
     if channels != 3:
         raise DataError(f"{path} has {channels} channels; convert it to RGB")
@@ -83,10 +82,10 @@ def _to_rgb(pixels: Image, path: str | Path) -> Image:
 
 
 def find_damage(data: bytes) -> str:
-    """What is wrong with the content of a PNG or JPEG file, as the rest of a sentence; empty if nothing is.
+    """Return what is wrong with the content of a PNG or JPEG file, as the end of a sentence; empty if nothing is.
 
-    A PNG must be a whole chain of chunks with correct checksums that ends in IEND; a JPEG must end its scan with an EOI
-    marker (inside a scan the two bytes of that marker cannot occur).
+    A PNG must be a complete chain of chunks with correct checksums that ends in IEND. A JPEG must have an EOI marker
+    after the start of its scan (the two bytes of the marker cannot occur inside a scan).
     """
     if not data:
         return "is empty"
@@ -115,10 +114,9 @@ def _find_png_damage(data: bytes) -> str:
 
 
 def _without_profile(data: bytes) -> bytes:
-    """A PNG without its colour profile, other data as it is.
+    """Return a PNG without its colour profile, and other data unchanged.
 
-    OpenCV does not apply profiles, but libpng prints a warning about every odd one, and many files in the wild have
-    one.
+    OpenCV does not apply profiles, but libpng prints a warning about every invalid one, which are common.
     """
     position = len(_PNG_SIGNATURE)
     while data.startswith(_PNG_SIGNATURE) and position + 12 <= len(data):
@@ -126,14 +124,14 @@ def _without_profile(data: bytes) -> bytes:
         kind = data[position + 4 : position + 8]
         if kind == b"iCCP":
             return data[:position] + data[end:]
-        if kind == b"IDAT":  # a profile stands before the pixels or nowhere
+        if kind == b"IDAT":  # a profile can only precede the pixels
             break
         position = end
     return data
 
 
 def _find_jpeg_segment(data: bytes, markers: frozenset[int]) -> int | None:
-    """Where the payload of the first segment with one of these markers begins, its length field included."""
+    """Return the offset of the length field of the first segment with one of these markers."""
     position = 2
     while position + 4 <= len(data):
         if data[position] != 0xFF:
@@ -151,10 +149,10 @@ def _find_jpeg_segment(data: bytes, markers: frozenset[int]) -> int | None:
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """``(height, width)`` of an image file, from the header alone for PNG and JPEG.
+    """Return ``(height, width)`` of an image file; for PNG and JPEG only the header is read.
 
     Raises:
-        DataError: missing, unreadable, or no image.
+        DataError: The file is missing, unreadable, or not an image.
     """
     try:
         with Path(path).open("rb") as file:
@@ -175,30 +173,30 @@ def image_size(path: str | Path) -> tuple[int, int]:
 
 
 def check_image(path: str | Path, *, deep: bool = False) -> None:
-    """Check that an image file is whole, by its header and its end; with ``deep``, by decoding it.
+    """Check that an image file is complete, from its header and its end, or with ``deep`` by decoding it.
 
     Raises:
-        DataError: what `read_image` would say of it.
+        DataError: As `read_image`.
     """
     image_size(path)
     with Path(path).open("rb") as file:
         head = file.read(len(_PNG_SIGNATURE))
         file.seek(max(0, Path(path).stat().st_size - len(_PNG_END)))
         tail = file.read()
-    whole = tail == _PNG_END if head == _PNG_SIGNATURE else tail.endswith(b"\xff\xd9")
-    if deep or not whole:  # an odd end need not be damage: bytes may follow the image
+    complete = tail == _PNG_END if head == _PNG_SIGNATURE else tail.endswith(b"\xff\xd9")
+    if deep or not complete:  # other bytes may follow a complete image
         read_image(path)
 
 
 def write_image(path: str | Path, image: Image) -> None:
-    """Write an image in the format that the suffix names, whole or not at all.
+    """Write an image atomically, in the format of the suffix.
 
     Args:
-        path: the file; its folder is made if it is missing.
+        path: The file. A missing folder is created.
         image: uint8 ``(H, W, 3)`` RGB or ``(H, W)`` gray.
 
     Raises:
-        DataError: the suffix names no known format, or the file cannot be written (a full disk, no permission).
+        DataError: The format is unknown, or the file cannot be written.
     """
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
@@ -209,21 +207,21 @@ def write_image(path: str | Path, image: Image) -> None:
         with atomic_write(path) as temporary:
             temporary.write_bytes(encoded.tobytes())
     except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror}; free some space or choose another place") from error
+        raise DataError(f"cannot write {path}: {error.strerror}; free some space or choose another folder") from error
 
 
 def list_images(folder: str | Path) -> list[Path]:
-    """The image files directly in a folder, by name; hidden files are left out.
+    """List the image files directly in a folder, sorted by name, without hidden files.
 
     Raises:
-        DataError: the folder is missing, no folder, unreadable, or has no image.
+        DataError: The folder is missing, unreadable, not a folder, or without images.
     """
     folder = Path(folder)
     try:
-        names = sorted(os.listdir(folder))  # noqa: PTH208 - names alone are ten times as quick
+        names = sorted(os.listdir(folder))  # noqa: PTH208 - ten times as fast as iterdir
     except OSError as error:
         raise DataError(f"cannot read the folder {folder}: {error.strerror}; check the name") from error
     files = [folder / name for name in names if name.lower().endswith(SUFFIXES) and not name.startswith(".")]
     if not files:
-        raise DataError(f"no images in {folder}; it should hold files such as 0001.png ({', '.join(SUFFIXES)})")
+        raise DataError(f"no images in {folder}; put files such as 0001.png there ({', '.join(SUFFIXES)})")
     return files

@@ -1,11 +1,11 @@
 """Aligned random LR/HR patches from caches, augmented and batched.
 
-A patch belongs to a global step and a slot in its batch: image, place and orientation of slot ``i`` of step ``t`` are
-drawn from a counter-based generator keyed by ``(seed, t)``, and depend on neither worker, rank, nor on what was drawn
-before. So training resumes exactly, and any number of ranks sees the same samples.
+A patch belongs to a global step and a slot in its batch. Image, position and orientation of slot ``i`` of step ``t``
+come from a counter-based generator keyed by ``(seed, t)`` and do not depend on worker, rank, or earlier samples.
+Training therefore resumes exactly, and any number of ranks sees the same samples.
 
-Images are drawn uniformly, as EDSR's loader does, not in proportion to their area; places uniformly within the image;
-and one of the eight flips and rotations of the square uniformly.
+Images are sampled uniformly, as in EDSR's loader, not in proportion to their area; positions uniformly within the
+image; orientations uniformly from the eight flips and rotations of the square.
 """
 
 from __future__ import annotations
@@ -28,25 +28,26 @@ Batch = tuple[Tensor, Tensor]
 
 
 class PatchSampler:
-    """Draws batches of aligned patches; safe to call from several threads, and to pickle into worker processes."""
+    """Samples batches of aligned patches. Can be called from several threads and pickled into worker processes."""
 
     def __init__(self, caches: Sequence[PatchCache], *, patch: int = 64, batch: int = 16, seed: int = 0) -> None:
-        """Prepare to sample.
+        """Prepare sampling.
 
         Args:
-            caches: where to read from; all of one scale.
-            patch: side of an LR patch in pixels.
-            batch: patches of a global step, over all ranks.
-            seed: any integer from 0 to 2**64 - 1.
+            caches: The caches to sample from, all of one scale.
+            patch: Side of an LR patch in pixels.
+            batch: Patches per global step, over all ranks.
+            seed: An integer from 0 to 2**64 - 1.
 
         Raises:
-            DataError: no images, caches of different scales, or an image smaller than a patch.
+            DataError: An argument is out of range, the caches' scales differ, or an image is smaller than a patch.
         """
         if patch < 1 or batch < 1 or not 0 <= seed < 2**64:
-            raise DataError(f"patch {patch} and batch {batch} must be 1 or more, and seed {seed} from 0 to 2**64 - 1")
+            raise DataError(f"patch {patch} and batch {batch} must be at least 1, and seed {seed} from 0 to 2**64 - 1")
         scales = {cache.scale for cache in caches}
         if len(scales) != 1:
-            raise DataError(f"patches need caches of one scale, got {sorted(scales) or 'no cache'}")
+            found = f"caches of the scales {sorted(scales)}" if scales else "no cache"
+            raise DataError(f"cannot sample from {found}; give one or more caches of one scale")
         self.scale = scales.pop()
         self.patch, self.batch_size, self.seed = patch, batch, seed
         self._lr: list[Any] = [image for cache in caches for image in cache.lr]
@@ -61,21 +62,21 @@ class PatchSampler:
                 f"image {names[small[0]]} is {width}x{height} in LR, smaller than a {patch}x{patch} patch"
                 f"{f' (and {len(small) - 1} more)' if len(small) > 1 else ''}; remove it or choose a smaller patch"
             )
-        self._places = sizes - patch + 1
+        self._positions = sizes - patch + 1
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restore, (self._caches, self.patch, self.batch_size, self.seed)
 
     def draw(self, step: int) -> npt.NDArray[np.int64]:
-        """What the slots of a step hold: ``(batch, 4)`` rows of image, top, left (LR pixels), orientation (0..7)."""
+        """Sample a step: int64 ``(batch, 4)``, rows of image, top, left (LR pixels) and orientation (0..7)."""
         generator = np.random.Generator(np.random.Philox(key=np.array([self.seed, step], np.uint64)))
         uniform = generator.random((self.batch_size, 4))
         image = (uniform[:, 0] * len(self._lr)).astype(np.int64)
-        places = (uniform[:, 1:3] * self._places[image]).astype(np.int64)
-        return np.column_stack((image, places, (uniform[:, 3] * 8).astype(np.int64)))
+        position = (uniform[:, 1:3] * self._positions[image]).astype(np.int64)
+        return np.column_stack((image, position, (uniform[:, 3] * 8).astype(np.int64)))
 
     def batch(self, step: int, *, rank: int = 0, world_size: int = 1) -> Batch:
-        """The slots ``rank::world_size`` of a global step.
+        """Make the slots ``rank::world_size`` of a global step.
 
         Returns:
             LR uint8 ``(n, 3, patch, patch)`` and HR uint8 ``(n, 3, patch * scale, patch * scale)``, RGB, in
@@ -102,17 +103,17 @@ class PatchSampler:
         prefetch: int = 2,
         threads: int = 1,
     ) -> Iterator[Batch]:
-        """The batches of the steps ``start_step`` to ``stop_step - 1``, in order, made in background threads.
+        """Yield the batches of the steps ``start_step`` to ``stop_step - 1`` in order, made in background threads.
+
+        The threads end when the iterator is exhausted, closed or garbage-collected.
 
         Args:
-            start_step: first global step.
-            stop_step: the step to stop before.
-            rank: this process; it gets the slots ``rank::world_size``.
-            world_size: number of processes.
-            prefetch: batches that are made ahead.
-            threads: how many of them at a time.
-
-        The threads end when the iterator is exhausted, closed or forgotten.
+            start_step: First global step.
+            stop_step: The step to stop before.
+            rank: Rank of this process, which gets the slots ``rank::world_size``.
+            world_size: Number of processes.
+            prefetch: Number of batches made ahead.
+            threads: Number of threads.
         """
         pending: deque[Future[Batch]] = deque()
         pool = ThreadPoolExecutor(threads, thread_name_prefix="patches")
@@ -132,24 +133,23 @@ def _restore(caches: tuple[PatchCache, ...], patch: int, batch: int, seed: int) 
 
 
 def place_patch(source: npt.NDArray[np.uint8], out: npt.NDArray[np.uint8], orientation: int) -> None:
-    """Copy a square patch in one of eight orientations: bit 0 mirrors left-right, bit 1 top-bottom, bit 2 then
-    transposes.
+    """Copy a square patch in one of eight orientations.
 
     Args:
-        source: uint8 ``(p, p, 3)``, any strides between the rows.
-        out: uint8 ``(p, p, 3)``, contiguous; filled.
-        orientation: 0..7.
+        source: uint8 ``(p, p, 3)``, with any strides between the rows.
+        out: uint8 ``(p, p, 3)``, contiguous; overwritten.
+        orientation: 0..7. Bit 0 flips left-right, bit 1 top-bottom, and bit 2 then transposes.
     """
     flips = orientation & 3
-    # The rows are read in order, and turned when the processor's cache has them: a patch lies spread over many pages of
-    # memory, and reading it backwards or by columns takes three to five times as long.
+    # Copy first: the patch is spread over many memory pages, and reading it backwards or by columns takes three to five
+    # times as long (tools/bench/loader.py).
     rows = np.empty_like(out) if orientation & 4 else out
     np.copyto(rows, source)
-    # OpenCV moves whole pixels with vector instructions where NumPy would copy three bytes at a time.
+    # OpenCV moves whole pixels with vector instructions; NumPy copies byte by byte.
     if flips:
         cv2.flip(rows, _FLIP_CODES[flips], rows)
     if orientation & 4:
         cv2.transpose(rows, out)
 
 
-_FLIP_CODES = (0, 1, 0, -1)  # OpenCV's names for: (unused), left-right, top-bottom, both
+_FLIP_CODES = (0, 1, 0, -1)  # OpenCV's codes for (unused), left-right, top-bottom, both

@@ -1,8 +1,8 @@
-"""The built-in ``sample`` dataset: real photographs that ship inside scikit-image's wheel. No download.
+"""The built-in ``sample`` dataset: photographs from scikit-image's wheel, without a download.
 
-Only files that the wheel itself carries are used, never those that ``skimage.data`` fetches on demand. They are found
-without importing scikit-image, and their LR images are made with `fmen_data.imresize`. The split is fixed: 9
-photographs to train on, 2 to validate on, none of a scene that is in the other split.
+Only files in the wheel are used, not those that ``skimage.data`` downloads on demand. They are found without importing
+scikit-image. The LR images are made with `fmen_data.imresize`. The split is fixed: 9 photographs for training and 2 for
+validation, without a scene in common.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from typing import Literal
 
 from .errors import DataError
 
-# No microscopy, drawings, scans or star fields: they are in the wheel too, but they are not what super-resolution is
-# judged on.
+# Without the wheel's microscopy images, drawings, scans and star fields, which SR benchmarks do not contain.
 TRAIN = (
     "astronaut.png",
     "brick.png",
@@ -30,10 +29,10 @@ VAL = ("chelsea.png", "coffee.png")
 
 
 def sample_images(split: Literal["train", "val"]) -> list[Path]:
-    """The photographs of one split.
+    """Return the photographs of one split.
 
     Raises:
-        DataError: scikit-image is not installed, or its wheel lacks a file.
+        DataError: scikit-image is not installed, or a file is missing.
     """
     spec = find_spec("skimage")
     if spec is None or not spec.submodule_search_locations:
