@@ -1,7 +1,8 @@
-"""What the tests of the challenge package share: small images, weights, a team, and the package made of them."""
+"""Small images, a team, and the package built from them."""
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -45,3 +46,12 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def report(weights: Path, photos: Path, team: Path, tmp_path_factory: pytest.TempPathFactory) -> SubmissionReport:
     out = tmp_path_factory.mktemp("out") / "package.zip"
     return build_submission(weights, photos, team, out, device="cpu", progress=False)
+
+
+@pytest.fixture(scope="session")
+def unpacked(report: SubmissionReport, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the unpacked package."""
+    folder = tmp_path_factory.mktemp("unpacked")
+    with zipfile.ZipFile(report.path) as archive:
+        archive.extractall(folder)
+    return folder

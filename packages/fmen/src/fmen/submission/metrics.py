@@ -1,4 +1,4 @@
-"""The figures that a package declares: measured here, written to ``metrics.json``, and put into its texts."""
+"""The figures that a package declares in ``metrics.json`` and in its texts."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ LR_SIZE = (256, 256)
 Metrics: TypeAlias = dict[str, Any]
 
 
-def count(model: nn.Module, layout: Layout) -> Metrics:
-    """Parameters, FLOPs by the layout's rule, MACs, activations and convolutions.
+def count_complexity(model: nn.Module, layout: Layout) -> Metrics:
+    """Count parameters, FLOPs by the layout's rule, MACs, activations and convolutions.
 
     Raises:
         SubmissionError: The layout counts FLOPs with fvcore, which is not installed.
@@ -37,7 +37,7 @@ def count(model: nn.Module, layout: Layout) -> Metrics:
 
 
 def require_fvcore() -> None:
-    """Raise ``SubmissionError`` where fvcore is not installed."""
+    """Raise ``SubmissionError`` if fvcore is not installed."""
     if find_spec("fvcore") is None:
         raise SubmissionError(
             "this layout counts FLOPs with fvcore, which is not installed: pip install 'fmen[ntire2026]'"
@@ -45,7 +45,7 @@ def require_fvcore() -> None:
 
 
 def fvcore_flops(model: nn.Module) -> int:
-    """FLOPs as the 2026 challenge counts them, with fvcore's ``FlopCountAnalysis``.
+    """Count FLOPs as the 2026 challenge does, with fvcore's ``FlopCountAnalysis``.
 
     Raises:
         SubmissionError: fvcore is not installed.
@@ -60,8 +60,8 @@ def fvcore_flops(model: nn.Module) -> int:
         return int(analysis.total())
 
 
-def results(result: ValidationResult, dataset: str, device: str) -> Metrics:
-    """What a validation gave, image by image."""
+def measured_figures(result: ValidationResult, dataset: str, device: str) -> Metrics:
+    """Return a validation's figures, means and per image; PSNR is infinite, in JSON ``null``, for equal images."""
     return {
         "dataset": dataset,
         "protocol": result.protocol,
@@ -74,21 +74,21 @@ def results(result: ValidationResult, dataset: str, device: str) -> Metrics:
 
 
 def meets_threshold(psnr: float, layout: Layout, split: Split = "valid") -> bool | None:
-    """Whether a mean PSNR, rounded to two decimals as the challenge reports it, suffices; None without a threshold."""
+    """Whether a mean PSNR, rounded to two decimals as the challenge does, reaches the threshold; None without one."""
     threshold = layout.thresholds.get(split)
     return None if threshold is None else round(psnr, 2) >= threshold
 
 
-def threshold_line(psnr: float, layout: Layout, own_data: bool) -> str:
-    """A sentence that sets the PSNR beside what the challenge asks for."""
+def threshold_line(psnr: float, layout: Layout, official: bool) -> str:
+    """Compare the PSNR with the challenge's threshold, in one sentence."""
     wanted = f"{layout.thresholds['valid']:.2f} dB on {layout.folders['valid'][0].removesuffix('_LR')}"
-    if not own_data:
-        return f"The challenge asks for {wanted}, which these images are not."
-    return f"The challenge asks for {wanted}: {'reached' if meets_threshold(psnr, layout) else 'missed'}."
+    if not official:
+        return f"The challenge requires {wanted}; these are other images."
+    return f"The challenge requires {wanted}: {'reached' if meets_threshold(psnr, layout) else 'missed'}."
 
 
-def table(metrics: Metrics) -> str:
-    """The figures as a Markdown table; ``submission_check`` reads them back by the names of the rows."""
+def figures_table(metrics: Metrics) -> str:
+    """Format the figures as a Markdown table; ``check.package`` finds them again by the names of the rows."""
     rule = "fvcore" if metrics["flops_rule"] == "fvcore" else "the challenge's rule"
     rows = [
         ("Parameters", f"{metrics['params']:,}"),

@@ -1,4 +1,4 @@
-"""What each year's challenge expects: where files lie, what they are called, and the PSNR that must be reached."""
+"""The rules of each year's challenge: folders, file names, thresholds."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ SCALE = 4
 
 
 class SubmissionError(UserError):
-    """A submission cannot be built or read; the message is one line that names the fault and the remedy."""
+    """A submission cannot be built or read. The message is one line that names the fault and the remedy."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """One year's rules.
+    """The rules of one year.
 
     Attributes:
-        name: What ``--layout`` takes.
-        challenge: The challenge's name as its own scripts print it.
-        repository: The organisers' repository on GitHub, whose README and ``test_demo.py`` are the source.
-        folders: For each split the folders of LR and HR images under ``--data_dir``.
-        suffixes: For each split what the name of an LR image adds to that of its HR image.
-        thresholds: For each split the mean PSNR in dB (RGB, rounded to two decimals) that a method must reach.
-        capitals: Whether the model file is called after its class (``team03_FMEN``) or not (``team03_fmen_s``).
-        flops_rule: ``"challenge"`` (``utils/model_summary.py``) or ``"fvcore"``.
+        name: Its name for ``--layout``.
+        challenge: The challenge's name, as its own scripts print it.
+        repository: The organisers' repository on GitHub; its README and ``test_demo.py`` are the source of these rules.
+        folders: The folders of LR and HR images under ``--data_dir``, by split.
+        suffixes: What the name of an LR image adds to that of its HR image, by split.
+        thresholds: The mean PSNR in dB (RGB, rounded to two decimals) that a method must reach, by split.
+        capitals: Whether file names use the class name (``team03_FMEN``) or the variant (``team03_fmen_s``).
+        flops_rule: How FLOPs are counted: ``"challenge"`` (``utils/model_summary.py``) or ``"fvcore"``.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Layout:
     flops_rule: Literal["challenge", "fvcore"]
 
     def stem(self, team_id: int, variant: str) -> str:
-        """What the model file and the weights file are called, without their endings."""
+        """Return the name of the model file and the weights file, without suffix."""
         return f"team{team_id:02}_" + ("FMEN" if self.capitals else variant.replace("-", "_"))
 
 
@@ -79,33 +79,33 @@ LAYOUTS = {
 }
 
 
-def layout_named(name: str) -> Layout:
-    """The rules of that name.
+def get_layout(name: str) -> Layout:
+    """Return the rules of a challenge.
 
     Raises:
-        SubmissionError: There are none.
+        SubmissionError: The name is unknown.
     """
     if name not in LAYOUTS:
-        raise SubmissionError(f"no layout is called {name!r}; choose one of {', '.join(LAYOUTS)}")
+        raise SubmissionError(f"unknown layout {name!r}; choose one of {', '.join(LAYOUTS)}")
     return LAYOUTS[name]
 
 
-def entry(name: str) -> zipfile.ZipInfo:
-    """A file's entry in a zip, with a fixed date, so that the same content gives the same bytes."""
+def archive_entry(name: str) -> zipfile.ZipInfo:
+    """Return a zip entry with a fixed date, so that equal files give equal zips."""
     info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
     info.external_attr = 0o644 << 16
     return info
 
 
 @contextmanager
-def writing(out: Path) -> Iterator[Path]:
-    """:func:`atomic_write` for a zip, whose place is checked before the work is done.
+def atomic_archive(out: Path) -> Iterator[Path]:
+    """:func:`fmen_data.atomic.atomic_write` for a zip; ``out`` is checked before the block runs.
 
     Raises:
-        SubmissionError: ``out`` is a folder or in none, or a file cannot be written in the block.
+        SubmissionError: ``out`` is a folder, its parent does not exist, or a file cannot be written in the block.
     """
     if out.is_dir() or not out.parent.is_dir():
-        raise SubmissionError(f"{out}: name a file that ends in .zip, in a folder that exists")
+        raise SubmissionError(f"{out}: name a .zip file in an existing folder")
     try:
         with atomic_write(out) as temporary:
             yield temporary

@@ -1,9 +1,8 @@
-"""Run a script as a stranger would who has torch, numpy and OpenCV, but none of our packages.
+"""Run a script as on a machine with torch, numpy and OpenCV, but without this project's packages.
 
-``run_isolated`` starts this very file in a fresh process, as ``python -I isolated.py WRITABLE SCRIPT [ARGUMENT]...``.
-There the script's own folder is importable and the packages of this project are not; files can be written under
-WRITABLE alone; network connections and new processes are refused. That stops accidents and careless code; against a
-determined attacker it is no wall.
+``run_isolated`` starts this file in a new process, as ``python -I sandbox.py WRITABLE SCRIPT [ARGUMENT]...``. There the
+script's folder can be imported and this project's packages cannot; files can be written under WRITABLE only; network
+connections and new processes are refused. An audit hook enforces this. It stops accidents, not a determined attacker.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-OURS = ("fmen", "fmen_core", "fmen_data", "fmen_eval")
+PROJECT_PACKAGES = ("fmen", "fmen_core", "fmen_data", "fmen_eval")
 _FORBIDDEN = frozenset(
     [
         *("os.exec", "os.fork", "os.forkpty", "os.kill", "os.killpg", "os.posix_spawn", "os.spawn", "os.startfile"),
@@ -36,18 +35,18 @@ _WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 def run_isolated(
     script: Path, arguments: Sequence[str], *, writable: Path, threads: int, cuda: bool, timeout: float | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run ``script`` in a fresh process that cannot import our packages.
+    """Run ``script`` in a new process that cannot import this project's packages.
 
     Args:
-        script: A Python file; its folder is put on the import path.
+        script: A Python file; its folder is added to the import path.
         arguments: Its command line.
-        writable: The folder tree that the process may write to.
+        writable: The folder that the process may write to.
         threads: As in ``run_fresh``.
         cuda: As in ``run_fresh``.
         timeout: As in ``run_fresh``.
 
     Raises:
-        subprocess.TimeoutExpired: It took longer.
+        subprocess.TimeoutExpired: ``timeout`` has passed.
     """
     program = [str(Path(__file__).resolve()), str(writable), str(script), *arguments]
     return run_fresh(program, folder=writable, threads=threads, cuda=cuda, timeout=timeout)
@@ -56,17 +55,17 @@ def run_isolated(
 def run_fresh(
     program: Sequence[str], *, folder: Path, threads: int, cuda: bool, timeout: float | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run a Python file in a fresh process that ignores the user's environment (``python -I``).
+    """Run a Python file in a new process, isolated from the user's environment (``python -I``).
 
     Args:
         program: The file and its arguments.
         folder: Its working folder.
-        threads: Threads for the arithmetic; with as many as here, the CPU computes the same floats as here.
-        cuda: Whether it may see a GPU.
-        timeout: Seconds after which it is killed.
+        threads: Number of CPU threads; results are bitwise equal to those of this process only with as many threads.
+        cuda: Whether GPUs are visible.
+        timeout: Time limit in seconds.
 
     Raises:
-        subprocess.TimeoutExpired: It took longer.
+        subprocess.TimeoutExpired: ``timeout`` has passed.
     """
     environment = dict(os.environ) | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     if not cuda:
@@ -78,25 +77,25 @@ def run_fresh(
 
 
 class _Blocker(MetaPathFinder):
-    """Finds nothing, and forbids what is ours."""
+    """An import finder that finds nothing and refuses this project's packages."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
-        """Refuse ``name`` if it is one of ours; otherwise let the other finders look."""
-        if name.partition(".")[0] in OURS:
+        """Refuse ``name`` if it belongs to this project; otherwise leave it to the other finders."""
+        if name.partition(".")[0] in PROJECT_PACKAGES:
             raise ModuleNotFoundError(f"{name} is not part of the package", name=name)
 
 
-def hide_our_packages() -> None:
-    """Make every import of one of our packages fail from here on, and prove it."""
-    for name in [name for name in sys.modules if name.partition(".")[0] in OURS]:
+def block_project_packages() -> None:
+    """Make every later import of this project's packages fail, and verify it."""
+    for name in [name for name in sys.modules if name.partition(".")[0] in PROJECT_PACKAGES]:
         del sys.modules[name]
     sys.meta_path.insert(0, _Blocker())
-    for name in OURS:
+    for name in PROJECT_PACKAGES:
         try:
             importlib.import_module(name)
         except ModuleNotFoundError:
             continue
-        raise SystemExit(f"isolated: {name} can still be imported")
+        raise SystemExit(f"sandbox: {name} can still be imported")
 
 
 def guard(writable: Path) -> None:
@@ -105,13 +104,13 @@ def guard(writable: Path) -> None:
 
     def inside(path: Any) -> bool:
         if not isinstance(path, (str, bytes, os.PathLike)):
-            return True  # a mode, or a file descriptor that was judged when it was opened
+            return True  # a mode, or a file descriptor, checked when it was opened
         real = os.path.realpath(os.fsdecode(path))
         return real == root or real.startswith(root + os.sep) or real == os.devnull
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         if event in _FORBIDDEN:
-            raise PermissionError(f"the package's code asks for {event}, which is not allowed here")
+            raise PermissionError(f"the package's code uses {event}, which is not allowed here")
         if event == "open":
             path, mode, flags = arguments
             writes = any(c in mode for c in "wax+") if isinstance(mode, str) else bool((flags or 0) & _WRITE_FLAGS)
@@ -124,12 +123,12 @@ def guard(writable: Path) -> None:
 
 
 def main() -> None:
-    """Hide, guard, run."""
+    """Block imports, guard the system, run the script."""
     writable, script, *arguments = sys.argv[1:]
     sys.dont_write_bytecode = True
-    for name in ("numpy", "cv2", "torch"):  # while they may still look around on this machine
+    for name in ("numpy", "cv2", "torch"):  # before the guard, which they would violate
         importlib.import_module(name)
-    hide_our_packages()
+    block_project_packages()
     guard(Path(writable))
     sys.path.insert(0, str(Path(script).resolve().parent))
     sys.argv = [script, *arguments]

@@ -1,7 +1,7 @@
-"""The archive for the challenge's evaluation server: the SR images of a split, and ``readme.txt`` with its four lines.
+"""The archive for the challenge's evaluation server: the SR images of a split, and ``readme.txt`` with four lines.
 
-The images are called after the HR images (``0801.png``), as the organisers' own ``test_demo.py`` saves them, and lie in
-the zip's root, as the servers of these challenges want it.
+The images have the names of the HR images (``0801.png``), as the organisers' ``test_demo.py`` saves them, and are in
+the root of the zip, as the evaluation servers require.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from fmen.submission.images import open_images
-from fmen.submission.rules import SCALE, Split, SubmissionError, entry, layout_named, writing
+from fmen.submission.rules import SCALE, Split, SubmissionError, archive_entry, atomic_archive, get_layout
 from fmen.submission.team import Team, load_team
 from fmen_core import Upscaler, load
 from fmen_data import write_image
@@ -28,19 +28,19 @@ README_LINES = (
     "Extra Data [1] / No Extra Data [0]",
     "Other description",
 )
-"""What the lines of ``readme.txt`` begin with; `` : `` and the value follow."""
+"""The lines of ``readme.txt``; each is followed by `` : `` and its value."""
 
 
 @dataclass(frozen=True)
 class ResultsReport:
-    """What was written.
+    """The archive that was written.
 
     Attributes:
         path: The zip.
-        dataset: The data set's name.
-        images: How many SR images it holds.
-        seconds: Mean runtime per image, transfers to and from the device included.
-        psnr: Mean PSNR over RGB in dB; None where there are no HR images.
+        dataset: The dataset's name.
+        images: Number of SR images.
+        seconds: Mean runtime per image in seconds, including transfers to and from the device.
+        psnr: Mean PSNR over RGB in dB; None without HR images.
     """
 
     path: Path
@@ -65,31 +65,31 @@ def build_results(
 
     Args:
         weights: Any x4 network's weights.
-        data: See ``submission_data.open_images``.
-        team: ``team.yaml``; None takes the example.
-        out: The zip to write; it appears when it is whole.
+        data: See :func:`fmen.submission.images.open_images`.
+        team: ``team.yaml``; None for the bundled example.
+        out: The zip, which is written as a whole or not at all.
         layout: The challenge: a key of ``LAYOUTS``.
         split: ``"valid"`` or ``"test"``.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
         progress: Show a progress bar.
 
     Raises:
-        SubmissionError: ``team`` or ``out`` is at fault, the network is not x4, or the split is not there.
+        SubmissionError: ``team`` or ``out`` is invalid, the network is not x4, or the split does not exist.
         WeightsError: The weights cannot be read.
         DataError: The images cannot be read.
     """
-    rules, who = layout_named(layout), load_team(team)
+    rules, who = get_layout(layout), load_team(team)
     images = open_images(data, rules, split)
     upscaler = Upscaler(load(weights), device=device, channels_last=False)
     if upscaler.scale != SCALE:
-        raise SubmissionError(f"{weights}: upscales x{upscaler.scale}; the challenge is x{SCALE}")
+        raise SubmissionError(f"{weights}: an x{upscaler.scale} network; the challenge is x{SCALE}")
     seconds, decibels = [], []
     with (
-        writing(out) as part,
+        atomic_archive(out) as part,
         zipfile.ZipFile(part, "w") as archive,
         tempfile.TemporaryDirectory(prefix="fmen-submit-") as work,
     ):
-        upscaler(images.read(0)[0])  # the first call sets things up, which is not runtime
+        upscaler(images.read(0)[0])  # warm-up: the first call allocates memory and selects kernels
         for index, name in enumerate(
             tqdm(images.names, desc="upscale", unit="image", disable=not progress, leave=False)
         ):
@@ -100,14 +100,14 @@ def build_results(
             if hr is not None:
                 decibels.append(psnr(sr, hr, border=SCALE))
             write_image(Path(work, "sr.png"), sr)
-            archive.writestr(entry(f"{name}.png"), Path(work, "sr.png").read_bytes())
+            archive.writestr(archive_entry(f"{name}.png"), Path(work, "sr.png").read_bytes())
         mean = sum(seconds) / len(seconds)
-        archive.writestr(entry("readme.txt"), readme(who, mean, upscaler.device.type == "cuda"))
+        archive.writestr(archive_entry("readme.txt"), readme(who, mean, upscaler.device.type == "cuda"))
     return ResultsReport(out, images.name, len(seconds), mean, sum(decibels) / len(decibels) if decibels else None)
 
 
 def readme(team: Team, seconds: float, gpu: bool) -> str:
-    """``readme.txt``: four lines, each a fixed text and a value."""
+    """Return the content of ``readme.txt``."""
     description = " ".join(f"{team.title}. {team.description} Training data: {team.training_data}. PyTorch.".split())
     values = (f"{seconds:.4f}", "0" if gpu else "1", "1" if team.extra_data else "0", description)
     return "".join(f"{line} : {value}\n" for line, value in zip(README_LINES, values, strict=True))

@@ -1,4 +1,4 @@
-"""Who submits: ``team.yaml``, and the texts that are filled in from it and from measured figures."""
+"""The team of a submission (``team.yaml``), and the texts filled in from it and from measured figures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from fmen.submission.rules import SubmissionError
 
 TEMPLATES = Path(__file__).parent / "package"
-"""The texts that ship with the application: a README, a factsheet, an example ``team.yaml``, and ``test_demo.py``."""
+"""The bundled templates: README, factsheet, an example ``team.yaml``, and ``test_demo.py``."""
 
 Line = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, pattern=r"^[^\r\n]+$")]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
@@ -24,14 +24,14 @@ class _Form(BaseModel):
 
 
 class Member(_Form):
-    """One person of the team."""
+    """A member of the team."""
 
     name: Line
     affiliation: Line
 
 
 class Team(_Form):
-    """What a team fills in."""
+    """The content of ``team.yaml``."""
 
     team_id: int = Field(ge=0, le=99, description="the number that the organisers gave the team")
     team_name: Line
@@ -44,7 +44,7 @@ class Team(_Form):
 
     @property
     def is_example(self) -> bool:
-        """Whether this is the example that ships with the application, which nobody has filled in."""
+        """Whether this is the bundled example, not filled in."""
         return self.contact.endswith("@example.org")
 
 
@@ -52,7 +52,7 @@ def load_team(path: Path | None) -> Team:
     """Read and validate ``team.yaml``; None takes the example.
 
     Raises:
-        SubmissionError: The file is missing, is no YAML, or has a missing, unknown or wrong key.
+        SubmissionError: The file is missing or not YAML, or a key is missing, unknown or has an invalid value.
     """
     path = path or TEMPLATES / "team.yaml"
     try:
@@ -62,7 +62,7 @@ def load_team(path: Path | None) -> Team:
     except OSError as error:
         raise SubmissionError(f"{path}: cannot be read ({error.strerror})") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SubmissionError(f"{path}: is not valid YAML ({' '.join(str(error).split())})") from None
+        raise SubmissionError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict):
         keys = ", ".join(Team.model_fields)
         raise SubmissionError(f"{path}: expected the keys {keys}, found {type(content).__name__}")
@@ -74,7 +74,7 @@ def load_team(path: Path | None) -> Team:
 
 
 def team_fields(team: Team) -> dict[str, str]:
-    """What the templates may say about the team."""
+    """Return the template fields that describe the team."""
     return {
         "team_id": f"{team.team_id:02}",
         "model_id": str(team.team_id),
@@ -89,26 +89,26 @@ def team_fields(team: Team) -> dict[str, str]:
 
 
 def fill_in(name: str, fields: Mapping[str, str], folder: Path | None = None) -> str:
-    """A template with its ``$fields`` replaced.
+    """Replace the ``$fields`` of a template.
 
     Args:
-        name: The template's file name. One of that name in ``folder`` goes before the one that ships with fmen.
-        fields: What each ``$field`` stands for.
-        folder: Where the team keeps its own templates: beside ``team.yaml``.
+        name: File name of the template. A file of this name in ``folder`` takes precedence over the bundled one.
+        fields: The value of each ``$field``.
+        folder: Folder of the team's own templates, that of ``team.yaml``.
 
     Raises:
-        SubmissionError: The template cannot be read, uses an unknown field, or leaves the measured PSNR out.
+        SubmissionError: The template cannot be read, uses an unknown field, or omits the measured PSNR.
     """
     path = TEMPLATES / name if folder is None or not (folder / name).is_file() else folder / name
     try:
         template = Template(path.read_text(encoding="utf-8"))
         text = template.substitute(fields)
     except KeyError as error:
-        raise SubmissionError(f"{path}: ${error.args[0]} is unknown; the fields are {', '.join(fields)}") from None
+        raise SubmissionError(f"{path}: unknown field ${error.args[0]}; the fields are {', '.join(fields)}") from None
     except (ValueError, UnicodeDecodeError) as error:
         raise SubmissionError(f"{path}: {error}; write $$ for a dollar sign") from None
     except OSError as error:
         raise SubmissionError(f"{path}: cannot be read ({error.strerror})") from None
     if name.endswith(".md") and "$psnr" not in template.template:
-        raise SubmissionError(f"{path}: the measured figures are left out; it needs $psnr at least")
+        raise SubmissionError(f"{path}: the measured PSNR is missing; use the field $psnr")
     return text

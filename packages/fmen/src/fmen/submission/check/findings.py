@@ -1,4 +1,4 @@
-"""What a check of a submission says."""
+"""The findings of a check."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ Severity = Literal["fatal", "warning", "info"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was found.
+    """One finding.
 
     Attributes:
-        severity: ``"fatal"``: the organisers cannot use the file as it is, or it claims what is not so; ``"warning"``:
-            they may stumble over it; ``"info"``: a figure or a remark.
-        where: The file, or the part of a file, that it is about.
+        severity: ``"fatal"``: the organisers cannot use the file, or it declares a wrong figure; ``"warning"``: it may
+            cause trouble; ``"info"``: a figure or a remark.
+        where: The file that it concerns.
         message: One line.
     """
 
@@ -31,16 +31,18 @@ class Finding:
         return f"{self.severity}: {self.where}: {self.message}"
 
 
-def some(names: list[str], shown: int = 3) -> str:
-    """The first few of many names."""
+def abbreviate(names: list[str], shown: int = 3) -> str:
+    """Join names, the first few if there are many."""
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
     return ", ".join(names[:shown]) + more
 
 
-def judge(mean: float, count: int, layout: Layout, split: Split, images: SplitImages, where: str) -> list[Finding]:
-    """A mean PSNR in dB over ``count`` images, and whether it suffices; the challenge's own images alone can tell."""
+def psnr_findings(
+    mean: float, count: int, layout: Layout, split: Split, images: SplitImages, where: str
+) -> list[Finding]:
+    """Report a mean PSNR in dB over ``count`` images, and whether it misses the threshold on the official images."""
     findings = [Finding("info", where, f"PSNR {mean:.4f} dB on {images.name} ({count} images)")]
-    if images.own and meets_threshold(mean, layout, split) is False:
-        fault = f"the challenge asks for {layout.thresholds[split]:.2f} dB, measured {mean:.2f} dB"
+    if images.official and meets_threshold(mean, layout, split) is False:
+        fault = f"the challenge requires {layout.thresholds[split]:.2f} dB, measured {mean:.2f} dB"
         findings.append(Finding("fatal", where, fault))
     return findings

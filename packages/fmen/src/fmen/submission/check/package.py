@@ -1,14 +1,16 @@
-"""Check an unpacked package: its files, its network, and what it declares against what is measured.
+"""Check an unpacked package: its files, its network, and its declared figures against measured ones.
 
-The package's code runs in a process of its own (``submission_probe``), which cannot import our packages and has limited
-time.
+The package's code runs in a separate process (``probe``), which cannot import this project's packages and has a time
+limit.
 """
 
 from __future__ import annotations
 
 import ast
+import importlib
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -17,30 +19,30 @@ from pathlib import Path
 import torch
 
 from fmen.submission.check import probe
-from fmen.submission.check.findings import Finding, judge, some
+from fmen.submission.check.findings import Finding, abbreviate, psnr_findings
 from fmen.submission.images import SplitImages, open_images
 from fmen.submission.metrics import Metrics, require_fvcore
 from fmen.submission.rules import LAYOUTS, SCALE, Layout
-from fmen.submission.sandbox import OURS, run_fresh
+from fmen.submission.sandbox import PROJECT_PACKAGES, run_fresh
 from fmen_data import read_image, write_image
 from fmen_data.datasets import Source
 from fmen_eval import psnr
 
 TOLERANCE = 1e-3
-"""How far, in dB, a declared PSNR may be from the measured one: another machine rounds a few pixels otherwise."""
+"""Largest difference in dB between a declared and a measured PSNR: rounding differs slightly between machines."""
 
 WEIGHTS = (".pth", ".pt", ".ckpt")
 FIGURES = {"params": "parameters", "flops": "FLOPs", "activations": "activations", "convs": "convolutions"}
 UNITS = {"G": 1e9, "M": 1e6, "": 1.0}
 ROWS = {"Parameters": "params", "FLOPs": "flops", "Activations": "activations", "Convolutions": "convs", "PSNR": "psnr"}
 ROW = re.compile(rf"^\|\s*({'|'.join(ROWS)})\b[^|]*\|\s*([\d,]+(?:\.(\d+))?)\s*(G|M|dB)?\s*\|", re.MULTILINE)
-"""A row of ``submission_figures.table``: title, number, its decimals, unit."""
+"""A row of ``metrics.figures_table``: title, number, its decimals, unit."""
 
 
 def check_package(
     work: Path, names: list[str], layout: Layout, data: Source | None, *, cuda: bool, timeout: float
 ) -> list[Finding]:
-    """Check what is unpacked in ``work/package``; ``submission_check.check_submission`` explains the arguments."""
+    """Check the package in ``work/package``; see :func:`fmen.submission.check.run.check_submission`."""
     package = work / "package"
     metrics, findings = read_metrics(package)
     layout = LAYOUTS.get(str(metrics.get("layout")), layout)
@@ -59,20 +61,20 @@ def check_package(
 
 
 def check_files(names: list[str], models: list[str], weights: list[str]) -> list[Finding]:
-    """Exactly one model file and one weights file, called as the organisers ask."""
+    """Check that there is one model file and one weights file, named as the organisers require."""
     findings = []
     for folder, found, what in (("models/", models, "model file"), ("model_zoo/", weights, "weights file")):
         if not found:
-            findings.append(Finding("fatal", folder, f"has no {what}; the challenge takes exactly one"))
+            findings.append(Finding("fatal", folder, f"no {what}; the challenge requires exactly one"))
         if len(found) > 1:
-            findings.append(Finding("fatal", folder, f"has {len(found)} {what}s, not one: {some(found)}"))
+            findings.append(Finding("fatal", folder, f"{len(found)} {what}s instead of one: {abbreviate(found)}"))
     findings += [
-        Finding("fatal", name, "must be called teamNN_NAME, NN being the team's number in two digits")
+        Finding("fatal", name, "must be named teamNN_NAME.py, with the team's number NN in two digits")
         for name in models
         if not re.fullmatch(r"models/team\d\d_\w+\.py", name)
     ]
     if len(models) == len(weights) == 1 and Path(models[0]).stem != Path(weights[0]).stem:
-        findings.append(Finding("warning", weights[0], f"is not called like the model file {models[0]}"))
+        findings.append(Finding("warning", weights[0], f"not named like the model file {models[0]}"))
     junk = [name for name in names if re.search(r"(^|/)(\.DS_Store|__MACOSX|__pycache__|\.git|\.idea)(/|$)", name)]
     if junk:
         findings.append(Finding("warning", junk[0], "does not belong in a submission"))
@@ -80,48 +82,56 @@ def check_files(names: list[str], models: list[str], weights: list[str]) -> list
 
 
 def check_source(package: Path, model: str) -> list[Finding]:
-    """The model file must stand alone."""
+    """Check that the model file is Python and self-contained."""
     try:
         tree = ast.parse((package / model).read_bytes())
     except (SyntaxError, ValueError) as error:
-        return [Finding("fatal", model, f"is no Python ({error})")]
+        return [Finding("fatal", model, f"not valid Python ({error})")]
     findings = []
     for node in ast.walk(tree):
         level = node.level if isinstance(node, ast.ImportFrom) else 0
         imported = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         imported += [node.module or "."] if isinstance(node, ast.ImportFrom) else []
         for name in {name.partition(".")[0] for name in imported}:
-            if level or name in (*OURS, "models", "utils"):
-                findings.append(Finding("fatal", model, f"imports {'.' * level}{name}; it must stand alone"))
+            if level or name in (*PROJECT_PACKAGES, "models", "utils"):
+                findings.append(Finding("fatal", model, f"imports {'.' * level}{name}; it must be self-contained"))
             elif name not in ("torch", "numpy") and name not in sys.stdlib_module_names:
-                findings.append(Finding("warning", model, f"needs {name}, which the organisers may not have"))
+                findings.append(
+                    Finding("warning", model, f"imports {name}, which the organisers may not have installed")
+                )
     return findings
 
 
 def read_metrics(package: Path) -> tuple[Metrics, list[Finding]]:
-    """``metrics.json``, and whether its mean PSNR is that of its images."""
+    """Read ``metrics.json``, and check that its mean PSNR is that of its images."""
     path = package / "metrics.json"
     if not path.is_file():
-        return {}, [Finding("info", "metrics.json", "is not there; nothing is declared that could be compared")]
+        return {}, [Finding("info", "metrics.json", "missing; there are no declared figures to compare")]
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))
-        values = [float(image["psnr"]) for image in metrics.get("images", {}).values()]
-        declared = float(metrics["psnr"]) if values else 0.0
+        values = [psnr_value(image["psnr"]) for image in metrics.get("images", {}).values()]
+        declared = psnr_value(metrics["psnr"]) if values else 0.0
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        return {}, [Finding("fatal", "metrics.json", f"cannot be understood ({type(error).__name__}: {error})")]
-    if values and not same(declared, sum(values) / len(values)):
-        fault = f"declares a mean PSNR of {declared:.4f} dB, but its images have {sum(values) / len(values):.4f} dB"
+        return {}, [Finding("fatal", "metrics.json", f"unexpected content ({type(error).__name__}: {error})")]
+    if values and not psnr_agrees(declared, sum(values) / len(values)):
+        mean = sum(values) / len(values)
+        fault = f"declares a mean PSNR of {declared:.4f} dB, but the mean of its images is {mean:.4f} dB"
         return metrics, [Finding("fatal", "metrics.json", fault)]
     return metrics, []
 
 
-def same(a: float, b: float) -> bool:
-    """Whether two PSNRs agree."""
+def psnr_value(declared: float | None) -> float:
+    """Return a PSNR in dB from ``metrics.json``, where ``null`` stands for infinity."""
+    return math.inf if declared is None else float(declared)
+
+
+def psnr_agrees(a: float, b: float) -> bool:
+    """Whether two PSNRs are equal up to ``TOLERANCE``."""
     return a == b or (math.isfinite(a) and math.isfinite(b) and abs(a - b) <= TOLERANCE)
 
 
 def check_texts(package: Path, metrics: Metrics) -> list[Finding]:
-    """The figures in the tables of the README and the factsheet must be those of ``metrics.json``."""
+    """Check the tables of the README and the factsheet against ``metrics.json``."""
     findings = []
     for name in ("README.md", "factsheet.md"):
         text = (package / name).read_text(encoding="utf-8", errors="replace") if (package / name).is_file() else ""
@@ -129,7 +139,7 @@ def check_texts(package: Path, metrics: Metrics) -> list[Finding]:
             key, factor = ROWS[title], UNITS.get(unit, 1.0)
             stated, declared = float(number.replace(",", "")), metrics.get(key)
             if isinstance(declared, (int, float)) and abs(declared / factor - stated) > 0.51 * 10.0 ** -len(decimals):
-                fault = f"says {title} {number} {unit}".rstrip() + f", but metrics.json says {declared / factor:,.4f}"
+                fault = f"{title} is {number} {unit}".rstrip() + f", but {declared / factor:,.4f} in metrics.json"
                 findings.append(Finding("fatal", name, fault))
     return findings
 
@@ -144,37 +154,43 @@ def check_network(
     cuda: bool,
     timeout: float,
 ) -> list[Finding]:
-    """Build the network, load its weights, count and restore; then compare with what is declared."""
+    """Run the probe on the package, and compare its figures with the declared ones."""
     arguments = [str(work), Path(model).stem, Path(weights).name, layout.name]
     if images is not None:
-        for index, name in enumerate(images.names):  # the LR images alone: the package must not see the truth
+        for index, name in enumerate(images.names):  # the package's code must not see the HR images
             write_image(work / "lr" / f"{name}.png", images.read(index)[0])
         arguments.append(str(work / "lr"))
-    program = [str(Path(probe.__file__)), *arguments]
+    program = [str(Path(probe.__file__)), import_path(), *arguments]
     try:
         run = run_fresh(program, folder=work, threads=torch.get_num_threads(), cuda=cuda, timeout=timeout)
     except subprocess.TimeoutExpired:
-        return [Finding("fatal", model, f"did not finish within {timeout:.0f} seconds")]
+        return [Finding("fatal", model, f"not finished after {timeout:.0f} seconds")]
     if not (work / "probe.json").is_file():
         reason = (run.stderr.strip().splitlines() or [f"exit status {run.returncode}"])[-1]
-        return [Finding("fatal", model, f"ended the process that ran it: {reason}")]
+        return [Finding("fatal", model, f"terminated the process that ran it: {reason}")]
     found = json.loads((work / "probe.json").read_text())
     findings = []
     if "fault" in found:
         where, message = found["fault"]
         findings.append(Finding("fatal", weights if where == "weights" else model, message))
     if "select_model" in found:
-        findings.append(Finding("warning", "test_demo.py", f"select_model does not work here: {found['select_model']}"))
+        findings.append(Finding("warning", "test_demo.py", f"select_model fails: {found['select_model']}"))
     if found.get("data_range_from") == "":
-        findings.append(Finding("warning", model, "names no data range; 1 was assumed"))
+        findings.append(Finding("warning", model, "no data range is declared; 1 is assumed"))
     findings += compare_counts(found.get("counts", {}), metrics, model)
     if images is not None and "fault" not in found:
         findings += compare_psnr(work / "sr", model, metrics, layout, images)
     return findings
 
 
+def import_path() -> str:
+    """Return the folders of this process's own packages: an isolated process would import installed ones instead."""
+    packages = (importlib.import_module(name) for name in PROJECT_PACKAGES)
+    return os.pathsep.join(str(Path(str(package.__file__)).resolve().parents[1]) for package in packages)
+
+
 def compare_counts(counts: Metrics, metrics: Metrics, model: str) -> list[Finding]:
-    """What the network costs, beside what is declared."""
+    """Compare the measured complexity with the declared one."""
     if not counts:
         return []
     measured = (
@@ -189,26 +205,27 @@ def compare_counts(counts: Metrics, metrics: Metrics, model: str) -> list[Findin
 
 
 def compare_psnr(sr_folder: Path, model: str, metrics: Metrics, layout: Layout, images: SplitImages) -> list[Finding]:
-    """What the network reaches, beside what is declared and what the challenge asks for."""
+    """Compare the measured PSNR with the declared one and with the challenge's threshold."""
     measured: dict[str, float] = {}
     for index, name in enumerate(images.names):
         sr, (lr, hr) = read_image(sr_folder / f"{name}.png"), images.read(index)
         height, width = SCALE * lr.shape[0], SCALE * lr.shape[1]
         if sr.shape[:2] != (height, width):
-            fault = f"restores {name} to {sr.shape[1]}x{sr.shape[0]}, not {width}x{height}"
+            fault = f"the SR image of {name} is {sr.shape[1]}x{sr.shape[0]}, not {width}x{height}"
             return [Finding("fatal", model, fault)]
         if hr is None:
-            return [Finding("info", model, f"{images.name} has no HR images, so there is no PSNR")]
+            return [Finding("info", model, f"{images.name} has no HR images; PSNR is not measured")]
         measured[name] = psnr(sr, hr, border=SCALE)
     mean = sum(measured.values()) / len(measured)
-    findings = judge(mean, len(measured), layout, "valid", images, model)
+    findings = psnr_findings(mean, len(measured), layout, "valid", images, model)
     declared = metrics.get("images", {})
     for name in measured.keys() & declared.keys():
-        if not same(float(declared[name]["psnr"]), measured[name]):
-            fault = f"declares {declared[name]['psnr']:.4f} dB for {name}, measured {measured[name]:.4f} dB"
+        stated = psnr_value(declared[name]["psnr"])
+        if not psnr_agrees(stated, measured[name]):
+            fault = f"declares {stated:.4f} dB for {name}, measured {measured[name]:.4f} dB"
             findings.append(Finding("fatal", "metrics.json", fault))
     if declared and not measured.keys() & declared.keys():
         findings.append(Finding("info", "metrics.json", f"declares PSNR on other images ({metrics.get('dataset')})"))
-    if not declared and isinstance(metrics.get("psnr"), (int, float)) and not same(metrics["psnr"], mean):
-        findings.append(Finding("warning", "metrics.json", f"declares {metrics['psnr']:.4f} dB on images unnamed"))
+    if not declared and isinstance(metrics.get("psnr"), (int, float)) and not psnr_agrees(metrics["psnr"], mean):
+        findings.append(Finding("warning", "metrics.json", f"declares {metrics['psnr']:.4f} dB without naming images"))
     return findings

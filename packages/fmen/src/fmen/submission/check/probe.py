@@ -1,9 +1,9 @@
-"""Load somebody's network in a process of its own, and say what it is; started by ``submission_check_package``.
+"""Load and measure a team's network in a separate process; ``check.package`` starts it.
 
-``python -I submission_probe.py FOLDER STEM WEIGHTS LAYOUT [LR_FOLDER]`` looks at the unpacked package in
-FOLDER/package: ``models/STEM.py`` and ``model_zoo/WEIGHTS``. It writes FOLDER/probe.json and, when there is an LR
-folder, the SR images under FOLDER/sr. What measures comes from our packages and is imported first; then they are put
-out of reach, as they will be on the organisers' machines, and only then does the package's own code run.
+``python -I probe.py IMPORT_PATH FOLDER STEM WEIGHTS LAYOUT [LR_FOLDER]`` examines the package unpacked in
+FOLDER/package: ``models/STEM.py`` and ``model_zoo/WEIGHTS``. It writes FOLDER/probe.json and, given an LR folder, the
+SR images to FOLDER/sr. This project's packages, which measure, are imported from IMPORT_PATH first and then blocked,
+as they are missing on the organisers' machines; only then does the package's code run.
 """
 
 from __future__ import annotations
@@ -27,22 +27,25 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fmen.submission.metrics import count
-from fmen.submission.rules import layout_named
-from fmen.submission.sandbox import guard, hide_our_packages
+if __name__ == "__main__":
+    sys.path[:0] = sys.argv[1].split(os.pathsep)
+
+from fmen.submission.metrics import count_complexity
+from fmen.submission.rules import get_layout
+from fmen.submission.sandbox import block_project_packages, guard
 
 WRAPPERS = ("params_ema", "params", "state_dict", "model_state_dict", "model", "net")
 
 
 class Fault(Exception):
-    """What stands in the way: where (``"weights"``, ``"model"``, ...), and one line."""
+    """A fault of the package. Its arguments: where (``"weights"``, ``"model"``, ...), and one line."""
 
 
 def main() -> None:
-    """Probe, and write down how far it got."""
-    folder, stem, weights, layout, *lr_folder = sys.argv[1:]
-    work, rules = Path(folder).resolve(), layout_named(layout)
-    hide_our_packages()
+    """Examine the package and write ``probe.json``."""
+    folder, stem, weights, layout, *lr_folder = sys.argv[2:]
+    work, rules = Path(folder).resolve(), get_layout(layout)
+    block_project_packages()
     guard(work)
     os.chdir(work / "package")
     sys.path.insert(0, str(work / "package"))
@@ -52,18 +55,18 @@ def main() -> None:
     try:
         state = read_state(Path("model_zoo", weights))
         model, data_range = build(stem, state, device, found)
-        found["counts"] = step("figures", lambda: count(model, rules))
+        found["counts"] = call_untrusted("figures", lambda: count_complexity(model, rules))
         if lr_folder:
-            step("figures", lambda: restore(model, data_range, device, Path(lr_folder[0]), work / "sr"))
+            call_untrusted("figures", lambda: restore(model, data_range, device, Path(lr_folder[0]), work / "sr"))
     except Fault as fault:
         found["fault"] = fault.args
     (work / "probe.json").write_text(json.dumps(found))
 
 
-def step(where: str, run: Callable[[], Any]) -> Any:
-    """Run a part of somebody's code; whatever it raises becomes a ``Fault`` at ``where``."""
+def call_untrusted(where: str, function: Callable[[], Any]) -> Any:
+    """Call the package's code; whatever it raises becomes a ``Fault`` at ``where``."""
     try:
-        return run()
+        return function()
     except Fault:
         raise
     except (Exception, SystemExit) as error:
@@ -72,36 +75,36 @@ def step(where: str, run: Callable[[], Any]) -> Any:
 
 
 def read_state(path: Path) -> Mapping[str, Tensor]:
-    """The state dict in a weights file, taken out of the wrappers that training frameworks put around it."""
+    """Read the state dict of a weights file, without the wrappers of training frameworks."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
         if isinstance(error, pickle.UnpicklingError) and found:
-            fault = f"hold a Python object ({found.group(1)}), which could run code, and were not loaded"
+            fault = f"contain a Python object ({found.group(1)}), which could run code, and were not loaded"
         else:
-            fault = f"cannot be read as a plain state dict ({type(error).__name__})"
+            fault = f"not a plain state dict ({type(error).__name__})"
         raise Fault("weights", fault) from None
     while isinstance(content, Mapping) and any(isinstance(content.get(key), Mapping) for key in WRAPPERS):
         content = next(content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping))
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise Fault("weights", "hold no plain state dict")
+        raise Fault("weights", "not a plain state dict")
     return {str(key).removeprefix("module."): value for key, value in content.items()}
 
 
 def build(
     stem: str, state: Mapping[str, Tensor], device: torch.device, found: dict[str, Any]
 ) -> tuple[nn.Module, float]:
-    """The network with its weights, and its data range.
+    """Build the network with its weights, and determine its data range.
 
-    The package's ``select_model`` is the author's word on both. Without one, or if it fails, the class is taken that
-    the weights fit best. Whether they load strictly is tried in any case: ``select_model`` may not have asked.
+    Both come from the package's ``select_model``. Without one, or if it fails, the class that fits the weights best
+    is used. The weights are loaded strictly in either case: ``select_model`` may not have done so.
     """
-    module = step("model", lambda: importlib.import_module(f"models.{stem}"))
+    module = call_untrusted("model", lambda: importlib.import_module(f"models.{stem}"))
     model, demo = None, Path("test_demo.py")
     if demo.is_file():
         try:
-            model, data_range = step(str(demo), lambda: from_test_demo(demo, int(stem[4:6]), device))
+            model, data_range = call_untrusted(str(demo), lambda: from_test_demo(demo, int(stem[4:6]), device))
         except Fault as fault:
             found["select_model"] = fault.args[1]
     if model is None:
@@ -112,17 +115,17 @@ def build(
 
 
 def from_test_demo(path: Path, model_id: int, device: torch.device) -> tuple[nn.Module, float]:
-    """What the package's own ``select_model`` builds, and its data range.
+    """Call the package's own ``select_model`` for the network and its data range.
 
-    The organisers' ``test_demo.py`` imports modules of their repository that a package does not hold, and that
-    ``select_model`` does not need; they are left out.
+    Imports that fail are skipped: the organisers' ``test_demo.py`` imports modules of their repository that
+    ``select_model`` does not use.
     """
     load = torch.load
 
-    def tensors_alone(file: Any, *_: Any, **__: Any) -> Any:
+    def load_tensors_only(file: Any, *_: Any, **__: Any) -> Any:
         return load(file, map_location="cpu", weights_only=True)
 
-    setattr(torch, "load", tensors_alone)  # noqa: B010 - a type checker lets no function's name be assigned to
+    setattr(torch, "load", load_tensors_only)  # noqa: B010 - mypy rejects an assignment to a function
     try:
         names: dict[str, Any] = {"__name__": "test_demo", "__file__": str(path.resolve())}
         for statement in ast.parse(path.read_bytes()).body:
@@ -135,21 +138,21 @@ def from_test_demo(path: Path, model_id: int, device: torch.device) -> tuple[nn.
 
 
 def from_class(module: Any, state: Mapping[str, Tensor]) -> nn.Module:
-    """The network class of a model file whose parameters, built without arguments, agree best with the weights."""
+    """Build the class of a model file whose parameter names, built without arguments, fit the weights best."""
     networks = []
     for _, kind in inspect.getmembers(module, inspect.isclass):
         if issubclass(kind, nn.Module) and kind.__module__ == module.__name__:
             try:
                 networks.append(kind())
-            except (Exception, SystemExit):  # a part of the network, which needs arguments
+            except (Exception, SystemExit):  # a block of the network that requires arguments
                 continue
     if not networks:
-        raise Fault("model", "no class in it can be built without arguments, and no select_model says which to give")
+        raise Fault("model", "no class can be built without arguments, and there is no select_model that passes them")
     return max(networks, key=lambda network: len(network.state_dict().keys() & state.keys()))
 
 
 def load_strictly(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Load the weights; a ``Fault`` names the first keys that do not fit."""
+    """Load the weights strictly; a ``Fault`` names the first keys that do not fit."""
     expected = model.state_dict()
     faults = [f"{key} is missing" for key in expected if key not in state]
     faults += [f"{key} is unknown" for key in state if key not in expected]
@@ -165,8 +168,7 @@ def load_strictly(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def declared_data_range(model: nn.Module, stem: str) -> tuple[float, str]:
-    """The data range that a branch written for the organisers names, or the network itself, or else the usual one; and
-    who says so."""
+    """Return the data range and where it is declared: in a ``select_model`` branch, in the network, or nowhere (1)."""
     for name in ("test_demo.py", "select_model.txt", "README.md"):
         text = Path(name).read_text(errors="replace") if Path(name).is_file() else ""
         for branch in re.split("if model_id ==", text):
@@ -178,7 +180,7 @@ def declared_data_range(model: nn.Module, stem: str) -> tuple[float, str]:
 
 
 def restore(model: nn.Module, data_range: float, device: torch.device, lr_folder: Path, sr_folder: Path) -> None:
-    """Upscale every image, as the challenge's ``test_demo.py`` does."""
+    """Upscale every image as the challenge's ``test_demo.py`` does."""
     sr_folder.mkdir()
     for path in sorted(lr_folder.iterdir()):
         lr = np.asarray(cv2.imread(str(path), cv2.IMREAD_COLOR))[..., ::-1]
