@@ -1,4 +1,4 @@
-"""Reading, writing and listing image files, the odd ones included."""
+"""Reading, writing and listing image files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def palette_png(path: Path) -> None:
 
 
 def with_profile(png: bytes) -> bytes:
-    """The same PNG with a colour profile that libpng complains about."""
+    """The same PNG with an invalid colour profile, for which libpng prints a warning."""
     after_header = 8 + 25
     return png[:after_header] + png_chunk(b"iCCP", b"odd\0\0" + zlib.compress(b"\0" * 128)) + png[after_header:]
 
@@ -55,31 +55,31 @@ def test_palette_becomes_rgb(tmp_path: Path) -> None:
     assert read_image(tmp_path / "palette.png").tolist() == expected
 
 
-def test_an_opaque_alpha_channel_is_dropped_and_a_transparent_one_refused(tmp_path: Path) -> None:
+def test_an_opaque_alpha_channel_is_dropped_and_a_transparent_one_is_an_error(tmp_path: Path) -> None:
     alpha = np.full(NOISE.shape[:2], 255, np.uint8)
     cv2.imwrite(str(tmp_path / "opaque.png"), np.dstack([NOISE[..., ::-1], alpha]))
     assert np.array_equal(read_image(tmp_path / "opaque.png"), NOISE)
     alpha[3, 4] = 254
-    cv2.imwrite(str(tmp_path / "glass.png"), np.dstack([NOISE[..., ::-1], alpha]))
-    with pytest.raises(DataError, match=r"glass\.png has transparent pixels; flatten"):
-        read_image(tmp_path / "glass.png")
+    cv2.imwrite(str(tmp_path / "transparent.png"), np.dstack([NOISE[..., ::-1], alpha]))
+    with pytest.raises(DataError, match=r"transparent\.png has transparent pixels; flatten"):
+        read_image(tmp_path / "transparent.png")
 
 
-def test_sixteen_bit_images_are_refused(tmp_path: Path) -> None:
+def test_sixteen_bit_images_are_an_error(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "deep.png"), NOISE.astype(np.uint16) * 257)
     with pytest.raises(DataError, match=r"deep\.png has uint16 pixels; convert it to 8 bits"):
         read_image(tmp_path / "deep.png")
 
 
-@pytest.mark.parametrize("kept", [0.999, 0.9, 0.5, 0.01])
+@pytest.mark.parametrize("fraction", [0.999, 0.9, 0.5, 0.01])
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
 def test_a_truncated_file_is_an_error_wherever_it_was_cut(
-    tmp_path: Path, suffix: str, kept: float, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, suffix: str, fraction: float, capfd: pytest.CaptureFixture[str]
 ) -> None:
     write_image(tmp_path / f"whole{suffix}", NOISE)
     data = (tmp_path / f"whole{suffix}").read_bytes()
     file = tmp_path / f"cut{suffix}"
-    file.write_bytes(data[: int(len(data) * kept)])
+    file.write_bytes(data[: int(len(data) * fraction)])
     with pytest.raises(DataError, match=rf"cut\{suffix} is "):
         read_image(file)
     assert capfd.readouterr().err == ""
@@ -95,13 +95,13 @@ def test_a_png_with_a_flipped_bit_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"BM" + b"\0" * 60, b"\xff\xd8\xff\xe0"])
-def test_what_is_no_image_is_an_error(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_an_image_is_an_error(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(DataError, match=r"a\.png is "):
         read_image(tmp_path / "a.png")
 
 
-def test_an_odd_colour_profile_prints_no_warning(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_colour_profile_prints_no_warning(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     write_image(tmp_path / "a.png", NOISE)
     (tmp_path / "a.png").write_bytes(with_profile((tmp_path / "a.png").read_bytes()))
     assert np.array_equal(read_image(tmp_path / "a.png"), NOISE)
@@ -137,9 +137,15 @@ def test_images_are_listed_by_name(tmp_path: Path) -> None:
     assert [file.name for file in list_images(tmp_path)] == ["a.jpg", "b.PNG"]
 
 
-def test_an_unknown_format_is_not_written(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="unknown image format"):
+def test_an_unknown_format_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"unknown image format '\.xyz'; use one of \.png, "):
         write_image(tmp_path / "a.xyz", NOISE)
+
+
+def test_an_image_too_large_for_the_format_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"a\.webp: the format does not support 17000x2 pixels; use \.png"):
+        write_image(tmp_path / "a.webp", np.zeros((2, 17000, 3), np.uint8))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Random patches: aligned, in all eight orientations, and depending on seed, step and slot alone."""
+"""Random patches: aligned, in all eight orientations, and a function of seed, step and slot only."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fmen_data.patches import place_patch
 
 
 def make_cache(folder: Path, sizes: list[tuple[int, int]], scale: int = 4) -> PatchCache:
-    """HR images are the LR images with every pixel repeated: alignment can be checked exactly."""
+    """The HR images are the LR images with every pixel repeated, so that alignment can be checked exactly."""
     generator = np.random.default_rng(len(sizes))
     for i, size in enumerate(sizes):
         lr = generator.integers(0, 256, (*size, 3), dtype=np.uint8)
@@ -41,7 +41,7 @@ def equal(one: tuple[torch.Tensor, torch.Tensor], other: tuple[torch.Tensor, tor
     return torch.equal(one[0], other[0]) and torch.equal(one[1], other[1])
 
 
-def test_lr_and_hr_patches_show_the_same_place_in_the_same_orientation(sampler: PatchSampler) -> None:
+def test_lr_and_hr_patches_have_the_same_position_and_orientation(sampler: PatchSampler) -> None:
     for step in range(20):
         lr, hr = sampler.batch(step)
         assert torch.equal(lr.repeat_interleave(4, 2).repeat_interleave(4, 3), hr)
@@ -76,7 +76,7 @@ def test_the_eight_orientations_are_the_flips_and_rotations_of_the_square(side: 
     assert len(seen) == (1 if side == 1 else 8)
 
 
-def test_a_step_is_the_same_whenever_and_wherever_it_is_drawn(cache: PatchCache, sampler: PatchSampler) -> None:
+def test_a_step_does_not_depend_on_earlier_steps_or_on_the_process(cache: PatchCache, sampler: PatchSampler) -> None:
     first = sampler.batch(5)
     sampler.batch(6)
     assert equal(first, sampler.batch(5))
@@ -99,7 +99,7 @@ def test_ranks_share_the_slots_of_a_step(sampler: PatchSampler, world_size: int)
         assert equal(part, (lr[rank::world_size], hr[rank::world_size]))
 
 
-def test_images_places_and_orientations_are_drawn_uniformly(sampler: PatchSampler) -> None:
+def test_images_positions_and_orientations_are_uniform(sampler: PatchSampler) -> None:
     draws = np.concatenate([sampler.draw(step) for step in range(1000)])
     for column, choices in ((draws[:, 0], 3), (draws[:, 3], 8), (draws[draws[:, 0] == 0, 1], 5)):
         counts = Counter(column.tolist())
@@ -142,7 +142,7 @@ def test_caches_of_two_scales_or_none_are_refused(cache: PatchCache, tmp_path: P
         PatchSampler([])
 
 
-def test_sample_patches_hold_the_lr_that_imresize_makes(tmp_path: Path) -> None:
+def test_the_lr_images_of_the_sample_cache_are_made_by_imresize(tmp_path: Path) -> None:
     dataset = open_dataset("sample", scale=2)
     cache = PatchCache(prepare_cache(dataset, tmp_path / "c.h5", progress=False))
     lr, hr = PatchSampler([cache], patch=48, batch=4).batch(0)

@@ -196,13 +196,16 @@ def write_image(path: str | Path, image: Image) -> None:
         image: uint8 ``(H, W, 3)`` RGB or ``(H, W)`` gray.
 
     Raises:
-        DataError: The format is unknown, or the file cannot be written.
+        DataError: The format is unknown or too small for the image, or the file cannot be written.
     """
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
         raise DataError(f"cannot write {path}: unknown image format {path.suffix!r}; use one of {', '.join(SUFFIXES)}")
     bgr = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    _, encoded = cv2.imencode(path.suffix, bgr)
+    encodable, encoded = cv2.imencode(path.suffix, bgr)
+    if not encodable:
+        size = f"{image.shape[1]}x{image.shape[0]}"
+        raise DataError(f"cannot write {path}: the format does not support {size} pixels; use .png")
     try:
         with atomic_write(path) as temporary:
             temporary.write_bytes(encoded.tobytes())
