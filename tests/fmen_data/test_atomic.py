@@ -116,7 +116,7 @@ def test_a_name_of_255_bytes_can_be_written(tmp_path: Path) -> None:
     atomic_write_bytes(tmp_path / ("n" * 251 + ".png"), b"content")
 
 
-def test_the_last_of_two_simultaneous_writers_wins_as_a_whole(tmp_path: Path) -> None:
+def test_two_simultaneous_writers_do_not_mix_their_contents(tmp_path: Path) -> None:
     inside = threading.Barrier(2, timeout=10)
     contents = [bytes([value]) * 100_000 for value in (1, 2)]
 

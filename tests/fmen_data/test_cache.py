@@ -7,14 +7,15 @@ import os
 import pickle
 import resource
 import shutil
+import time
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
-from fmen_data import DataError, PairDataset, PatchCache, open_dataset, prepare_cache, write_image
-from fmen_data.cache import FORMAT, VERSION, SourceFile, _record, _recorded, default_cache_path
+from fmen_data import DataError, Pair, PairDataset, PatchCache, open_dataset, prepare_cache, write_image
+from fmen_data.cache import FORMAT, VERSION, SourceFile, _decode_all, _record, _recorded, default_cache_path
 
 
 def noise(height: int = 24, width: int = 32, seed: int = 0) -> np.ndarray:
@@ -141,6 +142,69 @@ def test_the_cache_of_another_scale_is_not_overwritten(dataset: PairDataset, tmp
         prepare_cache(open_dataset(tmp_path / "set", scale=2), path)
 
 
+def test_a_cache_that_another_set_of_files_was_decoded_into_is_rebuilt(dataset: PairDataset, tmp_path: Path) -> None:
+    path = prepare_cache(dataset, tmp_path / "c.h5", progress=False)
+    shutil.copytree(tmp_path / "set", tmp_path / "copy/set")
+    copy = open_dataset(tmp_path / "copy/set")
+    assert not PatchCache(path).belongs_to(copy)
+    assert not PatchCache(path).belongs_to(open_dataset(tmp_path / "set", scale=2))
+    assert prepare(copy, path).belongs_to(copy)
+
+
+def test_an_lr_image_that_was_made_has_no_source(tmp_path: Path) -> None:
+    write_image(tmp_path / "set/a.png", noise())
+    write_image(tmp_path / "set/b.png", noise(seed=1))
+    dataset = open_dataset(tmp_path / "set")
+    path = prepare_cache(dataset, tmp_path / "c.h5", progress=False)
+    with h5py.File(path) as file:
+        assert file["lr"].attrs["source"].tolist() == ["", ""]
+        assert file["hr"].attrs["source"].tolist() == [str(tmp_path / "set/a.png"), str(tmp_path / "set/b.png")]
+    before = identity(path)
+    prepare_cache(dataset, path, progress=False)
+    assert identity(path) == before
+
+
+def test_more_images_than_threads_are_decoded_in_order(tmp_path: Path) -> None:
+    for i in range(9):
+        write_image(tmp_path / f"set/{i}.png", noise(seed=i))
+    dataset = open_dataset(tmp_path / "set")
+    cache = PatchCache(prepare_cache(dataset, tmp_path / "c.h5", workers=1, progress=False))
+    assert [np.array_equal(hr, noise(seed=i)) for i, hr in enumerate(cache.hr)] == [True] * 9
+
+
+def test_few_images_are_decoded_ahead_and_closing_ends_the_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(9):
+        write_image(tmp_path / f"set/{i}.png", noise(seed=i))
+    started: list[str] = []
+    finished: list[str] = []
+
+    def slow(pair: Pair, scale: int) -> str:
+        started.append(pair.name)
+        time.sleep(0.05)
+        finished.append(pair.name)
+        return pair.name
+
+    monkeypatch.setattr("fmen_data.cache._decode", slow)
+    decoded = _decode_all(open_dataset(tmp_path / "set"), 1)
+    assert next(decoded) == "0"  # type: ignore[comparison-overlap]
+    time.sleep(0.3)
+    assert started == ["0", "1", "2"]  # twice as many as there are threads, and the one that was taken
+    next(decoded)
+    decoded.close()  # type: ignore[attr-defined]
+    assert started == finished
+
+
+def test_the_progress_is_shown_on_request(
+    dataset: PairDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepare_cache(dataset, tmp_path / "a.h5", progress=False)
+    assert capsys.readouterr().err == ""
+    prepare_cache(dataset, tmp_path / "b.h5")
+    assert "cache set x4: 100%" in capsys.readouterr().err
+
+
 def test_a_missing_cache_is_named() -> None:
     with pytest.raises(DataError, match=r"no cache at absent\.h5; make it with: fmen data prepare"):
         PatchCache("absent.h5")
@@ -155,6 +219,10 @@ def test_the_default_place_differs_between_scales_and_folders(
     paths = {default_cache_path(each) for each in datasets}
     assert len(paths) == 3 and {path.parent for path in paths} == {tmp_path / "caches"}
     assert prepare_cache(dataset, progress=False) in paths
+    assert default_cache_path(dataset).name.startswith("set-x4-")
+    monkeypatch.delenv("FMEN_CACHE")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert default_cache_path(dataset).parent == tmp_path / ".cache/fmen"
 
 
 def test_a_damaged_image_is_named_and_leaves_no_file(dataset: PairDataset, tmp_path: Path) -> None:
@@ -178,11 +246,18 @@ def test_ctrl_c_leaves_no_file(dataset: PairDataset, tmp_path: Path, monkeypatch
 def test_too_little_free_space_is_an_error_before_any_work(
     dataset: PairDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr("fmen_data.cache.shutil.disk_usage", lambda folder: usage)
-    with pytest.raises(DataError, match=r"0\.0 GB free; free some space or set FMEN_CACHE"):
+    needed = 3 * (3 * 24 * 32 + 3 * 6 * 8)  # three images, HR and LR
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("fmen_data.cache.shutil.disk_usage", lambda folder: usage._replace(free=needed - 1))
+    with pytest.raises(DataError, match=r"takes 0\.0 GB, but .* has 0\.0 GB free; free some space or set FMEN_CACHE"):
         prepare_cache(dataset, tmp_path / "out/c.h5", progress=False)
     assert not (tmp_path / "out").exists()
+    monkeypatch.setattr("fmen_data.cache.shutil.disk_usage", lambda folder: usage._replace(free=needed))
+    assert prepare_cache(dataset, tmp_path / "out/c.h5", progress=False).exists()
+    monkeypatch.setattr("fmen_data.cache.shutil.disk_usage", lambda folder: usage._replace(free=2_500_000_000))
+    monkeypatch.setattr("fmen_data.cache.check_pair_sizes", lambda pair, scale: (10_000, 10_000))
+    with pytest.raises(DataError, match=r"takes 15\.3 GB, but .* has 2\.5 GB free"):
+        prepare_cache(dataset, tmp_path / "another.h5", progress=False)
 
 
 @pytest.mark.parametrize("size", [0, 100, 3_000, 100_000, 1_000_000, 3_000_000])

@@ -19,20 +19,21 @@ import numpy as np
 import pytest
 
 from fmen_data import DataError, div2k, write_image
-from fmen_data.download import fetch, unpack
+from fmen_data.download import _require_space, fetch, unpack
 
 CONTENT = np.random.default_rng(0).bytes(3_000_000)
 MD5 = hashlib.md5(CONTENT).hexdigest()
 
 
 class Server(ThreadingHTTPServer):
-    """Serves ``files``; closes a connection after ``drop_after`` bytes of each answer."""
+    """Serves ``files``, or an error ``status``; closes the connection after ``drop_after`` bytes of each response."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.files: dict[str, bytes] = {"/a.zip": CONTENT}
         self.drop_after: int | None = None
         self.ranges = True
+        self.status: int | None = None
         self.requests: list[tuple[str, str | None]] = []
 
     @property
@@ -47,8 +48,8 @@ class Handler(BaseHTTPRequestHandler):
         wanted = self.headers.get("Range")
         self.server.requests.append((self.path, wanted))
         content = self.server.files.get(self.path)
-        if content is None:
-            self.send_error(404)
+        if content is None or self.server.status:
+            self.send_error(self.server.status or 404)
             return
         match = re.fullmatch(r"bytes=(\d+)-", wanted or "") if self.server.ranges else None
         start = int(match[1]) if match else 0
@@ -86,7 +87,7 @@ def get(server: Server, target: Path, name: str = "a.zip", md5: str = MD5) -> by
     return target.read_bytes()
 
 
-def test_a_file_arrives_whole(server: Server, tmp_path: Path) -> None:
+def test_a_file_is_downloaded_into_a_new_folder(server: Server, tmp_path: Path) -> None:
     assert get(server, tmp_path / "new/a.zip") == CONTENT
     assert [file.name for file in (tmp_path / "new").iterdir()] == ["a.zip"]
 
@@ -103,7 +104,7 @@ def test_a_later_call_continues_the_part_of_an_earlier_one(server: Server, tmp_p
     assert server.requests == [("/a.zip", "bytes=2000000-")]
 
 
-def test_a_part_that_is_whole_already_is_only_checked(server: Server, tmp_path: Path) -> None:
+def test_a_complete_part_is_only_checked(server: Server, tmp_path: Path) -> None:
     (tmp_path / "a.zip.part").write_bytes(CONTENT)
     assert get(server, tmp_path / "a.zip") == CONTENT
 
@@ -129,6 +130,37 @@ def test_a_missing_file_on_the_server_is_an_error_without_retries(server: Server
     with pytest.raises(DataError, match=r"absent\.zip: the server answers 404"):
         get(server, tmp_path / "a.zip", name="absent.zip")
     assert len(server.requests) == 1
+
+
+def record_pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    pauses: list[float] = []
+    monkeypatch.setattr("fmen_data.download._PAUSE", 1.0)
+    monkeypatch.setattr("fmen_data.download.time.sleep", pauses.append)
+    return pauses
+
+
+@pytest.mark.parametrize(("status", "attempts"), [(400, 1), (403, 1), (499, 1), (408, 5), (429, 5), (500, 5), (503, 5)])
+def test_only_a_temporary_refusal_is_retried_with_growing_pauses(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, attempts: int
+) -> None:
+    pauses = record_pauses(monkeypatch)
+    server.status = status
+    message = (
+        f"the server answers {status}; check the address" if attempts == 1 else "run the command again, it continues"
+    )
+    with pytest.raises(DataError, match=message):
+        get(server, tmp_path / "a.zip")
+    assert len(server.requests) == attempts
+    assert pauses == [1, 2, 4, 8][: attempts - 1]
+
+
+def test_an_attempt_that_received_bytes_starts_the_count_anew(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses = record_pauses(monkeypatch)
+    server.drop_after = 400_000
+    assert get(server, tmp_path / "a.zip") == CONTENT
+    assert pauses == [1] * 7
 
 
 def test_five_attempts_without_a_byte_end_the_download_and_leave_the_part(server: Server, tmp_path: Path) -> None:
@@ -169,6 +201,9 @@ def test_too_little_free_space_is_an_error_before_the_download(
     assert list(tmp_path.iterdir()) == []
     usage = usage._replace(free=3_000_000)
     assert get(server, tmp_path / "a.zip") == CONTENT
+    usage = usage._replace(free=4_500_000_000)
+    with pytest.raises(DataError, match=r"needs 12\.3 GB more, but 4\.5 GB are free"):
+        _require_space(tmp_path / "a.zip", 12_300_000_000)
 
 
 @pytest.mark.parametrize(("digest", "right"), [("md5", True), ("sha256", True), ("sha256", False), ("", True)])
@@ -221,6 +256,31 @@ def test_links_are_refused(tmp_path: Path) -> None:
     for archive in (tmp_path / "a.tar", tmp_path / "a.zip"):
         with pytest.raises(DataError, match="a link or a path outside"):
             unpack(archive, tmp_path / "out", everything, progress=False)
+
+
+def test_directories_are_created_and_members_that_are_not_wanted_are_skipped(tmp_path: Path) -> None:
+    make_zip(tmp_path / "a.zip", {"folder/": b"", "folder/a.png": b"1", "notes.txt": b"2"})
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        folder = tarfile.TarInfo("folder")
+        folder.type = tarfile.DIRTYPE
+        tar.addfile(folder)
+        for name in ("folder/a.png", "notes.txt"):
+            member = tarfile.TarInfo(name)
+            member.size = 1
+            tar.addfile(member, io.BytesIO(b"1"))
+    for kind in ("zip", "tar"):
+        out = tmp_path / kind
+        unpack(tmp_path / f"a.{kind}", out, lambda name: Path(name) if name.suffix == ".png" else None, progress=False)
+        files = {str(file.relative_to(out)): file.read_bytes() for file in out.rglob("*") if file.is_file()}
+        assert files == {"folder/a.png": b"1"}
+        assert [file.name for file in out.iterdir()] == ["folder"]
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    make_zip(tmp_path / "a.zip", {"a.png": b"1"})
+    with pytest.raises(DataError, match=r"cannot write .*file: Not a directory; choose another folder and run"):
+        unpack(tmp_path / "a.zip", tmp_path / "file", everything, progress=False)
 
 
 def test_a_damaged_archive_leaves_nothing(tmp_path: Path) -> None:

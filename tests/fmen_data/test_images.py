@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from fmen_data import DataError, image_size, list_images, read_image, write_image
+from fmen_data.images import check_image
 
 NOISE = np.random.default_rng(0).integers(0, 256, (24, 36, 3), dtype=np.uint8)
 
@@ -76,8 +77,8 @@ def test_sixteen_bit_images_are_an_error(tmp_path: Path) -> None:
 def test_a_truncated_file_is_an_error_wherever_it_was_cut(
     tmp_path: Path, suffix: str, fraction: float, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    write_image(tmp_path / f"whole{suffix}", NOISE)
-    data = (tmp_path / f"whole{suffix}").read_bytes()
+    write_image(tmp_path / f"complete{suffix}", NOISE)
+    data = (tmp_path / f"complete{suffix}").read_bytes()
     file = tmp_path / f"cut{suffix}"
     file.write_bytes(data[: int(len(data) * fraction)])
     with pytest.raises(DataError, match=rf"cut\{suffix} is "):
@@ -116,6 +117,91 @@ def test_an_exif_orientation_is_not_applied(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(data[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + data[2:])
     assert read_image(tmp_path / "a.jpg").shape == NOISE.shape
     assert image_size(tmp_path / "a.jpg") == (24, 36)
+
+
+def jpeg(*segments: bytes, size: tuple[int, int] = (24, 36), progressive: bool = False) -> bytes:
+    """A JPEG of noise with additional segments before its own."""
+    pixels = np.random.default_rng(1).integers(0, 256, (*size, 3), dtype=np.uint8)
+    data = bytes(cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_PROGRESSIVE, int(progressive)])[1])
+    return data[:2] + b"".join(segments) + data[2:]
+
+
+@pytest.mark.parametrize(
+    "segments",
+    [
+        (),
+        (b"\xff",),  # a fill byte
+        (b"\xff\xff\xff",),
+        (b"\xff\xfe\0\x04\xff\xc0",),  # a comment that looks like a frame header
+        (b"\xff\xe2\x01\x02" + b"\xff\xd9" * 128,),  # end markers inside a segment
+        (b"\xff\xe1\0\x02", b"\xff\xe1\0\x03a"),
+    ],
+)
+@pytest.mark.parametrize("progressive", [False, True])
+def test_the_size_of_a_jpeg_is_read_from_its_frame_header(
+    tmp_path: Path, segments: tuple[bytes, ...], progressive: bool
+) -> None:
+    data = jpeg(*segments, size=(300, 260), progressive=progressive)
+    (tmp_path / "a.jpg").write_bytes(data)
+    assert image_size(tmp_path / "a.jpg") == (300, 260)
+    assert read_image(tmp_path / "a.jpg").shape == (300, 260, 3)
+    check_image(tmp_path / "a.jpg", deep=True)
+    (tmp_path / "a.jpg").write_bytes(data[:-2])
+    with pytest.raises(DataError, match=r"a\.jpg is truncated \(the JPEG has no end marker\); get the file again"):
+        check_image(tmp_path / "a.jpg")
+
+
+def test_only_the_header_is_read_for_the_size(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.png", NOISE)
+    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:32])
+    (tmp_path / "a.jpg").write_bytes(jpeg()[:-300])
+    for name in ("a.png", "a.jpg"):
+        assert image_size(tmp_path / name) == (24, 36)
+        with pytest.raises(DataError, match="is truncated"):
+            check_image(tmp_path / name)
+    header = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(header[:24])
+    assert image_size(tmp_path / "a.png") == (24, 36)
+    for length in (9, 16, 23):
+        (tmp_path / "a.png").write_bytes(header[:length])
+        with pytest.raises(DataError, match="is truncated"):
+            image_size(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_bytes_after_a_complete_image_are_ignored(tmp_path: Path, suffix: str) -> None:
+    write_image(tmp_path / f"a{suffix}", NOISE)
+    data = (tmp_path / f"a{suffix}").read_bytes()
+    (tmp_path / f"a{suffix}").write_bytes(data + b"\0" * 30)
+    check_image(tmp_path / f"a{suffix}")
+    assert read_image(tmp_path / f"a{suffix}").shape == (24, 36, 3)
+
+
+def test_a_jpeg_without_a_marker_where_one_must_be_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(jpeg(b"\0\0"))
+    for function in (image_size, read_image, check_image):
+        with pytest.raises(DataError, match=r"a\.jpg is truncated \(the JPEG has no end marker\)"):
+            function(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("position", [8 + 8, 8 + 12, -5])
+def test_the_checksum_of_every_png_chunk_is_compared(tmp_path: Path, position: int) -> None:
+    write_image(tmp_path / "a.png", NOISE)
+    data = bytearray((tmp_path / "a.png").read_bytes())
+    data[position] ^= 1
+    (tmp_path / "a.png").write_bytes(data)
+    with pytest.raises(DataError, match=r"a\.png is damaged \(checksum of the PNG chunk at byte \d+\)"):
+        read_image(tmp_path / "a.png")
+
+
+def test_only_a_deep_check_decodes(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.png", NOISE)
+    data = bytearray((tmp_path / "a.png").read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / "a.png").write_bytes(data)
+    check_image(tmp_path / "a.png")
+    with pytest.raises(DataError, match="is damaged"):
+        check_image(tmp_path / "a.png", deep=True)
 
 
 def test_a_missing_file_or_folder_is_named(tmp_path: Path) -> None:

@@ -113,6 +113,21 @@ def test_two_caches_are_sampled_as_one(cache: PatchCache, tmp_path: Path) -> Non
     assert set(draws[:, 0].tolist()) == {0, 1, 2, 3}
 
 
+def test_batches_are_made_ahead_up_to_the_given_number(sampler: PatchSampler, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    batch = sampler.batch
+
+    def recorded(step: int, **arguments: int) -> tuple[torch.Tensor, torch.Tensor]:
+        made.append(step)
+        return batch(step, **arguments)
+
+    monkeypatch.setattr(sampler, "batch", recorded)
+    batches = sampler.batches(0, 100, prefetch=3)
+    next(iter(batches))
+    batches.close()  # type: ignore[attr-defined]
+    assert made[0] == 0 and len(made) <= 4
+
+
 def test_prefetched_batches_are_those_of_the_steps_in_order(sampler: PatchSampler) -> None:
     batches = list(sampler.batches(4, 14, rank=1, world_size=2, prefetch=3, threads=2))
     assert len(batches) == 10
@@ -133,6 +148,41 @@ def test_closing_the_iterator_ends_its_threads(sampler: PatchSampler) -> None:
 def test_an_image_smaller_than_a_patch_is_named(cache: PatchCache) -> None:
     with pytest.raises(DataError, match=r"image 1 of .* is 16x16 in LR, smaller than a 17x17 patch; remove it"):
         PatchSampler([cache], patch=17)
+
+
+def test_every_image_of_the_caches_is_checked_and_the_small_ones_are_counted(tmp_path: Path) -> None:
+    caches = [make_cache(tmp_path / "one", [(16, 16)]), make_cache(tmp_path / "two", [(20, 15), (15, 9), (16, 16)])]
+    message = r"image 0 of two is 15x20 in LR, smaller than a 16x16 patch \(and 1 more\); remove it or choose a smaller"
+    with pytest.raises(DataError, match=message):
+        PatchSampler(caches, patch=16)
+    with pytest.raises(DataError, match=r"image 1 of two is 9x15 in LR, smaller than a 10x10 patch; remove it"):
+        PatchSampler(caches, patch=10)
+
+
+@pytest.mark.parametrize("argument", [{"patch": 0}, {"batch": 0}, {"seed": -1}, {"seed": 2**64}])
+def test_arguments_out_of_range_are_refused(cache: PatchCache, argument: dict[str, int]) -> None:
+    with pytest.raises(DataError, match="must be at least 1, and seed"):
+        PatchSampler([cache], **argument)
+    smallest = PatchSampler([cache], patch=1, batch=1, seed=2**64 - 1).batch(0)
+    assert [tuple(tensor.shape) for tensor in smallest] == [(1, 3, 1, 1), (1, 3, 4, 4)]
+
+
+def test_every_position_is_sampled_up_to_the_last(cache: PatchCache) -> None:
+    sampler = PatchSampler([cache], patch=15, batch=500)
+    draws = np.concatenate([sampler.draw(step) for step in range(4)])
+    for image, (height, width) in enumerate([(20, 30), (16, 16), (40, 17)]):
+        positions = draws[draws[:, 0] == image, 1:3]
+        assert positions.min(0).tolist() == [0, 0]
+        assert positions.max(0).tolist() == [height - 15, width - 15]
+
+
+def test_the_samples_of_a_seed_never_change(cache: PatchCache) -> None:
+    """A run that resumes with another version of this package sees the same samples."""
+    assert PatchSampler([cache], patch=8, batch=3, seed=5).draw(1000).tolist() == [
+        [1, 0, 4, 6],
+        [2, 16, 8, 3],
+        [1, 5, 6, 4],
+    ]
 
 
 def test_caches_of_two_scales_or_none_are_refused(cache: PatchCache, tmp_path: Path) -> None:

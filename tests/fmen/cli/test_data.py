@@ -10,9 +10,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+import fmen_core
 from fmen.cli.data import data_app
 from fmen.cli.main import Commands
-from fmen_data import write_image
+from fmen_data import image_size, write_image
 
 app = typer.Typer(cls=Commands)
 app.add_typer(data_app, name="data")
@@ -70,8 +71,26 @@ def test_info_shows_the_folders(benchmark: Path) -> None:
     assert f"{benchmark / 'HR'}: 2 images, 24x16, 0.0 MB" in output
 
 
-def test_download_that_fails_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("name", "archive"), [((), "DIV2K_train_HR.zip"), (("Flickr2K",), "Flickr2K.tar")])
+def test_a_download_that_fails_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: tuple[str, ...], archive: str
+) -> None:
     monkeypatch.setattr("fmen_data.download._PAUSE", 0.0)
-    status, output = run("download", "--data", tmp_path / "data", "--url", "http://127.0.0.1:9")
-    assert status == 2
-    assert "error: cannot download http://127.0.0.1:9/DIV2K_train_HR.zip: " in output
+    status, output = run("download", *name, "--data", tmp_path / "data", "--url", "http://127.0.0.1:9")
+    assert status == 2 and output.count("\n") == 1
+    assert output.startswith(f"error: cannot download http://127.0.0.1:9/{archive}: ")
+
+
+def test_label_writes_pairs_of_the_teachers_scale(benchmark: Path, weights: Path, tmp_path: Path) -> None:
+    arguments = ("label", "--data", benchmark / "HR", "--out", tmp_path / "out", "--factor", "1", "--device", "cpu")
+    assert run(*arguments, "--weights", weights) == (0, f"{tmp_path}/out: 2 new pairs, x4\n")
+    assert [image_size(tmp_path / "out/HR" / f"{name}_100.png") for name in "ab"] == [(64, 96)] * 2
+    assert run(*arguments, "--weights", weights) == (0, f"{tmp_path}/out: 0 new pairs, x4\n")
+
+
+def test_teachers_of_different_scales_are_refused(benchmark: Path, weights: Path, tmp_path: Path) -> None:
+    fmen_core.save(fmen_core.create_model("fmen-s", scale=2), tmp_path / "x2.safetensors")
+    status, output = run(
+        "label", "--data", benchmark, "--out", tmp_path, "--weights", weights, "--weights", tmp_path / "x2.safetensors"
+    )
+    assert (status, output) == (2, "error: the teachers have the scales 2, 4; give teachers of one scale\n")

@@ -61,7 +61,7 @@ def test_photographs_of_one_name_in_two_formats_give_two_pairs(photographs: Path
 
 
 @pytest.mark.parametrize("factors", [(0.601, 0.604), (1.0, 1.0)])
-def test_factors_that_would_share_a_name_are_refused(
+def test_factors_with_the_same_percentage_are_refused(
     photographs: Path, tmp_path: Path, factors: tuple[float, ...]
 ) -> None:
     with pytest.raises(UserError, match=r"must differ by 0\.01 or more"):

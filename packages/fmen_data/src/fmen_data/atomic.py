@@ -27,7 +27,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.stem[:32]}.{uuid.uuid4().hex}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as error:  # the system's "File exists" would be read as a remark about path
+    except FileExistsError as error:  # "File exists" reads as if path were meant
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), error.filename) from error
     try:
         temporary.touch()

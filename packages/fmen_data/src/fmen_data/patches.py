@@ -152,4 +152,4 @@ def place_patch(source: npt.NDArray[np.uint8], out: npt.NDArray[np.uint8], orien
         cv2.transpose(rows, out)
 
 
-_FLIP_CODES = (0, 1, 0, -1)  # OpenCV's codes for (unused), left-right, top-bottom, both
+_FLIP_CODES = {1: 1, 2: 0, 3: -1}  # OpenCV's codes for left-right, top-bottom, both

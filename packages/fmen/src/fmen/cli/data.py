@@ -40,7 +40,9 @@ Scale = Annotated[int, typer.Option(min=2, max=4, help="HR size / LR size.")]
 
 @data_app.command()
 def download(
-    datasets: Annotated[list[Dataset] | None, typer.Argument(help="Datasets to download. Default: div2k.")] = None,
+    datasets: Annotated[
+        list[Dataset] | None, typer.Argument(case_sensitive=False, help="Datasets to download. Default: div2k.")
+    ] = None,
     data: Annotated[Path, typer.Option("--data", help="The data folder.")] = Path("data"),
     scale: Annotated[
         list[int] | None, typer.Option(min=2, max=4, help="Scale of the LR images; repeatable. Default: 4.")
