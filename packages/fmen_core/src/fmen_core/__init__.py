@@ -16,6 +16,8 @@ from fmen_core.pretrained import find_weights, fmen_full, fmen_s
 from fmen_core.reparam import reparameterize
 from fmen_core.upscaler import Upscaler
 
+__version__ = "0.1.0"
+
 __all__ = [
     "FMEN",
     "Architecture",

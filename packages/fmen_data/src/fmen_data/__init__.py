@@ -7,6 +7,8 @@ from .errors import DataError
 from .images import image_size, list_images, read_image, write_image
 from .patches import PatchSampler
 
+__version__ = "0.1.0"
+
 __all__ = [
     "DataError",
     "Pair",

@@ -18,6 +18,8 @@ from fmen_eval.runtime import (
 )
 from fmen_eval.validation import ImageResult, ValidationResult, validate
 
+__version__ = "0.1.0"
+
 __all__ = [
     "PROTOCOLS",
     "ChallengeRuntime",
