@@ -375,7 +375,7 @@ def test_ctrl_c_leaves_whole_files_only(tree: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr("fmen.upscaling.photo.encode_photo", interrupted)
     _, stderr = fmen("in", "-o", "out", "--weights", "w.safetensors", status=130)
-    assert stderr == "error: stopped\n"
+    assert stderr == "error: interrupted\n"
     assert not [path for path in (tree / "out").rglob("*") if path.is_file()]
 
 

@@ -14,9 +14,9 @@ import torch
 
 from fmen.sources.datasets import DATA
 from fmen.training.run_folder import RunError, newest_weights
+from fmen_core.precision import has_bf16
 from fmen_core.pretrained import PUBLISHED, cache_folder, shipped
 from fmen_core.tiling import free_memory
-from fmen_core.upscaler import has_bf16
 from fmen_data import DataError
 from fmen_data.datasets import find_official
 from fmen_data.sample import sample_images

@@ -1,15 +1,14 @@
-"""How an image too large for the memory is cut into tiles that meet without a seam.
+"""How an image that does not fit into memory is cut into tiles whose results join without a seam.
 
-Every tile is read with a margin as wide as the network can see. The margins are computed twice or more, so tiles are as
-large as the memory allows.
+Every tile is read with a margin as wide as the network's receptive field reaches. Margins are computed more than once,
+so tiles are as large as the memory allows.
 """
 
 from __future__ import annotations
 
-import ctypes
+import copy
 import math
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,8 @@ from torch.utils._pytree import tree_leaves
 
 from fmen_core.architecture import scale_and_range
 from fmen_core.blocks.attention import SpatialGate
+from fmen_core.errors import ModelError
+from fmen_core.precision import PROBE_SIDE
 from fmen_core.reparam import reparameterize
 
 MIB = 2**20
@@ -27,28 +28,31 @@ MIB = 2**20
 SMALLEST_TILE = 16
 
 CPU_BUDGET = 1280 * MIB
-"""Bytes that a forward pass may take on the CPU before an image is cut."""
+"""Bytes that a forward pass on the CPU may take before an image is cut into tiles."""
 
 CUDA_BUDGET = 8 * 2**30
 
 TILE_SHARE = 0.6
-"""What a tile may take of these: one after another, tiles leave holes in memory that the next ones do not fill. FMEN-S
-has tiles of 800 pixels on the CPU then, whose margins cost 14 %, and upscales a 4000x3000 image in less than 2 GiB, its
-result and PyTorch itself included."""
+"""Share of the budget that a tile may take, because freed tiles fragment the memory. On the CPU, FMEN-S then has tiles
+of 800 pixels, whose margins cost 14 %, and upscales a 4000x3000 image in less than 2 GiB with PyTorch and the result
+(``tools/bench/tiling.py``)."""
 
 ALLOWANCE = 1.5
-"""For what is not counted: results that no layer takes or returns, and what convolutions need while they run."""
+"""Factor for what is not counted: results of functions, and the scratch memory of convolutions."""
 
-_PROBE = 48  # pixels
+UNKNOWN_FREE = 2 * 2**30
+
+LARGEST_MINIMUM = 64
+"""The largest minimum input, in pixels, that a network may have."""
 
 
 def windows(length: int, tile: int, margin: int) -> Iterator[tuple[int, int, int, int]]:
     """Cut one side of an image into tiles of at most ``tile`` pixels and margins.
 
     Yields:
-        ``(start, stop, first, last)``: the tile's own pixels ``start:stop``, and the pixels ``first:last`` read for
-        them, ``margin`` more on either side unless the image ends there. As many are read for each tile, so that its
-        features fit into the memory that those of the tile before have left.
+        ``(start, stop, first, last)``: the tile's own pixels ``start:stop``, and the pixels ``first:last`` that are
+        read for them: ``margin`` more on either side, except at the ends of the image. The length of ``first:last`` is
+        the same for every tile, so that the memory of one tile can be reused for the next.
     """
     tiles = math.ceil(length / tile)
     size = min(length, math.ceil((length + 2 * margin * (tiles - 1)) / tiles))
@@ -62,16 +66,20 @@ def windows(length: int, tile: int, margin: int) -> Iterator[tuple[int, int, int
 
 
 @torch.inference_mode()
-def needed_bytes(model: nn.Module, dtype: torch.dtype = torch.float32) -> float:
-    """The memory that a forward pass takes at its peak, in bytes per LR pixel, weights aside.
+def needed_bytes(model: nn.Module) -> float:
+    """Return the peak memory of a forward pass in bytes per LR pixel, without the weights.
 
-    Found by running ``model``, in its inference form and for inputs of ``dtype``, on a small image: what goes into and
-    comes out of each of its layers is looked at, and how much of that is alive at the same time.
+    A copy of ``model`` runs on a small image while hooks record the sizes and lifetimes of its layers' inputs and
+    outputs.
+
+    Args:
+        model: A network in its inference form, in any precision.
     """
+    network = copy.deepcopy(model)
     live: dict[int, tuple[StorageWeakRef, int]] = {}
     peak = 0
 
-    def note(*tree: Any) -> None:
+    def record(*tree: Any) -> None:
         nonlocal live, peak
         for tensor in tree_leaves(tree):
             if isinstance(tensor, Tensor):
@@ -80,74 +88,101 @@ def needed_bytes(model: nn.Module, dtype: torch.dtype = torch.float32) -> float:
         live = {key: entry for key, entry in live.items() if not entry[0].expired()}  # type: ignore[no-untyped-call]
         peak = max(peak, sum(size for _, size in live.values()))
 
-    device = next((weight.device for weight in model.parameters()), None)
-    with ExitStack() as hooks:
-        for layer in model.modules():
-            if not any(layer.children()):
-                hooks.callback(layer.register_forward_hook(lambda _, inputs, out: note(inputs, out)).remove)
-        model(torch.zeros(1, 3, _PROBE, _PROBE, dtype=dtype, device=device))
-    return ALLOWANCE * peak / _PROBE**2
+    for layer in network.modules():
+        if not any(layer.children()):
+            layer.register_forward_hook(lambda _, inputs, out: record(inputs, out))
+    network(torch.zeros(1, 3, PROBE_SIDE, PROBE_SIDE, device=device_of(network)))
+    return ALLOWANCE * peak / PROBE_SIDE**2
 
 
-def free_memory(device: torch.device) -> int:
-    """The bytes that can still be allocated on ``device``; 2 GiB where the system does not tell."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    free = []
-    meminfo = Path("/proc/meminfo")
-    if meminfo.is_file():
-        lines = dict(line.split(":") for line in meminfo.read_text().splitlines() if ":" in line)
-        free.append(int(lines["MemAvailable"].split()[0]) * 1024)
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")  # a container's own limit
-    if limit.is_file() and used.is_file() and limit.read_text().strip().isdecimal():
-        free.append(int(limit.read_text()) - int(used.read_text()))
-    return max(0, min(free)) if free else 2 * 2**30
+def device_of(model: nn.Module) -> torch.device | None:
+    """Return the device of the parameters, or None if there are none."""
+    return next((weight.device for weight in model.parameters()), None)
 
 
-@contextmanager
-def recycled_memory() -> Iterator[None]:
-    """While this lasts, what is freed is kept for what is allocated next, where the C library is glibc.
+def free_memory(device: torch.device, *, proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
+    """Return the bytes that can still be allocated on ``device``; 2 GiB where the system does not tell.
 
-    Left to itself, glibc gives large blocks back to the system, which clears every page of them for the next layer: up
-    to a quarter of the time of a forward pass over a large image.
+    On the CPU the limits of the process's control groups (a container's limit) count, versions 1 and 2. Memory that
+    PyTorch's CUDA allocator has reserved and does not use is free.
+
+    Args:
+        device: The CPU or a GPU.
+        proc: Where ``/proc`` is mounted.
+        cgroups: Where the control groups are mounted.
     """
-    trim_threshold, mmap_threshold, mmap_max = -1, -3, -4  # of malloc.h
-    try:
-        library = ctypes.CDLL(None)
-        set_option, give_back = library.mallopt, library.malloc_trim
-    except (OSError, AttributeError, TypeError):
-        yield
-        return
-    set_option(mmap_max, 0)
-    set_option(trim_threshold, -1)
-    try:
-        yield
-    finally:
-        set_option(mmap_max, 65536)
-        set_option(mmap_threshold, 32 * MIB)  # where glibc's own adjustment, which ends with the first call, leads to
-        set_option(trim_threshold, 64 * MIB)
-        give_back(0)
+    if device.type == "cuda":
+        reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + reserved
+    free = list(_cgroup_free(proc / "self" / "cgroup", cgroups))
+    meminfo = proc / "meminfo"
+    if meminfo.is_file():
+        available = _fields(meminfo).get("MemAvailable:")
+        free += [] if available is None else [available * 1024]
+    return max(0, min(free)) if free else UNKNOWN_FREE
+
+
+def _cgroup_free(membership: Path, root: Path) -> Iterator[int]:
+    """Yield the bytes that each limited control group of this process leaves free.
+
+    ``inactive_file`` is page cache that the kernel drops when memory is needed, so it counts as free.
+    """
+    groups = membership.read_text().splitlines() if membership.is_file() else ["0::/", "1:memory:/"]
+    for line in groups:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            mount, names = root, ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            mount, names = root / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        else:
+            continue
+        # A limit of an outer group holds for the inner ones. In a container, the path may be that of the host.
+        inner = mount / path.lstrip("/")
+        for group in {mount, *(folder for folder in (inner, *inner.parents) if mount in folder.parents)}:
+            limit, usage, statistics = group / names[0], group / names[1], group / "memory.stat"
+            if limit.is_file() and usage.is_file() and limit.read_text().strip().isdecimal():
+                cache = _fields(statistics).get(names[2], 0) if statistics.is_file() else 0
+                yield int(limit.read_text()) - int(usage.read_text()) + cache
+
+
+def _fields(file: Path) -> dict[str, int]:
+    """Read the first number behind each name of a file of ``NAME NUMBER`` lines."""
+    rows = [line.split() for line in file.read_text().splitlines()]
+    return {row[0]: int(row[1]) for row in rows if len(row) > 1 and row[1].isdecimal()}
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an allocation failed, on the CPU or on a GPU."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    failures = ("DefaultCPUAllocator", "STATUS_ALLOC_FAILED", "out of memory")
+    return isinstance(error, RuntimeError) and any(failure in str(error) for failure in failures)
 
 
 def largest_tile(per_pixel: float, margin: int, budget: float) -> int:
-    """The side of the largest square tile that, with its margins, stays within ``budget`` bytes; at least 32."""
+    """Return the side of the largest square tile that takes ``budget`` bytes with its margins; at least 32."""
     return max(2 * SMALLEST_TILE, int(math.sqrt(budget / per_pixel)) - 2 * margin)
 
 
 @torch.inference_mode()
 def receptive_radius(model: nn.Module, limit: int = 96) -> int | None:
-    """How many LR pixels away an input pixel can still change an output pixel; None if it reaches farther than
-    ``limit``, as in a network that averages over the whole image, or if spatial attention looks at the image on a
-    coarse grid, which would lie elsewhere in a tile.
+    """Return the distance in LR pixels at which an input pixel can still change an output pixel.
 
-    Found by experiment: one input pixel is not a number, and every output pixel that depends on it, however weakly, is
-    not a number either.
+    Found by experiment: one input pixel is NaN, and so is every output pixel that depends on it, however weakly.
+
+    Args:
+        model: A network in float32; a copy of it runs.
+        limit: The largest radius that is looked for.
+
+    Returns:
+        The radius. None if it is larger than ``limit``, as in a network that averages over the whole image, or if the
+        network has spatial attention on a coarse grid, whose position would differ in a tile.
     """
-    network = reparameterize(model).float()
+    network = reparameterize(model)
     if any(isinstance(module, SpatialGate) for module in network.modules()):
         return None
     side = 2 * limit + 3
-    x = torch.zeros(1, 3, side, side, device=next((weight.device for weight in network.parameters()), None))
+    x = torch.zeros(1, 3, side, side, device=device_of(network))
     x[..., side // 2, side // 2] = torch.nan
     scale, _ = scale_and_range(network)
     touched = network(x).isnan().any(1)[0]
@@ -155,3 +190,24 @@ def receptive_radius(model: nn.Module, limit: int = 96) -> int | None:
     columns = touched.any(0).nonzero().flatten() // scale
     reach = torch.cat([rows - side // 2, columns - side // 2]).abs().max().item()
     return None if reach > limit else int(reach)
+
+
+@torch.inference_mode()
+def smallest_side(model: nn.Module) -> int:
+    """Return the side in pixels of the smallest square image that a copy of ``model`` can run on.
+
+    Raises:
+        ModelError: The network cannot run on an image of 64x64 pixels.
+    """
+    network = copy.deepcopy(model)
+    reason = ""
+    for side in range(1, LARGEST_MINIMUM + 1):
+        try:
+            network(torch.zeros(1, 3, side, side, device=device_of(network)))
+        except Exception as error:  # A network may be any user's code and may raise anything.
+            if is_out_of_memory(error):
+                raise
+            reason = str(error).strip().split("\n", maxsplit=1)[0]
+        else:
+            return side
+    raise ModelError(f"{type(model).__name__} cannot run on a {side}x{side} image: {reason}")

@@ -78,7 +78,9 @@ def upscale(
         # What is fast has 8 to 11 significant bits: too few for an image of 16, unless the user says so.
         wanted = Precision.fp32 if precision is Precision.auto and bits == 16 else precision
         if wanted not in upscalers:
-            upscalers[wanted] = Upscaler(model, device=device, precision=wanted.value, tile=side, ensemble=ensemble)
+            upscalers[wanted] = Upscaler(
+                model, device=device, precision=wanted.value, tile=side, self_ensemble=ensemble
+            )
         return upscalers[wanted]
 
     first = upscaler_for(8)

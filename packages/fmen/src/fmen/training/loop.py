@@ -45,7 +45,7 @@ from fmen.training.run_folder import Run
 from fmen.training.schedule import learning_rate
 from fmen.training.signals import StopRequest
 from fmen_core import Upscaler, save
-from fmen_core.upscaler import has_bf16
+from fmen_core.precision import has_bf16
 from fmen_data import PairDataset, PatchSampler
 from fmen_eval import validate
 
