@@ -1,4 +1,4 @@
-"""``fmen doctor`` says what is there, and for everything that is not, what to do."""
+"""``fmen doctor`` shows what is present, and how to get what is missing."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def report() -> dict[str, str]:
-    """The lines of the report by what they are about, ``ok`` or ``--`` first."""
+    """The lines of the report by name, each beginning with ``ok`` or ``--``."""
     result = CliRunner().invoke(app, ["doctor"])
     assert result.exit_code == 0, result.output
     lines = [line for line in result.stdout.splitlines() if line.startswith("  ")]
-    names = [finding.what for _, findings in doctor.examine() for finding in findings]
+    names = [finding.name for _, findings in doctor.examine() for finding in findings]
     return {name: " ".join(line.replace(name, "", 1).split()) for name, line in zip(names, lines, strict=True)}
 
 
@@ -35,7 +35,7 @@ def test_an_empty_folder_gets_a_remedy_for_everything() -> None:
     lines = report()
     assert lines["torch"] == f"ok {torch.__version__}"
     assert lines["DIV2K train"].startswith("-- not in data/") and "fmen data download" in lines["DIV2K train"]
-    assert lines["in the package"] == "-- none; train with: fmen train, or name published ones with --weights"
+    assert lines["in the package"] == "-- none; train with: fmen train, or use published ones: fmen weights list"
     assert lines["published"].startswith("-- none downloaded; see: fmen weights list")
     assert lines["newest run"] == "-- none under runs/; make one with: fmen train"
     assert lines["sample"] == "ok 11 photographs, for --data sample"

@@ -1,4 +1,4 @@
-"""What is there of all that the commands can use, and how to get what is not."""
+"""``fmen doctor``: find the software, devices, data and weights that the commands use."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from fmen_data import DataError
 from fmen_data.datasets import find_official
 from fmen_data.sample import sample_images
 
-OURS = ("fmen", "fmen-core", "fmen-data", "fmen-eval")
-NEEDED = ("numpy", "opencv-python-headless", "pillow", "h5py", "safetensors", "thop", "typer", "pydantic")
+PROJECT_PACKAGES = ("fmen", "fmen-core", "fmen-data", "fmen-eval")
+REQUIRED = ("numpy", "opencv-python-headless", "pillow", "h5py", "safetensors", "thop", "typer", "pydantic")
 EXTRAS = {
     "tensorboard": "tensorboard",
     "matplotlib": "plot",
@@ -30,20 +30,26 @@ EXTRAS = {
     "spandrel": "spandrel",
     "fvcore": "ntire2026",
 }
-"""Optional packages, and the extras of the package fmen that install them."""
+"""Optional packages, and the extra of fmen that installs each."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report: a thing, whether it is there, and which one it is or how to get it."""
+    """One line of the report.
 
-    there: bool
-    what: str
+    Attributes:
+        present: Whether it was found.
+        name: Its name.
+        detail: Which one was found, or how to get it.
+    """
+
+    present: bool
+    name: str
     detail: str
 
 
 def examine() -> list[tuple[str, list[Finding]]]:
-    """All findings, under their titles."""
+    """Return all findings by section."""
     return [
         ("software", list(software())),
         ("devices", list(devices())),
@@ -53,7 +59,7 @@ def examine() -> list[tuple[str, list[Finding]]]:
 
 
 def version(package: str) -> str | None:
-    """The installed version of a package, or None."""
+    """Return the installed version of a package, or None."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -61,29 +67,29 @@ def version(package: str) -> str | None:
 
 
 def software() -> Iterator[Finding]:
-    """Our packages, what they need, and what they can use."""
+    """Find this project's packages and those that they import."""
     yield Finding(True, "fmen", f"{version('fmen')} on Python {platform.python_version()}, {platform.platform()}")
     yield Finding(True, "torch", str(torch.__version__))
-    for package in (*OURS[1:], *NEEDED):
+    for package in (*PROJECT_PACKAGES[1:], *REQUIRED):
         if version(package) is None:
             yield Finding(False, package, f"missing: pip install {package}")
-    found = ((name.removesuffix("-python-headless"), version(name)) for name in NEEDED)
-    yield Finding(True, "needed", ", ".join(f"{name} {number}" for name, number in found if number))
-    there = [f"{name} {version(name)}" for name in EXTRAS if version(name)]
-    if there:
-        yield Finding(True, "optional", ", ".join(there))
+    found = ((name.removesuffix("-python-headless"), version(name)) for name in REQUIRED)
+    yield Finding(True, "required", ", ".join(f"{name} {number}" for name, number in found if number))
+    optional = [f"{name} {version(name)}" for name in EXTRAS if version(name)]
+    if optional:
+        yield Finding(True, "optional", ", ".join(optional))
     missing = sorted(extra for name, extra in EXTRAS.items() if not version(name))
     if missing:
         yield Finding(False, "extras", f"not installed: {', '.join(missing)}; pip install 'fmen[{','.join(missing)}]'")
 
 
 def devices() -> Iterator[Finding]:
-    """The processor, its memory, and the GPU."""
+    """Find the CPU, its memory, and GPUs."""
     cpu = torch.device("cpu")
     cores, threads = os.cpu_count(), torch.get_num_threads()
-    yield Finding(True, "cpu", f"{processor_name()}, cores: {cores}, threads: {threads} (OMP_NUM_THREADS sets them)")
+    yield Finding(True, "cpu", f"{processor_name()}, cores: {cores}, threads: {threads} (set by OMP_NUM_THREADS)")
     bf16 = has_bf16(cpu)
-    yield Finding(bf16, "bf16", "the processor has instructions for it" if bf16 else "no instructions: auto takes fp32")
+    yield Finding(bf16, "bf16", "supported by the CPU" if bf16 else "not supported by the CPU: auto uses fp32")
     yield Finding(True, "memory", f"{free_memory(cpu) / 1e9:.1f} GB free")
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
@@ -92,12 +98,12 @@ def devices() -> Iterator[Finding]:
             yield Finding(True, f"cuda:{index}", f"{name}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free")
     else:
         built = torch.version.cuda
-        why = f"no GPU or driver for CUDA {built}" if built else "this PyTorch is built for the CPU alone"
-        yield Finding(False, "cuda", f"{why}; everything runs on the CPU")
+        why = f"no GPU or driver for CUDA {built}" if built else "this PyTorch is built for the CPU only"
+        yield Finding(False, "cuda", f"{why}; commands run on the CPU")
 
 
 def processor_name() -> str:
-    """What the processor calls itself."""
+    """Return the model name of the CPU."""
     cpuinfo = Path("/proc/cpuinfo")
     for line in cpuinfo.read_text(errors="replace").splitlines() if cpuinfo.is_file() else []:
         key, _, name = line.partition(":")
@@ -107,11 +113,11 @@ def processor_name() -> str:
 
 
 def data() -> Iterator[Finding]:
-    """The datasets that are taken when none is named, and the cache."""
+    """Find the default datasets and the cache."""
     for split, title in (("train", "DIV2K train"), ("val", "DIV2K val")):
-        there = bool(find_official(DATA, split, 4))  # type: ignore[arg-type]
-        here = f"in {DATA}/ (looked for in {Path.cwd()})"
-        yield Finding(there, title, here if there else f"not {here}; get it with: fmen data download div2k")
+        found = bool(find_official(DATA, split, 4))  # type: ignore[arg-type]
+        place = f"in {DATA}/ (of {Path.cwd()})"
+        yield Finding(found, title, place if found else f"not {place}; get it with: fmen data download div2k")
     try:
         photographs = len(sample_images("train")) + len(sample_images("val"))
         yield Finding(True, "sample", f"{photographs} photographs, for --data sample")
@@ -121,7 +127,7 @@ def data() -> Iterator[Finding]:
 
 
 def cache() -> Finding:
-    """The folder of downloaded weights and prepared datasets."""
+    """Find the folder of downloaded weights and prepared datasets."""
     folder = cache_folder().parent
     files = [file for file in folder.rglob("*") if file.is_file()] if folder.is_dir() else []
     place = next(parent for parent in (folder, *folder.parents) if parent.exists())
@@ -129,14 +135,14 @@ def cache() -> Finding:
     size = f"{used / 1e9:.1f} GB" if used >= 1e9 else f"{used / 1e6:.1f} MB"
     detail = f"{folder}: {size} used, {free / 1e9:.1f} GB free"
     if not os.access(place, os.W_OK):
-        return Finding(False, "cache", f"{detail}, but not writable; set FMEN_CACHE to a folder that is")
+        return Finding(False, "cache", f"{detail}, not writable; set FMEN_CACHE to a writable folder")
     return Finding(True, "cache", detail)
 
 
 def weights() -> Iterator[Finding]:
-    """The networks that can be used at once."""
+    """Find weights."""
     inside = ", ".join(shipped())
-    missing = "none; train with: fmen train, or name published ones with --weights"
+    missing = "none; train with: fmen train, or use published ones: fmen weights list"
     yield Finding(bool(inside), "in the package", inside or missing)
     here = [entry.name for entry in PUBLISHED if entry.file.is_file()]
     yield Finding(

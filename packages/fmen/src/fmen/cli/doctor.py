@@ -1,4 +1,4 @@
-"""``fmen doctor``: the command line."""
+"""``fmen doctor``."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import typer
 
 
 def doctor() -> None:
-    """Show versions, devices, data and weights, and what to do about what is missing."""
+    """Show versions, devices, data and weights, and how to get what is missing."""
     from fmen.doctor import examine
 
     for title, findings in examine():
         typer.echo(title)
-        width = max(len(finding.what) for finding in findings)
+        width = max(len(finding.name) for finding in findings)
         for finding in findings:
-            typer.echo(f"  {'ok' if finding.there else '--'}  {finding.what:<{width}}  {finding.detail}")
+            typer.echo(f"  {'ok' if finding.present else '--'}  {finding.name:<{width}}  {finding.detail}")

@@ -1,4 +1,4 @@
-"""``fmen export``: its command line."""
+"""``fmen export``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 
 
 class FileFormat(str, Enum):
-    """A format that other programs read."""
+    """The format of an exported file."""
 
     onnx = "onnx"
     torchscript = "torchscript"
@@ -21,17 +21,19 @@ class FileFormat(str, Enum):
 
 def export(
     weights: Annotated[Path, typer.Argument(metavar="FILE|NAME", help="Weights of any network, in either form.")],
-    file_format: Annotated[FileFormat, typer.Option("--format", help="pth: the names of FMEN's authors' repository.")],
-    out: Annotated[Path, typer.Option(help="The file to write.")],
+    file_format: Annotated[
+        FileFormat, typer.Option("--format", help="Format of the file. pth: the names of FMEN's authors' repository.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The file to write.")],
     data_range: Annotated[
         float | None,
         typer.Option(
             metavar="1|255",
-            help="White at input and output, for onnx and torchscript. Default: the network's own; chaiNNer wants 1.",
+            help="Value of white, for onnx and torchscript. Default: the network's own; chaiNNer requires 1.",
         ),
     ] = None,
 ) -> None:
-    """Write weights for other programs, and compare what they give."""
+    """Export a network to other programs, and compare the result with PyTorch."""
     from fmen.export.run import export_weights
     from fmen_core import find_weights
 

@@ -1,6 +1,6 @@
-"""The ``fmen`` command: every subcommand, in one list.
+"""The ``fmen`` command.
 
-Only the commands that need PyTorch import it, so that ``fmen --help`` answers at once. Input at fault ends with one
+Commands import PyTorch when they run, so that ``fmen --help`` and shell completion are fast. Bad input ends with one
 line on standard error and exit status 2; ``--debug`` or ``FMEN_DEBUG=1`` adds the traceback.
 """
 
@@ -37,7 +37,7 @@ app = typer.Typer(
 
 @app.callback()
 def options(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False) -> None:
-    """Options that every command has."""
+    """Options of every command."""
     if debug:
         os.environ[DEBUG] = "1"
 
@@ -50,5 +50,5 @@ app.add_typer(weights_app, name="weights")
 
 
 def main() -> None:
-    """The entry point of ``fmen``."""
+    """Run ``fmen``."""
     app()

@@ -1,1 +1,1 @@
-"""Weights in other formats: ONNX, TorchScript, safetensors, published .pth layouts."""
+"""Export weights to other formats: ONNX, TorchScript, safetensors, published .pth layouts."""

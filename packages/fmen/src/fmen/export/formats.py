@@ -1,7 +1,7 @@
-"""The formats of ``fmen export``: how each is written, and how it is read again for the comparison.
+"""The formats of ``fmen export``: write each, and open the file again for the comparison with PyTorch.
 
-ONNX files follow opset 18, the oldest that PyTorch's exporter writes without a conversion, and IR version 8, which is
-of the same age: every ONNX Runtime since 1.14 reads them, the 1.17 that chaiNNer brings along included.
+ONNX files use opset 18, the oldest that PyTorch's exporter writes without a conversion, and IR version 8: every ONNX
+Runtime since 1.14 reads them, including 1.17, which chaiNNer installs.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 Format = Literal["onnx", "torchscript", "safetensors", "pth", "pth-challenge"]
-Run: TypeAlias = Callable[[Tensor], Tensor]
+Forward: TypeAlias = Callable[[Tensor], Tensor]
 
-NEEDED = {"onnx": ("onnx", "onnxscript", "onnxruntime")}
-"""Packages beyond the application's own that a format needs."""
+REQUIRED_PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime")}
+"""Optional packages that a format requires."""
 
 OPSET, IR_VERSION = 18, 8
 TRACED_SIZE = (2, 3, 32, 40)
-"""The input that a network is recorded with: no dimension is 1, which exporters take for fixed."""
+"""Shape of the input that a network is traced with; exporters treat a dimension of 1 as fixed."""
 
 METADATA_FILE = "fmen.json"
-"""The extra file inside a TorchScript archive that holds what in ONNX is the model's metadata."""
+"""The extra file in a TorchScript archive with the properties that ONNX stores as metadata."""
 
 
 @dataclass(frozen=True)
@@ -45,27 +45,27 @@ class Written:
     """A file that was written.
 
     Attributes:
-        content: What it holds, in a few words.
-        reader: What reads it here.
-        run: The function that it holds, as read from the file.
+        content: Its content, in a few words.
+        reader: The software that opened it again.
+        run: The network as read from the file.
     """
 
     content: str
     reader: str
-    run: Run
+    run: Forward
 
 
-def write(model: nn.Module, path: Path, file_format: Format, properties: Mapping[str, str]) -> Written:
+def write_format(model: nn.Module, path: Path, file_format: Format, properties: Mapping[str, str]) -> Written:
     """Write a network in inference form.
 
     Args:
-        model: The network; for the formats of weights alone, one of ``fmen_core`` as it is.
-        path: Where to.
-        file_format: How.
-        properties: What the file says about itself, where the format has a place for that.
+        model: The network; one of ``fmen_core`` for formats that store weights only.
+        path: File to write.
+        file_format: The format.
+        properties: Metadata, for the formats that store any.
 
     Raises:
-        torch.onnx.OnnxExporterError: The network cannot be expressed in ONNX for every size.
+        torch.onnx.OnnxExporterError: The network cannot be exported to ONNX for every image size.
     """
     if file_format == "onnx":
         return write_onnx(model, path, properties)
@@ -82,19 +82,19 @@ def write(model: nn.Module, path: Path, file_format: Format, properties: Mapping
 
 
 def published_name(key: str, challenge_names: Mapping[str, str]) -> str:
-    """A parameter's name in the layout whose prefixes are mapped to ours."""
-    for theirs, ours in challenge_names.items():
-        if key.startswith(ours):
-            return theirs + key.removeprefix(ours)
+    """Return a parameter's name in the layout whose prefixes ``challenge_names`` maps to this project's."""
+    for published, own in challenge_names.items():
+        if key.startswith(own):
+            return published + key.removeprefix(own)
     return key
 
 
 def write_onnx(model: nn.Module, path: Path, properties: Mapping[str, str]) -> Written:
-    """Write ONNX: input ``lr`` (batch, 3, height, width), output ``sr``, float32."""
+    """Write ONNX with input ``lr``, ``(batch, 3, height, width)``, and output ``sr``; both are float32."""
     import onnx
 
     size = {0: "batch", 2: "height", 3: "width"}
-    with quiet():
+    with exporter_silenced():
         program = torch.onnx.export(
             model,
             (torch.zeros(TRACED_SIZE),),
@@ -117,15 +117,15 @@ def write_onnx(model: nn.Module, path: Path, properties: Mapping[str, str]) -> W
 
 
 def drop_traces(proto: ModelProto) -> None:
-    """Remove the exporter's notes: a tenth of the file, with the source files' paths on this machine in them."""
+    """Remove the exporter's stack traces: a tenth of the file, with paths of this machine."""
     graph = proto.graph
-    graph.ClearField("value_info")  # which every reader infers again
+    graph.ClearField("value_info")  # readers infer it
     for part in (graph, *graph.node, *graph.initializer, *graph.input, *graph.output):
         part.ClearField("metadata_props")
 
 
-def open_onnx(path: Path) -> tuple[str, Run]:
-    """ONNX Runtime's name and version, and the function in the file, on the CPU."""
+def open_onnx(path: Path) -> tuple[str, Forward]:
+    """Open a file with ONNX Runtime on the CPU; returns the name with version, and the network."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -141,22 +141,22 @@ def open_onnx(path: Path) -> tuple[str, Run]:
 def write_torchscript(model: nn.Module, path: Path, properties: Mapping[str, str]) -> Written:
     """Write TorchScript, by tracing."""
     buffer = io.BytesIO()
-    with quiet(), torch.no_grad():
+    with exporter_silenced(), torch.no_grad():
         traced = torch.jit.trace(model, torch.zeros(TRACED_SIZE), check_trace=False)  # type: ignore[no-untyped-call]
         torch.jit.save(traced, buffer, _extra_files={METADATA_FILE: json.dumps(dict(properties))})
         path.write_bytes(buffer.getvalue())
-        run: Run = torch.jit.load(path, "cpu")  # type: ignore[no-untyped-call]
+        run: Forward = torch.jit.load(path, "cpu")  # type: ignore[no-untyped-call]
     return Written(f"TorchScript{interface(properties)}", "torch.jit.load", run)
 
 
 def interface(properties: Mapping[str, str]) -> str:
-    """What goes in and comes out, in a few words."""
+    """Describe input and output in a few words."""
     return f": any batch, height and width, {properties['channels']} from 0 to {properties['data_range']}"
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Keep PyTorch's notes to developers off the terminal: deprecations, absent operators, graphs that it gave up."""
+def exporter_silenced() -> Iterator[None]:
+    """Suppress the exporter's messages for developers: deprecations, missing operators, abandoned graphs."""
     disabled = logging.root.manager.disable
     logging.disable()
     try:
