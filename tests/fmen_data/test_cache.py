@@ -187,13 +187,18 @@ def test_few_images_are_decoded_ahead_and_closing_ends_the_threads(
         return pair.name
 
     monkeypatch.setattr("fmen_data.cache._decode", slow)
-    decoded = _decode_all(open_dataset(tmp_path / "set"), 1)
+    decoded = _decode_all(open_dataset(tmp_path / "set"), 2)
     assert next(decoded) == "0"  # type: ignore[comparison-overlap]
-    time.sleep(0.3)
-    assert started == ["0", "1", "2"]  # twice as many as there are threads, and the one that was taken
+    deadline = time.monotonic() + 10
+    while len(finished) < 5 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.1)
+    assert sorted(started) == ["0", "1", "2", "3", "4"]  # the one that was taken, and two for each thread
     next(decoded)
+    while len(started) < 6 and time.monotonic() < deadline:
+        time.sleep(0.001)
     decoded.close()  # type: ignore[attr-defined]
-    assert started == finished
+    assert sorted(started) == sorted(finished) == ["0", "1", "2", "3", "4", "5"]
 
 
 def test_the_progress_is_shown_on_request(

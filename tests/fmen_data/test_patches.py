@@ -133,6 +133,8 @@ def test_prefetched_batches_are_those_of_the_steps_in_order(sampler: PatchSample
     assert len(batches) == 10
     for step, batch in enumerate(batches, 4):
         assert equal(batch, sampler.batch(step, rank=1, world_size=2))
+    (alone,) = sampler.batches(4, 5)
+    assert equal(alone, sampler.batch(4)) and len(alone[0]) == 12
 
 
 def test_closing_the_iterator_ends_its_threads(sampler: PatchSampler) -> None:
