@@ -31,7 +31,7 @@ def report() -> dict[str, str]:
 
 
 @pytest.mark.usefixtures("work")
-def test_an_empty_folder_gets_a_remedy_for_everything() -> None:
+def test_an_empty_folder_gets_advice_for_everything_missing() -> None:
     lines = report()
     assert lines["torch"] == f"ok {torch.__version__}"
     assert lines["DIV2K train"].startswith("-- not in data/") and "fmen data download" in lines["DIV2K train"]
@@ -42,7 +42,7 @@ def test_an_empty_folder_gets_a_remedy_for_everything() -> None:
     assert lines["cache"].startswith("ok") and "0.0 MB used" in lines["cache"]
 
 
-def test_what_is_there_is_found(work: Path) -> None:
+def test_data_weights_and_runs_are_found(work: Path) -> None:
     (work / "data" / "DIV2K" / "DIV2K_valid_HR").mkdir(parents=True)
     (work / "box").mkdir()
     (work / "runs" / "r").mkdir(parents=True)
@@ -58,7 +58,7 @@ def test_what_is_there_is_found(work: Path) -> None:
     assert lines["newest run"] == "ok runs/r/best.safetensors"
 
 
-def test_missing_packages_are_said_with_what_installs_them(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_packages_are_named_with_their_installation(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = doctor.version
     monkeypatch.setattr(doctor, "version", lambda name: None if name in ("matplotlib", "h5py") else real(name))
     lines = report()

@@ -1,4 +1,4 @@
-"""The published weights of the other networks give their published figures."""
+"""The published weights of the compared networks give their published figures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SET5_PSNR = {
     "team40_rfdn_pruned.pth": 32.1452,
     "ntire2026_span.pth": 31.7390,
 }
-"""Decibels under the paper protocol at x4."""
+"""PSNR in dB under protocol paper at x4."""
 
 IMDN_PAPER = {"IMDN_x2.pth": (38.00, 0.9605), "IMDN_x3.pth": (34.36, 0.9270), "IMDN_x4.pth": (32.21, 0.8948)}
 """PSNR and SSIM on Set5 from Table 5 of IMDN's paper, as published with these weights."""
@@ -35,7 +35,7 @@ def measure(reference: Path, file: str) -> ValidationResult:
 
 @pytest.mark.parametrize("file", SET5_PSNR)
 def test_challenge_weights_give_their_psnr_on_set5(reference: Path, file: str) -> None:
-    # Processors add in different orders, so that a handful of pixels may round the other way: 1e-4 dB at the most.
+    # CPUs sum in different orders, which changes the rounding of a few pixels: at most 1e-4 dB.
     assert measure(reference, file).psnr == pytest.approx(SET5_PSNR[file], abs=1e-4)
 
 

@@ -1,4 +1,4 @@
-"""The nine rows of the challenge table, counted on the published weights."""
+"""The nine rows of the challenge table, counted for the published weights."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_thop_counts_what_the_challenge_counts_for_fmen_s(reference: Path) -> No
     assert counted.macs == counted.flops
 
 
-def test_fmen_needs_4chw_at_the_attention_product_and_3chw_in_place(reference: Path) -> None:
+def test_fmen_requires_4chw_at_the_attention_product_and_3chw_in_place(reference: Path) -> None:
     network = load(reference / "weights" / "team03_fmen.pth")
     report = analyse(network, (64, 48))
     feature = 4 * 50 * 64 * 48

@@ -1,4 +1,4 @@
-"""The challenge table: who takes part, how rows are ranked and scored, and what is written."""
+"""The challenge table: choice of networks, ranks, scores, and files."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_json_has_a_row_per_network_with_the_contracts_keys(measured: Benchmark)
     assert rows[0]["peak_memory_bytes"] > rows[0]["params"] * 4
 
 
-def test_span_joins_when_the_score_is_asked_for_and_scores_e_squared(measured: Benchmark) -> None:
+def test_the_score_adds_span_which_scores_e_squared(measured: Benchmark) -> None:
     scores = {entry.model.name: entry.score for entry in measured.rows}
     assert scores["span"] == pytest.approx(math.exp(2))
 
@@ -83,7 +83,7 @@ def test_a_score_that_exceeds_a_float_is_infinite_in_the_table_and_null_in_json(
     assert [entry["score"] for entry in written] == [None, span.score]
 
 
-def test_the_prediction_stands_beside_the_measurement(measured: Benchmark) -> None:
+def test_the_predicted_memory_is_at_most_the_measured_one(measured: Benchmark) -> None:
     for entry in measured.rows:
         assert entry.prediction is not None
         assert entry.prediction.peak_held.total_held <= 1.01 * entry.runtime.memory.allocated_bytes
@@ -92,11 +92,11 @@ def test_the_prediction_stands_beside_the_measurement(measured: Benchmark) -> No
     assert "model.1.sub.7: cat" in table
 
 
-def test_every_network_takes_part_by_default() -> None:
+def test_all_networks_are_measured_by_default() -> None:
     assert [model.name for model in choose_models()] == list(model_names())
 
 
-def test_a_weights_file_takes_the_place_of_the_random_network(tmp_path: Path) -> None:
+def test_a_weights_file_replaces_the_network_with_random_weights(tmp_path: Path) -> None:
     save(reparameterize(create_model("fmen-s")), tmp_path / "one.safetensors")
     save(reparameterize(create_model("fmen-s")), tmp_path / "two.safetensors")
     files = [tmp_path / "one.safetensors", tmp_path / "two.safetensors"]
@@ -135,7 +135,7 @@ def module_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "mine.py"
 
 
-def test_a_network_of_ones_own_gets_a_row(module_file: Path) -> None:
+def test_a_module_file_adds_a_network(module_file: Path) -> None:
     weight = torch.full((48, 3, 3, 3), 0.5)
     torch.save({"module.basic_blocks.weight": weight, "module.basic_blocks.bias": torch.zeros(48)}, "weights.pth")
     models = choose_models(["span"], modules=[f"{module_file}:Mine,weights.pth"])
@@ -155,7 +155,7 @@ def test_a_network_of_ones_own_gets_a_row(module_file: Path) -> None:
         ("{}:Mine,other.pth", "other.pth: does not fit Mine: basic_blocks.bias, basic_blocks.weight, other differ"),
     ],
 )
-def test_a_module_that_cannot_be_used_is_named_in_one_line(module_file: Path, argument: str, message: str) -> None:
+def test_an_unusable_module_is_named_in_one_line(module_file: Path, argument: str, message: str) -> None:
     torch.save({"other": torch.zeros(1)}, "other.pth")
     with pytest.raises(ValueError, match=message):
         choose_models(["span"], modules=[argument.format(module_file)])
@@ -202,18 +202,18 @@ def test_a_third_file_of_the_same_weights_name_is_refused(tmp_path: Path) -> Non
 
 
 @pytest.fixture(autouse=True)
-def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def test_ranks_are_per_column_and_equals_share_one() -> None:
+def test_ranks_are_per_column_and_equal_figures_share_one() -> None:
     rows = [row("a", 3, psnr=30), row("b", 1, psnr=29), row("c", 3, psnr=31), row("d", 4)]
     columns = {column.key: column for column in COLUMNS}
     assert [rank(columns["runtime"], rows, entry) for entry in rows] == [2, 1, 2, 4]
     assert [rank(columns["psnr"], rows, entry) for entry in rows] == [2, 3, 1, 4]
 
 
-def test_rows_are_sorted_best_first_and_unknown_last() -> None:
+def test_rows_are_sorted_best_first_and_missing_figures_last() -> None:
     rows = [row("a", 3, psnr=30), row("d", 4), row("b", 1, psnr=31)]
     assert [entry.model.name for entry in sort_rows(rows, "runtime")] == ["b", "a", "d"]
     assert [entry.model.name for entry in sort_rows(rows, "psnr")] == ["b", "a", "d"]
@@ -242,12 +242,12 @@ def test_the_command_writes_json_markdown_and_the_table(tmp_path: Path) -> None:
     assert (tmp_path / "bench.md").read_text().startswith("| model | Params [M] |")
 
 
-def test_psnr_needs_weights() -> None:
+def test_psnr_requires_weights() -> None:
     with pytest.raises(ValueError, match="name their files with --weights"):
         run_bench(choose_models(["span"]), lr_size=SIZE, runs=1, data="sample", progress=False)
 
 
-def test_psnr_needs_a_network_that_says_its_range(module_file: Path) -> None:
+def test_psnr_requires_a_network_with_scale_and_data_range(module_file: Path) -> None:
     torch.save({"basic_blocks.weight": torch.zeros(48, 3, 3, 3), "basic_blocks.bias": torch.zeros(48)}, "weights.pth")
     models = choose_models([], modules=[f"{module_file}:Mine,weights.pth"])
     with pytest.raises(ValueError, match="Mine needs the attributes scale"):
@@ -267,7 +267,7 @@ def test_psnr_is_measured_for_networks_with_weights() -> None:
 
 
 @pytest.mark.parametrize("size", ["256", "0x5", "axb", "16x16x3"])
-def test_an_image_size_that_is_none_is_refused(size: str) -> None:
+def test_an_invalid_image_size_is_refused(size: str) -> None:
     result = CliRunner().invoke(app, ["--lr-size", size])
     assert isinstance(result.exception, ValueError)
     assert f"--lr-size {size}: expected HxW" in str(result.exception)
@@ -287,6 +287,6 @@ def test_the_figure_names_every_network(tmp_path: Path, suffix: str) -> None:
         assert content.count(b">Accuracy on Set5<") == 1
 
 
-def test_a_figure_of_unknown_kind_is_refused_before_measuring() -> None:
+def test_an_unknown_plot_format_is_refused_before_measuring() -> None:
     with pytest.raises(ValueError, match=r"end the name in one of \.png, \.pdf, \.svg"):
         needs_matplotlib(Path("figure.bmp"))

@@ -27,16 +27,14 @@ from fmen_data import open_dataset, write_image
 from fmen_eval import validate
 
 
-def test_package_gives_the_psnr_of_validate_in_a_process_without_our_packages(
-    report: SubmissionReport, weights: Path, photos: Path
-) -> None:
+def test_package_alone_gives_the_psnr_of_validate(report: SubmissionReport, weights: Path, photos: Path) -> None:
     upscaler = fmen_core.Upscaler(fmen_core.load(weights), device="cpu")
     expected = validate(upscaler, open_dataset(photos), scale=4, progress=False)
     assert report.psnr == pytest.approx(expected.psnr, abs=1e-9)
     assert report.package_psnr == pytest.approx(expected.psnr, abs=1e-6)
 
 
-def test_package_has_the_organisers_layout_and_nothing_else_lies_beside_the_zip(report: SubmissionReport) -> None:
+def test_package_has_the_organisers_layout_and_leaves_no_other_file(report: SubmissionReport) -> None:
     assert zipfile.ZipFile(report.path).namelist() == [
         *("README.md", "factsheet.md", "metrics.json", "model_zoo/team07_fmen_s.pth", "models/team07_fmen_s.py"),
         *("select_model.txt", "test_demo.py"),
@@ -52,7 +50,7 @@ def test_model_file_is_deploy_byte_for_byte_below_a_comment(unpacked: Path) -> N
     assert all(line.startswith(b"#") for line in header.splitlines())
 
 
-def test_weights_load_strictly_and_without_unpickling_code(unpacked: Path) -> None:
+def test_weights_load_strictly_as_tensors_only(unpacked: Path) -> None:
     spec = importlib.util.spec_from_file_location("packed", unpacked / "models/team07_fmen_s.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -77,7 +75,7 @@ def test_texts_are_filled_in_from_the_team_and_the_figures(unpacked: Path, repor
     assert "Costs $5" in text and "- Extra data beyond the challenge's own: yes" in text
 
 
-def test_scripts_import_torch_numpy_and_opencv_alone(unpacked: Path) -> None:
+def test_scripts_import_only_torch_numpy_and_opencv(unpacked: Path) -> None:
     allowed = {"torch", "numpy", "cv2", "models", *sys.stdlib_module_names}
     for path in (unpacked / "test_demo.py", unpacked / "models/team07_fmen_s.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -147,7 +145,7 @@ open("inside.txt", "w").close()
 """
 
 
-def test_isolated_code_reaches_neither_our_packages_nor_anything_outside_its_folder(tmp_path: Path) -> None:
+def test_isolated_code_reaches_neither_this_project_nor_files_outside_its_folder(tmp_path: Path) -> None:
     (tmp_path / "work").mkdir()
     (tmp_path / "work/inside.txt").touch()
     script = tmp_path / "script.py"
@@ -172,7 +170,7 @@ def test_isolated_code_reaches_neither_our_packages_nor_anything_outside_its_fol
         ("SLOPE = 0.1", "SLOPE = 0.2", "dB for 0001, `fmen validate` "),
     ],
 )
-def test_package_that_fails_its_test_is_not_published(
+def test_package_that_fails_verification_is_not_written(
     before: str,
     after: str,
     message: str,
@@ -206,7 +204,7 @@ def test_full_disk_leaves_an_older_package_and_no_other_file(
 
 
 @pytest.mark.parametrize("out", ["missing/p.zip", "."])
-def test_place_that_cannot_be_written_is_one_clear_line(out: str, weights: Path, photos: Path, tmp_path: Path) -> None:
+def test_unwritable_output_is_one_line(out: str, weights: Path, photos: Path, tmp_path: Path) -> None:
     with pytest.raises(SubmissionError, match=r"name a \.zip file in an existing folder"):
         build_submission(weights, photos, None, tmp_path / out, device="cpu", progress=False)
 
@@ -243,7 +241,7 @@ def test_unknown_layout_is_named_with_the_known_ones(weights: Path, photos: Path
         (None, "\x00", "not valid YAML"),
     ],
 )
-def test_faulty_team_file_is_one_clear_line(
+def test_invalid_team_file_is_one_line(
     before: str | None, after: str, message: str, team: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "team.yaml"
@@ -259,7 +257,7 @@ def test_missing_team_file_names_the_example(tmp_path: Path) -> None:
         load_team(tmp_path / "none.yaml")
 
 
-def test_templates_beside_the_team_file_go_first(team: Path, tmp_path: Path) -> None:
+def test_templates_beside_the_team_file_take_precedence(team: Path, tmp_path: Path) -> None:
     fields = {"psnr": "31.0"}
     (tmp_path / "README.md").write_text("Ours: $psnr", encoding="utf-8")
     assert submission.fill_in("README.md", fields, tmp_path) == "Ours: 31.0"

@@ -1,9 +1,10 @@
-"""`fmen submit --check`: sound files pass, and every broken one is found and named."""
+"""`fmen submit check`: valid files pass, and each fault of an invalid one is named."""
 
 from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import struct
 import zipfile
@@ -14,7 +15,9 @@ import numpy as np
 import pytest
 import torch
 
+from fmen.json_file import dump_json
 from fmen.submission.build import SubmissionReport
+from fmen.submission.check.package import read_metrics
 from fmen.submission.check.run import check_submission
 from fmen.submission.rules import SubmissionError
 from fmen.submission.server_archive import build_results
@@ -86,11 +89,11 @@ def better_figures(files: Files) -> None:
 
 
 def two_imports(files: Files) -> None:
-    strangers = b"import fmen_core\nfrom .block import Block\nfrom torch import Tensor"
-    files[MODEL] = files[MODEL].replace(b"from torch import Tensor", strangers, 1)
+    foreign = b"import fmen_core\nfrom .block import Block\nfrom torch import Tensor"
+    files[MODEL] = files[MODEL].replace(b"from torch import Tensor", foreign, 1)
 
 
-def no_json_and_no_weights(files: Files) -> None:
+def neither_json_nor_weights(files: Files) -> None:
     files["metrics.json"] = b"{"
     del files[WEIGHTS]
 
@@ -108,8 +111,8 @@ BROKEN: dict[str, tuple[Callable[[Files], None], list[str]]] = {
     "no model file": (without(MODEL), ["models/: no model file"]),
     "two model files": (adding("models/block.py", b""), ["models/: 2 model files instead of one"]),
     "badly named model file": (badly_named, ["models/fmen.py: must be named teamNN_NAME"]),
-    "no weights, no figures": (
-        no_json_and_no_weights,
+    "neither weights nor figures": (
+        neither_json_nor_weights,
         ["model_zoo/: no weights file", "metrics.json: unexpected content"],
     ),
     "weights of other keys": (
@@ -120,7 +123,7 @@ BROKEN: dict[str, tuple[Callable[[Files], None], list[str]]] = {
         adding(WEIGHTS, saved({"a": Code()})),
         [f"{WEIGHTS}: contain a Python object (posix.system)"],
     ),
-    "weights that are none": (adding(WEIGHTS, b"no weights"), [f"{WEIGHTS}: not a plain state dict"]),
+    "no weights file": (adding(WEIGHTS, b"no weights"), [f"{WEIGHTS}: not a plain state dict"]),
     "forged figures": (
         better_figures,
         [
@@ -138,7 +141,7 @@ BROKEN: dict[str, tuple[Callable[[Files], None], list[str]]] = {
         ],
     ),
     "no Python": (adding(MODEL, b"class :"), [f"{MODEL}: not valid Python"]),
-    "path that climbs out": (adding("../../evil.txt", b""), ["'../../evil.txt': would be written outside"]),
+    "path outside": (adding("../../evil.txt", b""), ["'../../evil.txt': would be written outside"]),
     "absolute path": (adding("/evil.txt", b""), ["'/evil.txt': would be written outside"]),
     "everything in a folder": (in_a_folder, ["files must be in the root of the zip, but package/"]),
 }
@@ -153,16 +156,25 @@ def test_package_of_submit_passes(report: SubmissionReport, photos: Path) -> Non
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_broken_package_is_found_and_named(case: str, report: SubmissionReport, photos: Path, tmp_path: Path) -> None:
-    spoil, expected = BROKEN[case]
+def test_fault_of_a_package_is_named(case: str, report: SubmissionReport, photos: Path, tmp_path: Path) -> None:
+    corrupt, expected = BROKEN[case]
     files = read(report.path)
-    spoil(files)
+    corrupt(files)
     found = fatal(write(tmp_path / "broken.zip", files), photos if case == "forged figures" else None)
     assert all(any(line in other for other in found) for line in expected), found
     assert not Path("/tmp/this-must-not-run").exists()
 
 
-def test_network_that_never_ends_is_stopped(report: SubmissionReport, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("second", "faults"), [(math.inf, 0), (31.0, 1)])
+def test_infinite_psnr_is_null_in_metrics_json(second: float, faults: int, tmp_path: Path) -> None:
+    metrics = {"psnr": math.inf, "images": {"one": {"psnr": math.inf}, "two": {"psnr": second}}}
+    metrics |= {"psnr": 31.0} if faults else {}
+    (tmp_path / "metrics.json").write_text(dump_json(metrics))
+    assert "null" in (tmp_path / "metrics.json").read_text()
+    assert len(read_metrics(tmp_path)[1]) == faults
+
+
+def test_network_that_does_not_return_is_stopped(report: SubmissionReport, tmp_path: Path) -> None:
     files = read(report.path)
     files[MODEL] += b"\nwhile True:\n    pass\n"
     found = fatal(write(tmp_path / "endless.zip", files), timeout=5)
@@ -170,7 +182,7 @@ def test_network_that_never_ends_is_stopped(report: SubmissionReport, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("spoil", "expected"),
+    ("corrupt", "expected"),
     [
         (lambda content: b"this is no zip", "not a zip, or damaged"),
         (lambda content: content[:-500], "not a zip, or damaged"),
@@ -178,10 +190,10 @@ def test_network_that_never_ends_is_stopped(report: SubmissionReport, tmp_path: 
     ],
 )
 def test_damaged_zip_is_named(
-    spoil: Callable[[bytes], bytes], expected: str, report: SubmissionReport, tmp_path: Path
+    corrupt: Callable[[bytes], bytes], expected: str, report: SubmissionReport, tmp_path: Path
 ) -> None:
     path = tmp_path / "damaged.zip"
-    path.write_bytes(spoil(report.path.read_bytes()))
+    path.write_bytes(corrupt(report.path.read_bytes()))
     assert [line for line in fatal(path) if expected in line]
 
 
@@ -202,7 +214,7 @@ def test_symbolic_link_is_not_unpacked(report: SubmissionReport, tmp_path: Path)
 FOREIGN = '''
 import torch
 class Repeat(torch.nn.Module):
-    """Every pixel 4x4 times, after a 1x1 convolution."""
+    """Repeats every pixel 4x4 times after a 1x1 convolution."""
     def __init__(self, channels=3):
         super().__init__()
         self.mix = torch.nn.Conv2d(3, channels, 1, bias=False)
@@ -245,7 +257,9 @@ def archive(weights: Path, photos: Path, team: Path, tmp_path_factory: pytest.Te
     return out
 
 
-def test_results_are_flat_and_called_after_the_hr_images(archive: Path, report: SubmissionReport, photos: Path) -> None:
+def test_archive_has_the_images_under_their_hr_names_in_its_root(
+    archive: Path, report: SubmissionReport, photos: Path
+) -> None:
     files = read(archive)
     assert list(files) == ["0001.png", "second.png", "readme.txt"]
     lines = files["readme.txt"].decode().splitlines()
@@ -285,10 +299,10 @@ BROKEN_RESULTS = {
 
 
 @pytest.mark.parametrize("case", BROKEN_RESULTS)
-def test_broken_results_are_found_and_named(case: str, archive: Path, photos: Path, tmp_path: Path) -> None:
-    spoil, expected = BROKEN_RESULTS[case]
+def test_fault_of_an_archive_is_named(case: str, archive: Path, photos: Path, tmp_path: Path) -> None:
+    corrupt, expected = BROKEN_RESULTS[case]
     files = read(archive)
-    spoil(files)
+    corrupt(files)
     found = fatal(write(tmp_path / "broken.zip", files), photos)
     assert any(expected in line for line in found), found
 
@@ -300,7 +314,7 @@ def test_image_of_wrong_size_is_named_with_the_right_one(archive: Path, photos: 
     assert fatal(write(tmp_path / "broken.zip", files), photos) == ["fatal: 0001.png: is 68x60, must be 72x60"]
 
 
-def test_missing_images_are_noticed_without_the_data_by_their_numbers(tmp_path: Path, archive: Path) -> None:
+def test_missing_images_of_div2k_are_found_by_number_without_the_data(tmp_path: Path, archive: Path) -> None:
     image = read(archive)["0001.png"]
     files = {f"{number:04}x4.png": image for number in range(801, 900)}
     files["readme.txt"] = read(archive)["readme.txt"]
@@ -321,7 +335,7 @@ def test_results_of_the_test_split_need_no_hr_images(weights: Path, team: Path, 
         build_results(weights, tmp_path / "set", team, out, split="test")
 
 
-def test_threshold_is_judged_on_the_challenges_own_images(archive: Path, photos: Path, tmp_path: Path) -> None:
+def test_threshold_applies_to_the_challenges_own_images(archive: Path, photos: Path, tmp_path: Path) -> None:
     for source in photos.iterdir():
         target = tmp_path / "set/DIV2K_valid_HR" / source.name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -330,6 +344,6 @@ def test_threshold_is_judged_on_the_challenges_own_images(archive: Path, photos:
     assert len(found) == 1 and "the challenge requires 29.00 dB, measured " in found[0]
 
 
-def test_missing_file_is_the_users_fault(tmp_path: Path) -> None:
+def test_missing_file_is_a_submission_error(tmp_path: Path) -> None:
     with pytest.raises(SubmissionError, match=r"none\.zip: no such file"):
         check_submission(tmp_path / "none.zip")

@@ -50,7 +50,11 @@ def explain(error: Exception) -> str | None:
         return str(error)
     if isinstance(error, OSError):
         return explain_os_error(error)
-    return explain_out_of_memory(error)
+    from fmen_core.tiling import is_out_of_memory
+
+    if is_out_of_memory(error):
+        return "out of memory; use smaller images, tiles or batches, or free memory on the device"
+    return None
 
 
 def bad_input_classes() -> tuple[type[Exception], ...]:
@@ -74,16 +78,6 @@ def explain_os_error(error: OSError) -> str | None:
     where = "" if error.filename is None else f"{error.filename}: "
     advice = ADVICE.get(error.errno or 0)
     return f"{where}{error.strerror}" + (f"; {advice}" if advice else "")
-
-
-def explain_out_of_memory(error: Exception) -> str | None:
-    """One line if ``error`` says that memory is exhausted; the CPU allocator of PyTorch raises a plain RuntimeError."""
-    import torch
-
-    exhausted = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    )
-    return "out of memory; use smaller images, tiles or batches, or free memory on the device" if exhausted else None
 
 
 def fail(message: str, status: int) -> None:
