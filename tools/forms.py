@@ -18,14 +18,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fmen_core import FMEN, Upscaler, load, reparameterize
+from fmen_core import FMENTraining, Upscaler, load, reparameterize
+from fmen_core.blocks.reparameterizable import set_collapsed
 from fmen_data import list_images, read_image
 
 
-def randomised() -> FMEN:
+def randomised() -> FMENTraining:
     """An FMEN-S in float64 whose normalizations are far from the identity."""
     torch.manual_seed(0)
-    model = FMEN().double()
+    model = FMENTraining().double()
     with torch.no_grad():
         for module in model.modules():
             if (
@@ -40,16 +41,16 @@ def randomised() -> FMEN:
     return model
 
 
-def difference_of_forms(model: FMEN) -> float:
+def difference_of_forms(model: FMENTraining) -> float:
     """Largest absolute difference of the outputs, in eval mode, on an odd-sized image in [0, 255]."""
     x = torch.rand(1, 3, 67, 45, dtype=torch.float64) * 255
     drawn = copy.deepcopy(model).eval()
-    drawn.collapsed = False
+    set_collapsed(drawn, False)
     with torch.no_grad():
         return (drawn(x) - reparameterize(model)(x)).abs().max().item()
 
 
-def difference_of_gradients(model: FMEN) -> float:
+def difference_of_gradients(model: FMENTraining) -> float:
     """Largest relative difference of a parameter's gradient in training mode.
 
     Left out are the constants right before a normalization: their gradient is zero, and so is what there is to compare.
@@ -58,7 +59,7 @@ def difference_of_gradients(model: FMEN) -> float:
     gradients = []
     for collapsed in (True, False):
         copied = copy.deepcopy(model).train()
-        copied.collapsed = collapsed
+        set_collapsed(copied, collapsed)
         copied(x).abs().mean().backward()
         gradients.append({name: weight.grad for name, weight in copied.named_parameters()})
     ours, reference = gradients
@@ -85,7 +86,7 @@ def differing_pixels(weights: Path, images: Path) -> None:
 
 def step_times(rounds: int = 5, batch: int = 16, patch: int = 48) -> dict[str, float]:
     """Median seconds of a training step, fp32 and bf16, collapsed and expanded, taken in turns."""
-    model = FMEN().train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = FMENTraining().train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
     lr: Tensor = torch.rand(batch, 3, patch, patch).mul_(255).to(memory_format=torch.channels_last)
     hr: Tensor = torch.rand(batch, 3, 4 * patch, 4 * patch).mul_(255).to(memory_format=torch.channels_last)
@@ -93,7 +94,7 @@ def step_times(rounds: int = 5, batch: int = 16, patch: int = 48) -> dict[str, f
     for turn in range(rounds + 1):
         for collapsed in (True, False):
             for bf16 in (False, True):
-                model.collapsed = collapsed
+                set_collapsed(model, collapsed)
                 begun = time.perf_counter()
                 with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
                     sr = model(lr)
@@ -108,8 +109,8 @@ def step_times(rounds: int = 5, batch: int = 16, patch: int = 48) -> dict[str, f
 
 def kept_mebibytes(collapsed: bool, batch: int = 16, patch: int = 48) -> float:
     """What a float32 training step keeps from the forward for the backward pass, weights included, in MiB."""
-    model = FMEN().train()
-    model.collapsed = collapsed
+    model = FMENTraining().train()
+    set_collapsed(model, collapsed)
     kept: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:

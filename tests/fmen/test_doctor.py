@@ -17,7 +17,7 @@ from fmen_core import create_model, pretrained, save
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FMEN_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(pretrained, "BOX", tmp_path / "box")
+    monkeypatch.setattr(pretrained, "BUNDLED", tmp_path / "bundled")
     return tmp_path
 
 
@@ -44,9 +44,9 @@ def test_an_empty_folder_gets_advice_for_everything_missing() -> None:
 
 def test_data_weights_and_runs_are_found(work: Path) -> None:
     (work / "data" / "DIV2K" / "DIV2K_valid_HR").mkdir(parents=True)
-    (work / "box").mkdir()
+    (work / "bundled").mkdir()
     (work / "runs" / "r").mkdir(parents=True)
-    for place in ("box/fmen-s_x4", "runs/r/best"):
+    for place in ("bundled/fmen-s_x4", "runs/r/best"):
         save(create_model("fmen-s"), work / f"{place}.safetensors")
     (work / "cache" / "weights").mkdir(parents=True)
     (work / "cache" / "weights" / "rfdn.pth").touch()

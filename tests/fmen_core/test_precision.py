@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fmen_core import FMEN as InferenceFMEN
 from fmen_core import ModelError, Upscaler, create_model, load, reparameterize
-from fmen_core.fmen_deploy import FMEN as InferenceFMEN
 from fmen_core.models import ARCHITECTURES
 from fmen_core.precision import cast_except_tail, float32_mode, rescale_for_fp16
 from fmen_data import open_dataset

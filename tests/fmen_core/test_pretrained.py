@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fmen_core import (
-    FMEN,
+    FMENTraining,
     WeightsError,
     create_model,
     find_weights,
@@ -19,7 +19,7 @@ from fmen_core import (
     reparameterize,
     save,
 )
-from fmen_core.pretrained import PUBLISHED, known_names, shipped
+from fmen_core.pretrained import PUBLISHED, bundled, known_names
 
 FILES = {
     "fmen-s-ntire2022": "team03_fmen.pth",
@@ -45,7 +45,7 @@ def box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     torch.manual_seed(0)
     save(reparameterize(create_model("fmen-s", 2)), folder / "fmen-s_x2.safetensors")
-    monkeypatch.setattr(pretrained, "BOX", folder)
+    monkeypatch.setattr(pretrained, "BUNDLED", folder)
     monkeypatch.setenv("FMEN_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     return folder
@@ -60,12 +60,12 @@ def test_a_pretrained_network_comes_out_of_the_box_ready_to_use(box: Path) -> No
 
 
 def test_a_network_that_is_not_pretrained_is_fresh_and_in_its_training_form(box: Path) -> None:
-    assert isinstance(fmen_s(3), FMEN) and fmen_s(3).scale == 3
+    assert isinstance(fmen_s(3), FMENTraining) and fmen_s(3).scale == 3
     assert fmen_full().name == "fmen"
 
 
 def test_what_the_box_lacks_is_said_with_what_it_has(box: Path) -> None:
-    with pytest.raises(WeightsError, match=r"no trained fmen x4 is inside the package \(there: fmen-s_x2\)"):
+    with pytest.raises(WeightsError, match=r"no trained fmen x4 is in the package \(available: fmen-s_x2\)"):
         fmen_full(pretrained=True)
     with pytest.raises(ValueError, match="fmen-s is not defined for scale 5; choose one of 2, 3, 4"):
         fmen_s(5)
@@ -98,7 +98,7 @@ def test_an_unknown_name_and_a_missing_file_are_told_apart(box: Path, weights: s
 
 
 def test_every_file_in_the_box_is_the_network_of_its_name() -> None:
-    for name, path in shipped().items():
+    for name, path in bundled().items():
         network, _, scale = name.rpartition("_x")
         model = fmen_s(int(scale), pretrained=True) if network == "fmen-s" else fmen_full(int(scale), pretrained=True)
         assert (model.name, model.scale) == (network, int(scale)), path

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fmen_core import FMEN, ModelError, Upscaler, create_model, fmen_s, reparameterize, tiling
+from fmen_core import FMENTraining, ModelError, Upscaler, create_model, fmen_s, reparameterize, tiling
 from fmen_core.precision import cast_except_tail
 from fmen_core.tiling import free_memory, largest_tile, needed_bytes, receptive_radius, smallest_side, windows
 
@@ -31,7 +31,7 @@ def photograph(height: int, width: int) -> np.ndarray:
 def small() -> nn.Module:
     """A small FMEN whose output is around middle gray, where clamping hides nothing."""
     torch.manual_seed(0)
-    model = FMEN(scale=2, n_feats=12, mid_feats=8, down_blocks=1, up_blocks=(1, 1))
+    model = FMENTraining(scale=2, n_feats=12, mid_feats=8, down_blocks=1, up_blocks=(1, 1))
     with torch.no_grad():
         model.tail[0].bias.add_(128)
     return model

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fmen_core import FMEN, ModelError, Upscaler, reparameterize
+from fmen_core import FMENTraining, ModelError, Upscaler, reparameterize
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -22,7 +22,7 @@ def photograph(height: int, width: int) -> np.ndarray:
 def small() -> nn.Module:
     """A small FMEN whose output is around middle gray, where clamping hides nothing."""
     torch.manual_seed(0)
-    model = FMEN(scale=2, n_feats=12, mid_feats=8, down_blocks=1, up_blocks=(1, 1))
+    model = FMENTraining(scale=2, n_feats=12, mid_feats=8, down_blocks=1, up_blocks=(1, 1))
     with torch.no_grad():
         model.tail[0].bias.add_(128)
     return model
@@ -62,7 +62,7 @@ def test_a_network_gets_gray_levels_divided_as_published_code_divides_them(data_
 
 
 def test_training_form_is_reparameterized_and_left_alone() -> None:
-    model = FMEN(scale=2, n_feats=8, mid_feats=8, down_blocks=1, up_blocks=(1, 1)).train()
+    model = FMENTraining(scale=2, n_feats=8, mid_feats=8, down_blocks=1, up_blocks=(1, 1)).train()
     lr = photograph(9, 9)
     assert np.array_equal(Upscaler(model, device="cpu")(lr), Upscaler(reparameterize(model), device="cpu")(lr))
     assert model.training

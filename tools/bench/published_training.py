@@ -16,8 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fmen_core import FMEN
-from fmen_core.models.fmen import ERB, HFAB, RRRB
+from fmen_core import FMENTraining
+from fmen_core.blocks.attention import HFAB
+from fmen_core.blocks.reparameterizable import RRRB
+from fmen_core.models.fmen import ERB
 
 SLOPE = 0.1
 
@@ -28,7 +30,7 @@ class PublishedFMEN(nn.Module):
     Maps RGB ``(N, 3, H, W)`` in ``[0, 255]`` to ``(N, 3, scale*H, scale*W)`` in the same range.
     """
 
-    def __init__(self, network: FMEN) -> None:
+    def __init__(self, network: FMENTraining) -> None:
         super().__init__()
         self.network = network
 

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from fmen.training.distributed import Processes
 from fmen.training.loop import make_state, take_step
 from fmen.training.recipe import load_recipe, make_recipe
-from fmen_core import FMEN
+from fmen_core import FMENTraining
 from fmen_eval.runtime import allocated_by, resident_growth
 
 SCALE = 4
@@ -84,7 +84,7 @@ class Way:
 def published(device: str = "cpu") -> Way:
     """As FMEN's authors train."""
     torch.manual_seed(0)
-    model = PublishedFMEN(FMEN()).train().to(device)
+    model = PublishedFMEN(FMENTraining()).train().to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-4)
 
     def take(lr: Tensor, hr: Tensor) -> None:
@@ -113,7 +113,9 @@ def ours(precision: str, compiled: Mapping[str, Any] | None = None, device: str 
     )
 
 
-def step_of(network: nn.Module, owner: FMEN, lr: Tensor, hr: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def step_of(
+    network: nn.Module, owner: FMENTraining, lr: Tensor, hr: Tensor
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Gradients by parameter and, by name, what else a step computes: the output and the running statistics."""
     sr = network(lr)
     F.l1_loss(sr, hr).backward()
@@ -129,10 +131,10 @@ def difference(ours: Mapping[str, Tensor], reference: Mapping[str, Tensor], leav
     return max(float(value) for value in apart)
 
 
-def randomised(dtype: torch.dtype = torch.float64) -> FMEN:
+def randomised(dtype: torch.dtype = torch.float64) -> FMENTraining:
     """An FMEN-S whose normalizations are far from the identity."""
     torch.manual_seed(0)
-    model = FMEN().to(dtype).train()
+    model = FMENTraining().to(dtype).train()
     with torch.no_grad():
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
             if ".bn" in name and tensor.is_floating_point():

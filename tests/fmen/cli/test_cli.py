@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from fmen.cli.main import app
 from fmen.training.logger import Journal
 from fmen.training.run_folder import Run
-from fmen_core import FMEN, create_model, load, read_metadata, save
+from fmen_core import FMENTraining, create_model, load, read_metadata, save
 from fmen_data import imresize, list_images, read_image, write_image
 
 TRAIN = ["train", "--recipe", "quick", "--data", "photos", "--set", "patch=8", "--set", "batch=2"]
@@ -122,7 +122,7 @@ def test_ctrl_c_outside_the_training_loop_is_no_traceback(work: Path, monkeypatc
         (["upscale", "nothing.png", "-o", "out"], "nothing.png: no such file or folder"),
         (["upscale", "photos", "-o", "out", "--tile", "x"], "--tile x: give a number of pixels, or auto"),
         (["upscale", "photos", "-o", "out", "--weights", "w.safetensors", "--tile", "3"], "a tile of 3 pixels"),
-        (["reparam", "photos", "out.safetensors"], "photos: no such weights file"),
+        (["reparam", "photos", "out.safetensors"], "photos: is a folder"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -144,12 +144,12 @@ def test_upscale_writes_files_and_folders(work: Path, weights: Path) -> None:
 def test_reparam_writes_the_inference_form_of_the_same_function(work: Path, weights: Path) -> None:
     fmen("reparam", weights, "deploy.safetensors")
     model = load(work / "deploy.safetensors")
-    assert not isinstance(model, FMEN)
+    assert not isinstance(model, FMENTraining)
     assert read_metadata(work / "deploy.safetensors")["recipe"] == "none"
     x = torch.rand(1, 3, 9, 11) * 255
     with torch.no_grad():
         torch.testing.assert_close(model(x), load(weights)(x), rtol=1e-4, atol=1e-2)
-    assert "inference form already" in error_of("reparam", "deploy.safetensors", "again.safetensors")
+    assert "in its inference form; there is nothing" in error_of("reparam", "deploy.safetensors", "again.safetensors")
 
 
 def test_models_lists_the_parameters_of_the_inference_form() -> None:

@@ -24,7 +24,7 @@ class Quiet(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A server that has the weights ``small``, the only published ones; an empty cache and an empty box."""
+    """A server that has the weights ``small``, the only published ones; an empty cache, and no bundled weights."""
     folder = tmp_path / "served"
     folder.mkdir()
     save(create_model("span", 2, n_feats=4), folder / "small.safetensors")
@@ -32,7 +32,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     digest = hashlib.sha256(content).hexdigest()
     entry = Published("small", "SPAN x2, small", "o/r@c", "small.safetensors", len(content), digest)
     monkeypatch.setattr(pretrained, "PUBLISHED", (entry,))
-    monkeypatch.setattr(pretrained, "BOX", tmp_path / "box")
+    monkeypatch.setattr(pretrained, "BUNDLED", tmp_path / "bundled")
     monkeypatch.setenv("FMEN_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("FMEN_DEBUG", raising=False)
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as http:
@@ -54,8 +54,8 @@ def test_list_shows_what_is_here_and_what_is_not(server: str, tmp_path: Path) ->
     assert first.split() == ["small", "not", "here:", "0.0", "MB", "SPAN", "x2,", "small"]
     assert last == "'fmen weights get NAME' downloads what is not here"
     weights("get", "small", "--url", f"{server}/small.safetensors")
-    (tmp_path / "box").mkdir()
-    save(create_model("fmen-s", 2), tmp_path / "box" / "fmen-s_x2.safetensors")
+    (tmp_path / "bundled").mkdir()
+    save(create_model("fmen-s", 2), tmp_path / "bundled" / "fmen-s_x2.safetensors")
     lines = weights("list")[0].splitlines()
     assert lines[0].split()[:4] == ["fmen-s_x2", "in", "the", "package"]
     assert lines[1].split()[:2] == ["small", "here"] and len(lines) == 2
@@ -73,7 +73,7 @@ def test_another_file_than_the_published_one_is_refused_and_removed(server: str,
     served = tmp_path / "served" / "small.safetensors"
     served.write_bytes(served.read_bytes() + b"more")
     _, stderr = weights("get", "small", "--url", f"{server}/small.safetensors", status=2)
-    assert "has SHA256" in stderr and stderr.count("\n") == 1
+    assert "has SHA-256" in stderr and stderr.count("\n") == 1
     assert not list((tmp_path / "cache" / "weights").iterdir())
 
 

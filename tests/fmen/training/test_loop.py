@@ -28,7 +28,7 @@ from fmen.training.recipe import Recipe, RecipeError, make_recipe
 from fmen.training.run_folder import Run, RunError, new_run, newest_run, newest_weights, resumed_recipe
 from fmen.training.schedule import learning_rate
 from fmen.training.signals import StopRequest
-from fmen_core import FMEN, load, read_metadata, reparameterize, save
+from fmen_core import FMENTraining, load, read_metadata, reparameterize, save
 from fmen_data import write_image
 
 RecipeMaker = Callable[..., Recipe]
@@ -108,7 +108,7 @@ def test_training_lowers_the_loss_and_writes_the_whole_run(tiny: RecipeMaker, tm
     assert outcome.best == max(record["psnr"] for record in records if "psnr" in record)
     assert (outcome.step, outcome.signal, outcome.weights) == (30, None, run.best)
     assert read_metadata(run.best)["recipe"] == "custom"
-    assert isinstance(load(run.best), FMEN)
+    assert isinstance(load(run.best), FMENTraining)
     assert run.recipe() == recipe
     assert json.loads(run.versions.read_text())["torch"] == torch.__version__
 
@@ -315,7 +315,7 @@ def test_an_average_follows_weights_and_statistics_and_ends_on_them() -> None:
 
 def test_he_initialisation_keeps_biases_at_zero_and_the_signal_in_bounds() -> None:
     torch.manual_seed(0)
-    model = FMEN()
+    model = FMENTraining()
     initialise_he(model)
     assert all(not m.bias.any() for m in model.modules() if isinstance(m, torch.nn.Conv2d))
     head = model.head.weight

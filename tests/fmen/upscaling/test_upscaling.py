@@ -19,7 +19,7 @@ from fmen.upscaling import batch as upscaling
 from fmen.upscaling.batch import enlarge, spread_colours
 from fmen.upscaling.jobs import plan
 from fmen.upscaling.photo import Photo, read_photo, write_photo
-from fmen_core import FMEN, Upscaler, pretrained, save
+from fmen_core import FMENTraining, Upscaler, pretrained, save
 from fmen_data import DataError, imresize
 
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -30,10 +30,10 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def network() -> FMEN:
+def network() -> FMENTraining:
     """A small x2 network that returns something like its input enlarged."""
     torch.manual_seed(0)
-    model = FMEN(scale=2, n_feats=8, mid_feats=8, down_blocks=1, up_blocks=(1, 1))
+    model = FMENTraining(scale=2, n_feats=8, mid_feats=8, down_blocks=1, up_blocks=(1, 1))
     with torch.no_grad():
         model.head.weight.zero_()
         model.lr_conv.weight.zero_()
@@ -54,9 +54,9 @@ def upscaler() -> Upscaler:
 
 @pytest.fixture
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder with weights and an empty box."""
+    """An empty working folder with weights and an no bundled weights."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(pretrained, "BOX", tmp_path / "box")
+    monkeypatch.setattr(pretrained, "BUNDLED", tmp_path / "bundled")
     monkeypatch.setenv("FMEN_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("FMEN_DEBUG", raising=False)
     save(network(), tmp_path / "w.safetensors")
@@ -334,7 +334,7 @@ def test_a_plan_that_cannot_be_carried_out_is_refused(tree: Path, inputs: list[s
 def test_what_is_done_is_skipped_until_the_source_changes(tree: Path) -> None:
     options = ["-o", "out", "--weights", "w.safetensors", "--precision", "fp32"]
     stdout, _ = fmen("in", *options)
-    assert b"w.safetensors: fmen-custom x2, fp32 on cpu" in stdout
+    assert b"w.safetensors: fmen x2, fp32 on cpu" in stdout
     assert b"in/one.png (20x12) -> out/one.png (40x24)" in stdout
     assert fmen("in", *options)[0] == b"2 of 2 are there already (--overwrite makes them again)\n"
     os.utime(tree / "out" / "one.png", (0, 0))
@@ -379,16 +379,16 @@ def test_ctrl_c_leaves_whole_files_only(tree: Path, monkeypatch: pytest.MonkeyPa
     assert not [path for path in (tree / "out").rglob("*") if path.is_file()]
 
 
-def test_weights_come_from_the_box_or_else_from_the_newest_run(tree: Path) -> None:
+def test_weights_come_from_the_package_or_else_from_the_newest_run(tree: Path) -> None:
     _, stderr = fmen("in/one.png", "-o", "big.png", status=2)
     assert "no trained weights for x4: inside the package are no weights, under runs/ are none" in stderr
     (tree / "runs" / "r").mkdir(parents=True)
     save(network(), tree / "runs" / "r" / "best.safetensors")
     assert b"weights runs/r/best.safetensors" in fmen("in/one.png", "-o", "big.png")[0]
-    (tree / "box").mkdir()
-    save(network(), tree / "box" / "fmen-s_x2.safetensors")
-    boxed = fmen("in/one.png", "-o", "big.png", "--scale", "2", "--overwrite")[0]
-    assert f"weights {tree}/box/fmen-s_x2.safetensors".encode() in boxed
+    (tree / "bundled").mkdir()
+    save(network(), tree / "bundled" / "fmen-s_x2.safetensors")
+    bundled = fmen("in/one.png", "-o", "big.png", "--scale", "2", "--overwrite")[0]
+    assert f"weights {tree}/bundled/fmen-s_x2.safetensors".encode() in bundled
     assert b"fmen-s_x2" in fmen("in/one.png", "-o", "big.png", "--weights", "fmen-s_x2", "--overwrite")[0]
 
 

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fmen_core import FMEN
-from fmen_core.blocks.normalization import Statistics, normalized_conv, normalized_gate, observe
+from fmen_core import FMENTraining
+from fmen_core.blocks.normalization import normalized_conv, normalized_gate, update_running_stats
+from fmen_core.blocks.reparameterizable import Statistics
 
 
 def features(channels: int = 5, *, seed: int = 0) -> Tensor:
@@ -33,7 +34,7 @@ def kernel() -> tuple[Tensor, Tensor]:
 
 
 def statistics(x: Tensor) -> Statistics:
-    return observe(nn.BatchNorm2d(x.shape[1]).double(), x)[0]
+    return update_running_stats(nn.BatchNorm2d(x.shape[1]).double(), x)[0]
 
 
 def gradients(out: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -43,7 +44,7 @@ def gradients(out: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
 
 def test_observed_statistics_are_those_of_the_batch_and_move_the_running_ones() -> None:
     x, bn, plain = features(), nn.BatchNorm2d(5).double(), nn.BatchNorm2d(5).double()
-    seen, now = observe(bn, x)
+    seen, now = update_running_stats(bn, x)
     plain(x)
     assert torch.allclose(seen.mean, x.mean((0, 2, 3)), rtol=1e-12)
     assert torch.allclose(seen.var, x.var((0, 2, 3), correction=0), rtol=1e-12)
@@ -75,7 +76,7 @@ def test_autocast_leaves_the_precision_of_the_features_alone() -> None:
     x = features().detach().float().requires_grad_()
     bn, (weight, bias) = nn.BatchNorm2d(5), kernel()
     with torch.autocast("cpu", torch.bfloat16):
-        out = normalized_conv(x, observe(bn, x)[0], (bn.weight, bn.bias), (weight, bias))
+        out = normalized_conv(x, update_running_stats(bn, x)[0], (bn.weight, bn.bias), (weight, bias))
     out.sum().backward()
     assert out.dtype == torch.float32 and weight.grad is not None
 
@@ -83,7 +84,7 @@ def test_autocast_leaves_the_precision_of_the_features_alone() -> None:
 def test_a_compiled_network_has_the_gradients_of_a_plain_one() -> None:
     """torch.compile computes cheap things again in the backward pass; running statistics have moved on by then."""
     torch.manual_seed(0)
-    plain = FMEN(n_feats=10, mid_feats=8, down_blocks=1, up_blocks=(1, 1)).double().train()
+    plain = FMENTraining(n_feats=10, mid_feats=8, down_blocks=1, up_blocks=(1, 1)).double().train()
     twin = copy.deepcopy(plain)
     compiled = torch.compile(twin, backend="aot_eager")
     x = torch.rand(2, 3, 8, 8, dtype=torch.float64) * 255
@@ -95,7 +96,7 @@ def test_a_compiled_network_has_the_gradients_of_a_plain_one() -> None:
 
 def test_a_training_step_keeps_no_normalized_features() -> None:
     """Of features as wide as the trunk: what its 11 convolutions take in, and two for each of 5 attention blocks."""
-    model = FMEN().train()
+    model = FMENTraining().train()
     kept: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:

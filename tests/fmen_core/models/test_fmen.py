@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fmen_core import FMEN, Upscaler, create_model, load, reparameterize
-from fmen_core.fmen_deploy import FMEN as InferenceFMEN
-from fmen_core.models.fmen import HFAB, RRRB
+from fmen_core import FMEN, FMENTraining, Upscaler, create_model, load, reparameterize
+from fmen_core.blocks.attention import HFAB
+from fmen_core.blocks.reparameterizable import RRRB, set_collapsed
+from fmen_core.models.fmen import ERB
 from fmen_core.upscaler import Image, to_image
 
 # DESIGN: parameters of the inference form.
@@ -42,9 +43,9 @@ def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
     return model
 
 
-def small_fmen() -> FMEN:
+def small_fmen() -> FMENTraining:
     torch.manual_seed(0)
-    return FMEN(scale=3, n_feats=10, mid_feats=8, down_blocks=2, up_blocks=(2, 1, 1)).double()
+    return FMENTraining(scale=3, n_feats=10, mid_feats=8, down_blocks=2, up_blocks=(2, 1, 1)).double()
 
 
 def image(height: int, width: int, batch: int = 1) -> Tensor:
@@ -74,7 +75,7 @@ def test_unknown_network_or_scale_is_refused_with_the_choices() -> None:
 def test_inference_form_equals_training_form_borders_included(name: str, collapsed: bool) -> None:
     torch.manual_seed(0)
     model = randomise(create_model(name)).double().eval()
-    model.collapsed = collapsed
+    set_collapsed(model, collapsed)
     x = image(37, 23)
     with torch.no_grad():
         assert (model(x) - reparameterize(model)(x)).abs().max() < 1e-9
@@ -100,7 +101,7 @@ def test_fused_rrrb_equals_the_drawn_block_at_the_border() -> None:
 def test_attention_block_equals_the_formula_of_the_paper(training: bool) -> None:
     """``x * sigmoid(bn3(excitate(pad(bn2(lrelu(erbs(lrelu(squeeze(pad(bn1(x))))))))))``, written out."""
     torch.manual_seed(0)
-    block = randomise(HFAB(6, 4, 2)).double().train(training)
+    block = randomise(HFAB(6, 4, nn.Sequential(ERB(4), ERB(4)))).double().train(training)
     drawn = copy.deepcopy(block)
     x = torch.randn(2, 6, 7, 5, dtype=torch.float64)
 
@@ -121,7 +122,7 @@ def test_collapsed_and_expanded_training_have_the_same_output_gradients_and_stat
     models = {}
     for collapsed in (True, False):
         model = randomise(small_fmen()).train()
-        model.collapsed = collapsed
+        set_collapsed(model, collapsed)
         out = model(image(19, 14, batch=2))
         out.abs().mean().backward()
         models[collapsed] = (out.detach(), model)
@@ -164,7 +165,7 @@ def test_reparameterize_leaves_the_model_untouched() -> None:
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert inference.head.weight.data_ptr() != model.head.weight.data_ptr()
     again = reparameterize(inference)
-    assert isinstance(again, InferenceFMEN)
+    assert isinstance(again, FMEN)
     assert again is not inference
 
 

@@ -15,7 +15,7 @@ import torch
 from fmen.sources.datasets import DATA
 from fmen.training.run_folder import RunError, newest_weights
 from fmen_core.precision import has_bf16
-from fmen_core.pretrained import PUBLISHED, cache_folder, shipped
+from fmen_core.pretrained import PUBLISHED, bundled, cache_folder
 from fmen_core.tiling import free_memory
 from fmen_data import DataError
 from fmen_data.datasets import find_official
@@ -141,7 +141,7 @@ def cache() -> Finding:
 
 def weights() -> Iterator[Finding]:
     """Find weights."""
-    inside = ", ".join(shipped())
+    inside = ", ".join(bundled())
     missing = "none; train with: fmen train, or use published ones: fmen weights list"
     yield Finding(bool(inside), "in the package", inside or missing)
     here = [entry.name for entry in PUBLISHED if entry.file.is_file()]

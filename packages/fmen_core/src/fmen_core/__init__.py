@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from torch import nn
-
-from fmen_core.architecture import Architecture
+from fmen_core.architecture import Architecture, SRModel
 from fmen_core.checkpoint import WeightsError, load, read_metadata, read_weights, save
 from fmen_core.errors import ModelError
-from fmen_core.fmen_deploy import VARIANTS
-from fmen_core.models import ARCHITECTURES
-from fmen_core.models.fmen import FMEN
-from fmen_core.pretrained import find_weights, fmen_full, fmen_s
-from fmen_core.reparam import reparameterize
+from fmen_core.fmen_deploy import FMEN
+from fmen_core.models import create_model, model_names
+from fmen_core.models.fmen import FMENTraining
+from fmen_core.pretrained import download_weights, find_weights, fmen_full, fmen_s
+from fmen_core.reparam import expand, reparameterize
 from fmen_core.upscaler import Upscaler
 
 __version__ = "0.1.0"
@@ -21,10 +17,14 @@ __version__ = "0.1.0"
 __all__ = [
     "FMEN",
     "Architecture",
+    "FMENTraining",
     "ModelError",
+    "SRModel",
     "Upscaler",
     "WeightsError",
     "create_model",
+    "download_weights",
+    "expand",
     "find_weights",
     "fmen_full",
     "fmen_s",
@@ -35,33 +35,3 @@ __all__ = [
     "reparameterize",
     "save",
 ]
-
-
-def model_names() -> tuple[str, ...]:
-    """The names that ``create_model`` takes: FMEN's variants first."""
-    return (*VARIANTS, *(architecture.name for architecture in ARCHITECTURES))
-
-
-def create_model(name: str, scale: int = 4, **sizes: Any) -> nn.Module:
-    """A freshly initialised network: FMEN in its training form, every other one in its published form.
-
-    Args:
-        name: One of ``model_names()``.
-        scale: Upscaling factor.
-        sizes: Sizes that differ from the published ones, by the names of the network's constructor.
-
-    Raises:
-        ModelError: No such network, or the network is not defined for this scale.
-    """
-    scales: tuple[int, ...] = (2, 3, 4)
-    for architecture in ARCHITECTURES:
-        if architecture.name == name:
-            scales = architecture.scales
-    if name not in model_names():
-        raise ModelError(f"no network is called {name!r}; choose one of {', '.join(model_names())}")
-    if scale not in scales:
-        raise ModelError(f"{name} is not defined for scale {scale}; choose one of {', '.join(map(str, scales))}")
-    if name in VARIANTS:
-        return FMEN(scale=scale, **{**VARIANTS[name], **sizes})
-    build = next(architecture.build for architecture in ARCHITECTURES if architecture.name == name)
-    return build(scale=scale, **sizes)

@@ -1,4 +1,4 @@
-"""Read and write weights files, and recognise the network that they belong to from its tensors alone."""
+"""Read and write weights files, and recognise the network that a file belongs to."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import struct
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,110 +17,71 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
-from fmen_core import fmen_deploy
-from fmen_core.architecture import Architecture, StateDict
+from fmen_core.architecture import Architecture, StateDict, unwrap
 from fmen_core.errors import ModelError
-from fmen_core.models import ARCHITECTURES, fmen
+from fmen_core.models import ARCHITECTURES, recognise
 
 WRAPPERS = ("params_ema", "params", "state_dict", "model")
-"""The keys under which training frameworks store a state dict, the best weights first."""
+"""The keys under which training frameworks store a state dict, averaged weights first."""
 
 CHALLENGE_NAMES = {"basic_blocks.": "ERBs.", "hfabs.": "HFABs."}
-"""How FMEN's challenge submission calls what its authors' repository calls otherwise."""
+"""Key prefixes in FMEN's challenge submission, and what its authors' repository and this package call them."""
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class WeightsError(ModelError):
-    """A weights file cannot be used; the message is one line that names the file, the fault and the remedy."""
-
-
-def detect_fmen(state: StateDict, block_key: str) -> dict[str, Any] | None:
-    """The sizes of an FMEN whose RRRBs hold ``block_key``, or None if ``state`` is no such network."""
-    first, squeeze = f"ERBs.0.conv1.{block_key}.weight", "HFABs.0.squeeze.weight"
-    if first not in state or squeeze not in state or "head.weight" not in state or "tail.0.weight" not in state:
-        return None
-    down_blocks = count_blocks(state, "ERBs.")
-    branches = ["warmup.1.convs.", *(f"HFABs.{i}.convs." for i in range(down_blocks))]
-    return {
-        "scale": round((state["tail.0.weight"].shape[0] / 3) ** 0.5),
-        "n_feats": state["head.weight"].shape[0],
-        "mid_feats": state[squeeze].shape[0],
-        "down_blocks": down_blocks,
-        "up_blocks": tuple(count_blocks(state, prefix) for prefix in branches),
-    }
-
-
-def count_blocks(state: StateDict, prefix: str) -> int:
-    """How many numbered children the module at ``prefix`` has."""
-    return len({key[len(prefix) :].split(".")[0] for key in state if key.startswith(prefix)})
-
-
-def detect_training_form(state: StateDict) -> dict[str, Any] | None:
-    """The arguments of ``fmen.FMEN``, or None."""
-    sizes = detect_fmen(state, "expand_conv")
-    if sizes is not None:
-        expand = state["ERBs.0.conv1.expand_conv.weight"]
-        sizes["ratio"] = expand.shape[0] // expand.shape[1]
-    return sizes
-
-
-def detect_inference_form(state: StateDict) -> dict[str, Any] | None:
-    """The arguments of ``fmen_deploy.FMEN``, or None."""
-    return detect_fmen(state, "rep_conv")
-
-
-_FMEN_SOURCE = "Du et al., NTIRE 2022, team NJU_Jet"
-FMEN_TRAINING = Architecture(
-    "fmen", "FMEN (training form)", _FMEN_SOURCE, 255.0, (2, 3, 4), fmen.FMEN, detect_training_form
-)
-FMEN_INFERENCE = Architecture("fmen", "FMEN", _FMEN_SOURCE, 255.0, (2, 3, 4), fmen_deploy.FMEN, detect_inference_form)
-
-
-def known_architectures() -> tuple[Architecture, ...]:
-    """Every network whose weights can be recognised."""
-    return (FMEN_INFERENCE, FMEN_TRAINING, *ARCHITECTURES)
+    """A weights file cannot be used. The message is one line: the file, what is wrong, and what to do."""
 
 
 def load(path: str | Path) -> nn.Module:
     """Build the network that a weights file belongs to, load the weights strictly, and return it in eval mode.
 
-    Reads safetensors and PyTorch files, bare or under ``params_ema``, ``params``, ``state_dict`` or ``model``, with or
-    without ``module.`` before each key; both published layouts of FMEN, in either form; and every network of the zoo.
+    Reads safetensors and PyTorch files of every network of this package. The state dict may be nested under
+    ``params_ema``, ``params``, ``state_dict`` or ``model``, and its keys may have the prefixes of ``DataParallel`` and
+    ``torch.compile``. FMEN is read in either form and under both of its published key names.
 
     Returns:
-        The network, on the CPU, in float32, with ``name``, ``scale`` and ``data_range``.
+        The network, on the CPU, in float32, with ``name``, ``scale``, ``data_range`` and ``sizes``.
 
     Raises:
-        WeightsError: The file is missing, is no weights file, holds code, or belongs to no known network.
+        WeightsError: The file is missing, is not a weights file, contains code, or belongs to no known network; or a
+            weight is NaN, infinite, or not a floating-point number.
     """
-    path = Path(path)
     state = read_weights(path)
-    for architecture in known_architectures():
-        sizes = architecture.detect(state)
-        if sizes is None:
-            continue
-        try:
-            model = architecture.build(**sizes)
-            model.load_state_dict(state)
-        except (RuntimeError, TypeError, ValueError, IndexError):
-            raise WeightsError(f"{path}: {differences(state, architecture, sizes)}") from None
-        return model.eval()
-    raise WeightsError(f"{path}: no known network has these weights; {nearest_match(state)}")
+    found = recognise(state)
+    if found is None:
+        raise WeightsError(f"{path}: no known network has these weights; {nearest_match(state)}")
+    architecture, arguments = found
+    model = architecture.build(**arguments)
+    model.load_state_dict(state)
+    return model.eval()
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a weights file, float32 on the CPU, under the key names that this package uses.
+    """Return the tensors of a weights file, float32 on the CPU, under the key names of this package.
 
     Raises:
-        WeightsError: The file is missing, unreadable, holds code, or holds no tensors.
+        WeightsError: The file is missing, unreadable, contains code, or contains no tensors; or a weight is NaN,
+            infinite, or not a floating-point number.
     """
-    return normalise_keys(read_tensors(path))
+    state = read_tensors(path)
+    for key, value in state.items():
+        if key.endswith("num_batches_tracked"):  # of BatchNorm, an integer
+            continue
+        if value.dtype not in FLOATS or value.layout != torch.strided:
+            kind = str(value.dtype if value.layout == torch.strided else value.layout).removeprefix("torch.")
+            raise WeightsError(f"{path}: {key} is {kind}; expected float32, float16, bfloat16 or float64 weights")
+        if not value.isfinite().all():
+            raise WeightsError(f"{path}: {key} contains NaN or infinity; use an earlier checkpoint of the run")
+    return normalise_keys(state)
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a weights file on the CPU, as they are there, under the file's own key names.
+    """Return the tensors of a weights file on the CPU, unconverted, under the file's own key names.
 
     Raises:
-        WeightsError: The file is missing, unreadable, holds code, or holds no tensors.
+        WeightsError: The file is missing, unreadable, contains code, or contains no tensors.
     """
     path = Path(path)
     if not path.is_file():
@@ -129,128 +91,140 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError:
         if looks_saved(path):
             raise WeightsError(
-                f"{path}: holds Python objects besides tensors and was not opened, since they could run code; "
+                f"{path}: contains Python objects besides tensors, which could run code, and was not opened; "
                 "save its state_dict() alone and try again"
             ) from None
-        raise WeightsError(f"{path}: not a weights file; expected safetensors or what torch.save writes") from None
+        raise WeightsError(f"{path}: not a weights file; expected safetensors or the output of torch.save") from None
     except (RuntimeError, EOFError, SafetensorError, struct.error, ValueError, LookupError, AttributeError, TypeError):
         raise WeightsError(
-            f"{path}: not a weights file or a damaged one; expected safetensors or what torch.save writes"
+            f"{path}: not a weights file or a damaged one; expected safetensors or the output of torch.save"
         ) from None
-    return unwrap(content, path)
+    return unwrap_checkpoint(content, path)
 
 
 def looks_saved(path: Path) -> bool:
-    """Whether the file begins as ``torch.save`` or ``pickle`` begin one: a zip archive, or a pickle's protocol byte."""
+    """Return whether the file starts as ``torch.save`` or ``pickle`` write it: a zip archive, or a protocol byte."""
     with path.open("rb") as file:
         return file.read(2).startswith((b"PK", b"\x80"))
 
 
 def is_safetensors(path: Path) -> bool:
-    """Whether the file looks like safetensors: a length of 8 bytes, then JSON."""
+    """Return whether the file starts as safetensors: a length of 8 bytes, then JSON."""
     with path.open("rb") as file:
         return file.read(9)[8:] == b"{"
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file."""
+    """Return the tensors of a safetensors file."""
     with safe_open(path, framework="pt") as file:
-        return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - safe_open is no mapping
+        return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - safe_open cannot be iterated
 
 
-def unwrap(content: Any, path: Path) -> dict[str, Tensor]:
-    """The state dict inside what a checkpoint file held."""
-    for key in WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            return unwrap(content[key], path)
+def unwrap_checkpoint(content: Any, path: Path) -> dict[str, Tensor]:
+    """Return the state dict inside the content of a checkpoint file."""
+    for _ in range(len(WRAPPERS) + 1):  # a dictionary may contain itself
+        inner = [content[key] for key in WRAPPERS if isinstance(content, Mapping) and key in content]
+        nested = next((value for value in inner if isinstance(value, Mapping)), None)
+        if nested is None:
+            break
+        content = nested
     if not isinstance(content, Mapping) or not any(isinstance(value, Tensor) for value in content.values()):
-        raise WeightsError(f"{path}: holds no tensors by name; expected a state_dict, bare or under {WRAPPERS}")
+        raise WeightsError(f"{path}: contains no tensors by name; expected a state_dict, bare or under {WRAPPERS}")
     return {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
 
 
 def normalise_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Drop ``module.`` and give FMEN's challenge layout the names of its authors' repository."""
+    """Remove the prefixes of wrappers, and rename FMEN's challenge layout to that of its authors' repository."""
     normal = {}
     for key, value in state.items():
-        key = key.removeprefix("module.")
-        for challenge, ours in CHALLENGE_NAMES.items():
+        key = key.replace("_orig_mod.", "")  # torch.compile, of the network or of a part of it
+        while key.startswith("module."):  # DataParallel, DistributedDataParallel
+            key = key.removeprefix("module.")
+        for challenge, authors in CHALLENGE_NAMES.items():
             if key.startswith(challenge):
-                key = ours + key.removeprefix(challenge)
+                key = authors + key.removeprefix(challenge)
         normal[key] = value.float() if value.is_floating_point() else value
     return normal
 
 
-def differences(state: StateDict, architecture: Architecture, sizes: Mapping[str, Any], shown: int = 3) -> str:
-    """One line on how ``state`` differs from the network that it most resembles."""
-    expected = {key: tuple(value.shape) for key, value in build_on_meta(architecture, sizes).items()}
-    found = {key: tuple(value.shape) for key, value in state.items()}
-    faults = [f"{key} is missing" for key in expected if key not in found]
-    faults += [f"{key} is unknown" for key in found if key not in expected]
+def nearest_match(state: StateDict) -> str:
+    """Return one line: the architecture with the most keys in common, and the first differences."""
+
+    def overlap(expected: Mapping[str, torch.Size]) -> float:
+        return len(expected.keys() & state.keys()) / max(1, len(expected.keys() | state.keys()))
+
+    candidates = [(shapes, architecture) for architecture in ARCHITECTURES for shapes in likely(architecture, state)]
+    shapes, architecture = max(candidates, key=lambda candidate: overlap(candidate[0]))
+    if overlap(shapes) == 0:
+        return f"its first keys are {', '.join(list(state)[:3])}"
+    return f"nearest match {architecture.title}, but {differences(state, shapes)}"
+
+
+def likely(architecture: Architecture, state: StateDict) -> list[dict[str, torch.Size]]:
+    """Return the shapes of an architecture with the sizes that can be read from ``state``, and of the published one."""
+    readable = {name: value for name, value in architecture.read_sizes(state).items() if value}
+    return [architecture.expected_shapes(readable), architecture.expected_shapes({})]
+
+
+def differences(state: StateDict, expected: Mapping[str, torch.Size], shown: int = 3) -> str:
+    """Return one line on how ``state`` differs from the shapes of a network."""
+    faults = [f"{key} is missing" for key in expected if key not in state]
+    faults += [f"{key} is unknown" for key in state if key not in expected]
     faults += [
-        f"{key} is {found[key]}, expected {shape}"
+        f"{key} is {tuple(state[key].shape)}, expected {tuple(shape)}"
         for key, shape in expected.items()
-        if key in found and found[key] != shape
+        if key in state and state[key].shape != shape
     ]
     more = f" and {len(faults) - shown} more" if len(faults) > shown else ""
-    return f"nearest match {architecture.title}, but {'; '.join(faults[:shown])}{more}"
-
-
-def build_on_meta(architecture: Architecture, sizes: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The state dict of a network without memory for its values; empty if the network cannot be built so."""
-    try:
-        with torch.device("meta"):
-            return architecture.build(**sizes).state_dict()
-    except (RuntimeError, TypeError, ValueError, IndexError):
-        return {}
-
-
-def nearest_match(state: StateDict) -> str:
-    """One line that names the architecture with the most keys in common and the first keys that differ."""
-
-    def overlap(architecture: Architecture) -> float:
-        expected = build_on_meta(architecture, {}).keys()
-        return len(expected & state.keys()) / max(1, len(expected | state.keys()))
-
-    nearest = max(known_architectures(), key=overlap)
-    if overlap(nearest) == 0:
-        return f"its first keys are {', '.join(list(state)[:3])}"
-    return differences(state, nearest, {})
+    return "; ".join(faults[:shown]) + more
 
 
 def save(model: nn.Module, path: str | Path, *, recipe: str = "", metadata: Mapping[str, str] | None = None) -> None:
-    """Write ``model``'s weights as safetensors, with what they are in the file's metadata.
+    """Write the weights of ``model`` as safetensors, with a description in the file's metadata.
 
-    The file appears under its name only when it is whole.
+    The file is written under a temporary name and renamed when it is complete and on the disk.
 
     Args:
-        model: A network of this package, in either form.
-        path: Where to; by custom it ends in ``.safetensors``.
+        model: A network; wrappers (``torch.compile``, ``DataParallel``) are removed.
+        path: The file, by convention ``.safetensors``.
         recipe: The name of the training recipe.
-        metadata: Further entries.
+        metadata: Additional entries.
     """
-    path = Path(path)
+    path, model = Path(path), unwrap(model)
+    state = {key.replace("_orig_mod.", ""): value for key, value in model.state_dict().items()}
+    _, arguments = recognise(state) or (None, getattr(model, "sizes", {}))
     entries = {
         "format": "pt",
         "name": str(getattr(model, "name", "")),
-        "form": "training" if isinstance(model, fmen.FMEN) else "inference",
+        "form": arguments.get("form", "inference"),
         "scale": str(getattr(model, "scale", "")),
         "data_range": str(getattr(model, "data_range", "")),
-        "sizes": json.dumps(getattr(model, "sizes", {})),
+        "sizes": json.dumps({name: value for name, value in arguments.items() if name not in ("scale", "form")}),
         "recipe": recipe,
         "fmen_core": importlib.metadata.version("fmen-core"),
         **(metadata or {}),
     }
-    state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    write_file(path, serialize({key: value.detach().cpu().contiguous() for key, value in state.items()}, entries))
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file completely or not at all."""
+    # A random name: process IDs repeat across containers that share a disk.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
-        temporary.write_bytes(serialize(state, metadata=entries))
+        with temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
-    """What ``save`` wrote beside the tensors; empty for files of another format."""
+    """Return the metadata that ``save`` wrote; empty for files in other formats."""
     if not is_safetensors(Path(path)):
         return {}
     with safe_open(path, framework="pt") as file:

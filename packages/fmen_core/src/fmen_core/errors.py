@@ -4,4 +4,4 @@ from __future__ import annotations
 
 
 class ModelError(ValueError):
-    """A network, its weights or its input cannot be used; the message is one line that names fault and remedy."""
+    """A network, its weights or its input cannot be used. The message is one line: what is wrong, and what to do."""

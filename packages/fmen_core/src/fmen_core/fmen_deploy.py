@@ -1,7 +1,7 @@
-"""FMEN in its inference form: bare 3x3 convolutions, one leaky rectifier after another, five attention products.
+"""FMEN in its inference form: 3x3 convolutions, LeakyReLU, and one attention product per block.
 
-This file imports torch alone, so that it can be carried anywhere: it is the model file of a challenge submission. The
-parameter names are those of the authors' release, whose weights load as they are.
+This file is the model file of a challenge submission: it imports torch alone, and runs on Python 3.8 and torch 1.12.
+The parameter names are those of the authors' release, whose weights load unchanged.
 
 Source: Du et al., "Fast and Memory-Efficient Network Towards Efficient Image Super-Resolution", NTIRE 2022.
 """
@@ -15,26 +15,36 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 SLOPE = 0.1
+"""Negative slope of every LeakyReLU."""
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "fmen-s": {"n_feats": 50, "mid_feats": 16, "down_blocks": 4, "up_blocks": (2, 1, 1, 1, 1)},
     "fmen": {"n_feats": 64, "mid_feats": 32, "down_blocks": 4, "up_blocks": (3, 2, 2, 2, 2)},
 }
+"""Sizes of the paper's networks."""
 
 
 def variant_name(n_feats: int, mid_feats: int, down_blocks: int, up_blocks: Sequence[int]) -> str:
-    """The published variant that has these sizes, or ``"fmen-custom"``."""
+    """Return the name of the network with these sizes: ``"fmen-s"``, or ``"fmen"`` for every other FMEN.
+
+    Raises:
+        ValueError: There is no such network.
+    """
+    if len(up_blocks) != down_blocks + 1:
+        raise ValueError(f"up_blocks has {len(up_blocks)} numbers; {down_blocks} down_blocks need {down_blocks + 1}")
+    if mid_feats <= 4:
+        raise ValueError(f"mid_feats is {mid_feats}; the first branch is 4 channels narrower, so that it must be > 4")
     sizes = {"n_feats": n_feats, "mid_feats": mid_feats, "down_blocks": down_blocks, "up_blocks": tuple(up_blocks)}
-    return next((name for name, published in VARIANTS.items() if published == sizes), "fmen-custom")
+    return "fmen-s" if sizes == VARIANTS["fmen-s"] else "fmen"
 
 
 def conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:
-    """A 3x3 convolution that keeps height and width."""
-    return nn.Conv2d(in_channels, out_channels, 3, padding=1)
+    """Return a zero-padded 3x3 convolution; height and width are unchanged."""
+    return nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
 
 
 class RRRB(nn.Module):
-    """What a residual-in-residual re-parameterizable block becomes: one convolution, ``(N, C, H, W)`` to the same."""
+    """Residual-in-residual re-parameterizable block, merged to one convolution; ``(N, C, H, W)`` to the same shape."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -47,7 +57,7 @@ class RRRB(nn.Module):
 
 
 class ERB(nn.Module):
-    """Enhanced residual block: two convolutions and a leaky rectifier between them."""
+    """Enhanced residual block: two convolutions with a LeakyReLU in between; ``(N, C, H, W)`` to the same shape."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -55,13 +65,19 @@ class ERB(nn.Module):
         self.conv2 = RRRB(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``(N, C, H, W)`` to the same shape."""
+        """Apply the block."""
         out: Tensor = self.conv2(F.leaky_relu(self.conv1(x), SLOPE, inplace=True))
         return out
 
 
 class HFAB(nn.Module):
-    """High-frequency attention block: a narrow branch decides, pixel by pixel, how much of each feature passes."""
+    """High-frequency attention block: ``x`` times an attention map from a narrow branch; ``(N, C, H, W)`` to the same.
+
+    Args:
+        n_feats: Channels of the features.
+        mid_feats: Channels of the branch.
+        blocks: ERBs in the branch.
+    """
 
     def __init__(self, n_feats: int, mid_feats: int, blocks: int) -> None:
         super().__init__()
@@ -70,11 +86,11 @@ class HFAB(nn.Module):
         self.excitate = conv3x3(mid_feats, n_feats)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``(N, C, H, W)`` to the same shape."""
+        """Apply the block."""
         branch = F.leaky_relu(self.squeeze(x), SLOPE, inplace=True)
         branch = F.leaky_relu(self.convs(branch), SLOPE, inplace=True)
         attention: Tensor = self.excitate(branch).sigmoid_()
-        # The product takes the attention map's memory, unless a gradient needs the map.
+        # The product is written into the attention map, unless a gradient needs the map.
         return x * attention if attention.requires_grad else attention.mul_(x)
 
 
@@ -87,9 +103,9 @@ class FMEN(nn.Module):
     Args:
         scale: Upscaling factor: 2, 3 or 4.
         n_feats: Channels of the trunk.
-        mid_feats: Channels of the attention branches; the first one is four narrower.
+        mid_feats: Channels of the attention branches; the first branch is 4 channels narrower.
         down_blocks: Pairs of ERB and HFAB.
-        up_blocks: ERBs inside each HFAB, ``down_blocks + 1`` numbers.
+        up_blocks: ERBs in each HFAB, ``down_blocks + 1`` numbers.
     """
 
     data_range = 255.0
@@ -116,16 +132,17 @@ class FMEN(nn.Module):
         """Upscale ``(N, 3, H, W)`` to ``(N, 3, scale*H, scale*W)``."""
         shallow = self.head(x)
         deep: Tensor = self.warmup(shallow)
-        for erb, hfab in zip(self.ERBs, self.HFABs, strict=True):
+        for erb, hfab in zip(self.ERBs, self.HFABs):  # noqa: B905 - Python 3.8 has no strict=
             assert isinstance(erb, ERB)
-            # An ERB, convolution by convolution: while a block runs, its caller's variable holds what went into it.
+            # The ERB convolution by convolution: a call of the block would hold its input until it returns.
             deep = F.leaky_relu(erb.conv1(deep), SLOPE, inplace=True)
             deep = erb.conv2(deep)
             deep = hfab(deep)
         deep = self.lr_conv(deep)
         deep += shallow
         del shallow
-        deep = deep.to(next(self.tail.parameters()).dtype)  # where all but the tail is in half precision
+        assert isinstance(self.tail[0], nn.Conv2d)
+        deep = deep.to(self.tail[0].weight.dtype)  # releases the features where only the tail is in float32
         for layer in self.tail:
             deep = layer(deep)
         return deep

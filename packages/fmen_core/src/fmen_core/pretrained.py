@@ -1,36 +1,44 @@
-"""Trained weights by name: those that ship inside this package, and those that their authors publish.
+"""Trained weights by name: the bundled ones, and published ones that are downloaded and verified.
 
-``fmen_s(scale=4, pretrained=True)`` needs no file and no network. The published weights are downloaded by
-``fmen weights get NAME``; this module only knows where from, what they must be, and where they lie afterwards.
+``fmen_s(scale=4, pretrained=True)`` needs no file and no network connection.
 """
 
 from __future__ import annotations
 
+import hashlib
+import http.client
 import os
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
 
+from fmen_core.architecture import Form
 from fmen_core.checkpoint import WeightsError, load
-from fmen_core.errors import ModelError
-from fmen_core.models.fmen import FMEN
+from fmen_core.models import architecture_named, create_model
+from fmen_core.reparam import expand
 
-BOX = Path(__file__).with_name("weights")
-"""The folder of the weights that ship inside the package: ``NETWORK_xSCALE.safetensors``."""
+BUNDLED = Path(__file__).with_name("weights")
+"""The folder of the weights inside the package: ``NETWORK_xSCALE.safetensors``."""
+
+TIMEOUT = 60  # seconds without a byte
 
 
 @dataclass(frozen=True)
 class Published:
-    """A weights file at its authors' address.
+    """A weights file that its authors publish.
 
     Attributes:
-        name: What ``fmen weights get`` and ``--weights`` take.
-        title: The network, its scale and where the weights come from.
+        name: The name that ``download_weights`` and ``--weights`` take.
+        title: The network, its scale and its origin.
         repository: The GitHub repository and the commit, as ``OWNER/NAME@COMMIT``.
         path: The file in the repository.
         size: In bytes.
-        sha256: Of the file.
+        sha256: The SHA-256 of the file.
     """
 
     name: str
@@ -42,13 +50,13 @@ class Published:
 
     @property
     def url(self) -> str:
-        """Where the file is."""
+        """The address of the file."""
         repository, commit = self.repository.split("@")
         return f"https://raw.githubusercontent.com/{repository}/{commit}/{self.path}"
 
     @property
     def file(self) -> Path:
-        """Where the file lies once it has been downloaded."""
+        """The path of the downloaded file."""
         return cache_folder() / f"{self.name}{Path(self.path).suffix}"
 
 
@@ -166,17 +174,17 @@ PUBLISHED: tuple[Published, ...] = (
 
 
 def cache_folder() -> Path:
-    """Where downloaded weights lie: ``weights`` in ``$FMEN_CACHE`` or else in ``~/.cache/fmen``."""
+    """Return the folder of downloaded weights: ``weights`` in ``$FMEN_CACHE``, by default in ``~/.cache/fmen``."""
     return Path(os.environ.get("FMEN_CACHE") or Path.home() / ".cache" / "fmen") / "weights"
 
 
-def shipped() -> dict[str, Path]:
-    """The weights that are inside the package, by name."""
-    return {path.stem: path for path in sorted(BOX.glob("*.safetensors"))}
+def bundled() -> dict[str, Path]:
+    """Return the bundled weights by name."""
+    return {path.stem: path for path in sorted(BUNDLED.glob("*.safetensors"))}
 
 
 def published(name: str) -> Published:
-    """The published weights of that name.
+    """Return the published weights with this name.
 
     Raises:
         WeightsError: There are none.
@@ -188,63 +196,131 @@ def published(name: str) -> Published:
 
 
 def known_names() -> tuple[str, ...]:
-    """All names: those of the weights in the box first."""
-    return (*shipped(), *(entry.name for entry in PUBLISHED))
+    """Return all names of weights, the bundled ones first."""
+    return (*bundled(), *(entry.name for entry in PUBLISHED))
 
 
 def find_weights(weights: str | Path) -> Path:
-    """The weights file that a path or a name stands for.
+    """Return the weights file for a path or a name.
 
     Args:
-        weights: A file; or the name of weights in the box, such as ``fmen-s_x4``; or of published ones that have been
-            downloaded.
+        weights: A file; the name of bundled weights, such as ``fmen-s_x4``; or the name of published weights that have
+            been downloaded.
 
     Raises:
         WeightsError: There is no such file and no such name, or the published weights have not been downloaded.
     """
     path, name = Path(weights), str(weights)
-    if path.exists():
+    if path.is_file():
         return path
-    if name in shipped():
-        return shipped()[name]
+    if name in known_names():
+        file = bundled().get(name) or published(name).file
+        if not file.is_file():
+            raise WeightsError(f"the weights {name} are not on this machine; get them with: fmen weights get {name}")
+        return file
+    if path.is_dir():
+        raise WeightsError(f"{path}: is a folder; name a weights file")
+    if path.exists():  # a pipe or a device
+        return path
     if path.suffix or path.name != name:
         raise WeightsError(f"{path}: no such weights file; check the path")
+    return published(name).file
+
+
+def download_weights(
+    name: str, *, url: str | None = None, on_progress: Callable[[int, int], object] = lambda done, total: None
+) -> Path:
+    """Return the file of bundled or published weights, downloaded if necessary and verified by its SHA-256.
+
+    The file is written under a temporary name and renamed when it is complete.
+
+    Args:
+        name: One of ``known_names()``.
+        url: Another address of the same file.
+        on_progress: Called after every block with the bytes received and the size of the file.
+
+    Raises:
+        WeightsError: There are no such weights, or the server does not send the file.
+        OSError: The file cannot be written.
+    """
+    if name in bundled():
+        return bundled()[name]
     entry = published(name)
-    if not entry.file.is_file():
-        raise WeightsError(f"the weights {name} are not on this machine; get them with: fmen weights get {name}")
+    if entry.file.is_file():
+        return entry.file
+    entry.file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = entry.file.with_name(f".{entry.file.name}.{uuid.uuid4().hex}.part")
+    try:
+        _fetch(url or entry.url, entry, temporary, on_progress)
+        temporary.replace(entry.file)
+    finally:
+        temporary.unlink(missing_ok=True)
     return entry.file
 
 
-def fmen_s(scale: int = 4, *, pretrained: bool = False) -> nn.Module:
-    """FMEN-S for an upscaling factor of 2, 3 or 4.
+def _fetch(url: str, entry: Published, target: Path, on_progress: Callable[[int, int], object]) -> None:
+    """Download a file and compare its size and its SHA-256.
+
+    Raises:
+        WeightsError: The server does not send this file.
+    """
+    digest, received = hashlib.sha256(), 0
+    with target.open("xb") as file:
+        try:
+            with urllib.request.urlopen(url, timeout=TIMEOUT) as response:
+                while block := response.read(2**18):
+                    file.write(block)
+                    digest.update(block)
+                    received += len(block)
+                    on_progress(received, entry.size)
+        except urllib.error.HTTPError as error:
+            raise WeightsError(f"cannot download {url}: the server answers {error.code}; check the address") from error
+        except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
+            reason = getattr(error, "reason", None) or error
+            raise WeightsError(f"cannot download {url}: {reason}; check the connection and try again") from error
+        except ValueError as error:
+            raise WeightsError(f"cannot download {url!r}: {error}; check the address") from error
+        file.flush()
+        os.fsync(file.fileno())
+    if received < entry.size:
+        raise WeightsError(f"cannot download {url}: {received} of {entry.size} bytes arrived; try again")
+    if digest.hexdigest() != entry.sha256:
+        raise WeightsError(
+            f"{url}: has SHA-256 {digest.hexdigest()}, the published file {entry.sha256}; use another address"
+        )
+
+
+def fmen_s(scale: int = 4, *, pretrained: bool = False, form: Form | None = None) -> nn.Module:
+    """Return FMEN-S for an upscaling factor of 2, 3 or 4.
 
     Args:
         scale: Upscaling factor.
-        pretrained: With the trained weights that ship inside the package, ready to use; otherwise freshly initialised,
-            in the training form.
+        pretrained: Load the bundled weights. The training form then computes the same function as the inference form
+            and can be fine-tuned; see ``expand``.
+        form: ``"training"`` (``FMENTraining``) or ``"inference"`` (``FMEN``). By default a pretrained network has the
+            inference form, and a freshly initialised one the training form.
 
     Raises:
-        WeightsError: There are no trained weights for this scale in the package.
-        ModelError: FMEN-S is not defined for this scale.
+        WeightsError: There are no bundled weights for this scale.
+        ModelError: FMEN-S is not defined for this scale, or there is no such form.
     """
-    return _variant("fmen-s", scale, pretrained)
+    return _variant("fmen-s", scale, pretrained, form)
 
 
-def fmen_full(scale: int = 4, *, pretrained: bool = False) -> nn.Module:
-    """FMEN, the larger network of the paper; otherwise as ``fmen_s``."""
-    return _variant("fmen", scale, pretrained)
+def fmen_full(scale: int = 4, *, pretrained: bool = False, form: Form | None = None) -> nn.Module:
+    """Return FMEN, the larger network of the paper; otherwise as ``fmen_s``."""
+    return _variant("fmen", scale, pretrained, form)
 
 
-def _variant(name: str, scale: int, pretrained: bool) -> nn.Module:
-    if scale not in (2, 3, 4):
-        raise ModelError(f"{name} is not defined for scale {scale}; choose one of 2, 3, 4")
+def _variant(name: str, scale: int, pretrained: bool, form: Form | None) -> nn.Module:
+    architecture_named(name).check(scale, form or "training")
     if not pretrained:
-        return FMEN.from_variant(name, scale)
-    path = shipped().get(f"{name}_x{scale}")
+        return create_model(name, scale, form=form or "training")
+    path = bundled().get(f"{name}_x{scale}")
     if path is None:
-        there = ", ".join(shipped()) or "none"
+        available = ", ".join(bundled()) or "none"
         raise WeightsError(
-            f"no trained {name} x{scale} is inside the package (there: {there}); "
+            f"no trained {name} x{scale} is in the package (available: {available}); "
             "train one with 'fmen train', or see 'fmen weights list'"
         )
-    return load(path)
+    return expand(load(path)) if form == "training" else load(path)

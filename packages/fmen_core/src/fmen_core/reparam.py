@@ -1,46 +1,119 @@
-"""From the training form to the inference form: fuse every RRRB, fold every batch normalization, in float64."""
+"""Convert between the training form and the inference form, in float64.
+
+``reparameterize`` merges every re-parameterizable block and folds every BatchNorm; ``expand`` is its inverse.
+"""
 
 from __future__ import annotations
 
 import copy
+from contextlib import ExitStack
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from fmen_core import fmen_deploy
-from fmen_core.models import fmen
+from fmen_core.architecture import sr_model, unwrap
+from fmen_core.blocks.reparameterizable import ConvStatistics, Reparameterizable, Statistics
+from fmen_core.errors import ModelError
+from fmen_core.models import recognise
 
 
 def reparameterize(model: nn.Module) -> nn.Module:
-    """The inference form of ``model``, computed in float64 and returned in ``model``'s precision, in eval mode.
+    """Return the inference form of ``model``, merged in float64, in ``model``'s precision and in eval mode.
 
-    ``model`` itself is left untouched. Training form in eval mode and inference form are the same function, borders
-    included. A network that is in its inference form already is returned as a copy.
+    ``model`` is unchanged. The training form in eval mode and the inference form are the same function, borders
+    included. A network without re-parameterizable blocks is copied.
 
     Args:
-        model: ``fmen_core.models.fmen.FMEN``, or any network in inference form.
+        model: A network; wrappers (``torch.compile``, ``DataParallel``, ``DistributedDataParallel``) are removed.
+
+    Returns:
+        The published inference form where there is one; otherwise a copy of ``model`` with merged blocks.
     """
-    if not isinstance(model, fmen.FMEN):
-        return copy.deepcopy(model).eval()
-    target = fmen_deploy.FMEN(scale=model.scale, **model.sizes).to(model.head.weight)
-    with torch.no_grad():
-        for name, module in model.named_modules():
-            if isinstance(module, fmen.RRRB):
-                assign(target, f"{name}.rep_conv", module.merged(torch.float64))
-            elif isinstance(module, fmen.HFAB):
-                squeeze, excitate = module.folded()
-                assign(target, f"{name}.squeeze", squeeze)
-                assign(target, f"{name}.excitate", excitate)
-        for name in ("head", "warmup.0", "lr_conv", "tail.0"):
-            plain = model.get_submodule(name)
-            assert isinstance(plain, nn.Conv2d)
-            assign(target, name, fmen.kernel_and_bias(plain))
-    return target.eval()
+    model = unwrap(model)
+    with torch.random.fork_rng(devices=[]):  # new modules are initialised before they get their weights
+        fused = fuse(copy.deepcopy(model)).eval()
+        if not any(isinstance(module, Reparameterizable) for module in model.modules()):
+            return fused
+        state = fused.state_dict()
+        found = recognise(state)
+        if found is None:
+            return fused
+        architecture, arguments = found
+        inference = architecture.build(**arguments).to(next(iter(state.values())))
+    inference.load_state_dict(state)
+    return inference.eval()
 
 
-def assign(target: nn.Module, name: str, kernel: fmen.Kernel) -> None:
-    """Give the convolution called ``name`` these parameters, rounded to its precision."""
-    conv = target.get_submodule(name)
-    assert isinstance(conv, nn.Conv2d)
-    for parameter, value in zip(fmen.kernel_and_bias(conv), kernel, strict=True):
-        parameter.copy_(value)
+def fuse(module: nn.Module) -> nn.Module:
+    """Replace every re-parameterizable block by its inference form, in place; return what replaces ``module``."""
+    module = unwrap(module)
+    if isinstance(module, Reparameterizable):
+        module = module.fused()
+    for name, child in list(module._modules.items()):
+        if child is not None:
+            module.add_module(name, fuse(child))
+    return module
+
+
+def expand(model: nn.Module, images: Tensor | None = None) -> nn.Module:
+    """Return a training form that computes the same function as the inference form ``model``, for fine-tuning.
+
+    In eval mode both are the same function, borders included, up to the rounding of the parameters. Blocks are freshly
+    initialised, and one factor of each takes up the difference to the given kernel, so that gradients reach all
+    parameters. The BatchNorms have the statistics that their inputs have on ``images``. In training mode, where the
+    statistics of the batch replace them, the function is therefore close to ``model`` on batches like ``images``.
+
+    Args:
+        model: A network in the inference form; it is unchanged. A training form is re-parameterized first.
+        images: ``(N, 3, H, W)`` in ``[0, data_range]``, typical of the training data; by default synthetic images.
+
+    Raises:
+        ModelError: The network has no training form.
+    """
+    source = reparameterize(model)
+    found = recognise(source.state_dict())
+    if found is None or found[0].training is None:
+        raise ModelError(f"{getattr(source, 'name', type(source).__name__)} has no training form")
+    architecture, arguments = found
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        training = architecture.build(**{**arguments, "form": "training"})
+    first = next(source.parameters())
+    training.to(first).load_state_dict(source.state_dict(), strict=False)  # the convolutions outside blocks
+    if images is None:
+        images = synthetic_images() * sr_model(source).data_range
+    statistics = conv_statistics(source, images.to(first))
+    for name, module in training.named_modules():
+        if isinstance(module, Reparameterizable):
+            module.expand_from(source.get_submodule(name), statistics)
+    return training.eval()
+
+
+def synthetic_images(number: int = 8, side: int = 64) -> Tensor:
+    """Return color images ``(number, 3, side, side)`` in ``[0, 1]`` whose spectrum falls as that of photographs."""
+    generator = torch.Generator().manual_seed(0)
+    total = torch.zeros(number, 3, side, side)
+    for octave in range(6):
+        coarse = torch.randn(number, 3, side >> octave, side >> octave, generator=generator)
+        coarse = coarse + 2 * coarse.mean(1, keepdim=True)  # the channels of photographs are correlated
+        total += 2**octave * F.interpolate(coarse, (side, side), mode="bicubic")
+    return (0.45 + 0.2 * total / total.std()).clamp(0, 1)
+
+
+@torch.no_grad()
+def conv_statistics(model: nn.Module, images: Tensor) -> ConvStatistics:
+    """Return the statistics of the input and the output of every convolution of ``model`` on ``images``."""
+    statistics: dict[nn.Module, tuple[Statistics, Statistics]] = {}
+
+    def observe(conv: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        var_mean = [torch.var_mean(x, (0, 2, 3)) for x in (inputs[0], output)]
+        of_input, of_output = (Statistics(mean, var, 0.0) for var, mean in var_mean)
+        statistics[conv] = of_input, of_output
+
+    with ExitStack() as hooks:
+        for conv in model.modules():
+            if isinstance(conv, nn.Conv2d):
+                hooks.callback(conv.register_forward_hook(observe).remove)
+        model(images)
+    return statistics

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from fmen.errors import UserError
 from fmen_core import create_model, load, model_names, reparameterize
-from fmen_core.checkpoint import known_architectures, normalise_keys, read_tensors
+from fmen_core.checkpoint import normalise_keys, read_tensors
+from fmen_core.models import ARCHITECTURES
 
 SCALE = 4
 
@@ -54,10 +55,7 @@ def choose_models(
         UserError: A module cannot be used, a name occurs twice, or there is no network.
         ModelError: A name is unknown, or a weights file cannot be used.
     """
-    titles = {architecture.name: architecture.title for architecture in known_architectures()} | {
-        "fmen": "FMEN",
-        "fmen-s": "FMEN-S",
-    }
+    titles = {architecture.name: architecture.title for architecture in ARCHITECTURES}
     chosen: dict[str, BenchModel] = {}
     for name in model_names() if names is None else names:
         chosen[name] = BenchModel(name, titles.get(name, name), reparameterize(create_model(name, SCALE)))

@@ -6,14 +6,11 @@ import typer
 
 
 def models() -> None:
-    """List the networks, with their parameters in the inference form at x4 and who they are by."""
-    from fmen_core import create_model, model_names, reparameterize
-    from fmen_core.checkpoint import known_architectures
+    """List the networks, with the parameters of the inference form at x4 and the publication."""
+    from fmen_core.models import ARCHITECTURES, model_names
 
-    sources = {architecture.name: architecture.source for architecture in known_architectures()}
-    sources["fmen-s"] = sources["fmen"]
     width = max(map(len, model_names()))
     typer.echo(f"{'network':<{width}}  parameters  by")
-    for name in model_names():
-        network = reparameterize(create_model(name))
-        typer.echo(f"{name:<{width}}  {sum(weight.numel() for weight in network.parameters()):>10,}  {sources[name]}")
+    for architecture in ARCHITECTURES:
+        parameters = sum(weight.numel() for weight in architecture.build(form="inference").parameters())
+        typer.echo(f"{architecture.name:<{width}}  {parameters:>10,}  {architecture.paper}")

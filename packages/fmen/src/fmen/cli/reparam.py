@@ -13,11 +13,11 @@ def reparam(
     out: Annotated[Path, typer.Argument(help="Where to write the inference form, as safetensors.")],
 ) -> None:
     """Convert to the inference form."""
-    from fmen_core import FMEN, WeightsError, find_weights, load, read_metadata, reparameterize, save
+    from fmen_core import FMENTraining, WeightsError, find_weights, load, read_metadata, reparameterize, save
 
     weights = find_weights(weights)
     model = load(weights)
-    if not isinstance(model, FMEN):
-        raise WeightsError(f"{weights}: holds {model.name} in its inference form already; nothing to re-parameterize")
+    if not isinstance(model, FMENTraining):
+        raise WeightsError(f"{weights}: is {model.name} in its inference form; there is nothing to re-parameterize")
     save(reparameterize(model), out, recipe=read_metadata(weights).get("recipe", ""))
     typer.echo(f"{out}: {model.name} x{model.scale}, inference form")

@@ -20,10 +20,10 @@ weights_app = typer.Typer(
 @weights_app.command("list")
 def list_() -> None:
     """Show the names that --weights takes, and whether the files are here."""
-    from fmen_core.pretrained import PUBLISHED, known_names, shipped
+    from fmen_core.pretrained import PUBLISHED, bundled, known_names
 
     width = max(map(len, known_names()))
-    for name in shipped():
+    for name in bundled():
         typer.echo(f"{name:<{width}}  in the package    trained by this project")
     for entry in PUBLISHED:
         where = "here" if entry.file.is_file() else f"not here: {entry.size / 1e6:.1f} MB"
@@ -37,16 +37,15 @@ def get(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="As fmen weights list shows them.")],
     url: Annotated[str | None, typer.Option(help="Another address that has the file.")] = None,
 ) -> None:
-    """Download published weights from their authors, resumed when interrupted, checked."""
+    """Download published weights from their authors, and verify them."""
     from fmen.sources.weights import download
-    from fmen_core.pretrained import published, shipped
+    from fmen_core.pretrained import bundled, published
 
     if url is not None and len(names) > 1:
         raise UserError("--url is the address of one file; name one")
-    entries = [published(name) for name in names if name not in shipped()]
     for name in names:
-        if name in shipped():
-            typer.echo(f"{shipped()[name]}: {name} is inside the package")
-    for entry in entries:
-        path = download(entry, progress=sys.stderr.isatty(), url=url)
-        typer.echo(f"{path}: {entry.title}")
+        if name not in bundled():
+            published(name)
+    for name in names:
+        path = download(name, progress=sys.stderr.isatty(), url=url)
+        typer.echo(f"{path}: {published(name).title if name not in bundled() else f'{name} is bundled'}")

@@ -16,7 +16,8 @@ from spandrel import MAIN_REGISTRY, Architecture, ArchRegistry, ArchSupport, Ima
 from torch import Tensor, nn
 
 from fmen_core import reparameterize
-from fmen_core.checkpoint import FMEN_INFERENCE, FMEN_TRAINING, normalise_keys
+from fmen_core.checkpoint import normalise_keys
+from fmen_core.models.fmen import ARCHITECTURES
 
 REQUIRED = {"head.weight", "lr_conv.weight", "tail.0.weight"}
 """What all published layouts of FMEN call by the same name."""
@@ -62,10 +63,10 @@ def recognise(state_dict: Mapping[str, Any]) -> tuple[nn.Module, dict[str, Tenso
     if not state_dict.keys() >= REQUIRED:
         return None
     state = normalise_keys({key: value for key, value in state_dict.items() if isinstance(value, Tensor)})
-    for architecture in (FMEN_INFERENCE, FMEN_TRAINING):
-        sizes = architecture.detect(state)
-        if sizes is not None:
-            return architecture.build(**sizes), state
+    for architecture in ARCHITECTURES:
+        arguments = architecture.detect(state)
+        if arguments is not None:
+            return architecture.build(**arguments), state
     return None
 
 

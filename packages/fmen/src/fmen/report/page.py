@@ -28,7 +28,7 @@ from fmen.report.tables import challenge_table, comparison_table, mean, per_imag
 from fmen.sources.datasets import measured_source
 from fmen.training.run_folder import Run
 from fmen_core import Upscaler, load
-from fmen_core.checkpoint import known_architectures
+from fmen_core.models import ARCHITECTURES
 from fmen_data import open_dataset
 from fmen_data.atomic import atomic_write
 from fmen_eval import Protocol
@@ -219,10 +219,7 @@ def images_part(gallery: Gallery, titles: dict[str, str]) -> dict[str, Any]:
 
 def network_titles() -> dict[str, str]:
     """What people call the networks, by the names that files have."""
-    return {architecture.name: architecture.title for architecture in known_architectures()} | {
-        "fmen": "FMEN",
-        "fmen-s": "FMEN-S",
-    }
+    return {architecture.name: architecture.title for architecture in ARCHITECTURES}
 
 
 def duration(seconds: float) -> str:

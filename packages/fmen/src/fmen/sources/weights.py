@@ -1,13 +1,14 @@
-"""Trained weights for the application: which ones are taken, and how published ones are downloaded."""
+"""Select the weights that a command uses, and download published ones."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from tqdm import tqdm
+
 from fmen.training.run_folder import RunError, newest_weights
-from fmen_core import WeightsError, find_weights
-from fmen_core.pretrained import Published, shipped
-from fmen_data.download import fetch
+from fmen_core import WeightsError, download_weights, find_weights
+from fmen_core.pretrained import bundled
 
 
 def choose_weights(weights: str | None, scale: int) -> Path:
@@ -22,13 +23,13 @@ def choose_weights(weights: str | None, scale: int) -> Path:
     """
     if weights is not None:
         return find_weights(weights)
-    inside = shipped().get(f"fmen-s_x{scale}") or shipped().get(f"fmen_x{scale}")
+    inside = bundled().get(f"fmen-s_x{scale}") or bundled().get(f"fmen_x{scale}")
     if inside is not None:
         return inside
     try:
         return newest_weights()
     except RunError:
-        there = ", ".join(shipped()) or "no weights"
+        there = ", ".join(bundled()) or "no weights"
         raise WeightsError(
             f"no trained weights for x{scale}: inside the package are {there}, under runs/ are none; "
             "name some with --weights ('fmen weights list' shows published ones)"
@@ -45,17 +46,21 @@ def named_or_newest_weights(weights: Path | None) -> Path:
     return newest_weights() if weights is None else find_weights(weights)
 
 
-def download(entry: Published, *, progress: bool = True, url: str | None = None) -> Path:
-    """Get published weights into the cache folder, unless they are there.
+def download(name: str, *, progress: bool = True, url: str | None = None) -> Path:
+    """Return the file of published weights, downloaded if necessary.
 
     Args:
-        entry: Which ones.
-        progress: Show a bar.
-        url: Another address that has the file.
+        name: The name of the weights.
+        progress: Show a progress bar on stderr.
+        url: Another address of the same file.
 
     Raises:
-        DataError: The server does not give the file, or gives another one.
+        WeightsError: There are no such weights, or the server does not send the file.
     """
-    if not entry.file.is_file():
-        fetch(url or entry.url, entry.file, sha256=entry.sha256, progress=progress)
-    return entry.file
+    with tqdm(desc=name, unit="B", unit_scale=True, disable=not progress) as bar:
+
+        def show(received: int, total: int) -> None:
+            bar.total = total
+            bar.update(received - bar.n)
+
+        return download_weights(name, url=url, on_progress=show)

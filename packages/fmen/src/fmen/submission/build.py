@@ -33,10 +33,9 @@ from fmen.submission.metrics import (
 from fmen.submission.rules import SCALE, Layout, SubmissionError, archive_entry, atomic_archive, get_layout
 from fmen.submission.sandbox import run_isolated
 from fmen.submission.team import Team, fill_in, load_team, team_fields
-from fmen_core import Upscaler, load, reparameterize
-from fmen_core.checkpoint import detect_inference_form
-from fmen_core.fmen_deploy import FMEN
+from fmen_core import FMEN, Upscaler, load, reparameterize
 from fmen_core.fmen_deploy import __file__ as deploy_file
+from fmen_core.models import recognise
 from fmen_data.datasets import Source
 from fmen_eval import validate
 
@@ -198,9 +197,10 @@ def weights_bytes(model: FMEN) -> bytes:
 
 def constructor(model: FMEN) -> str:
     """Return the call that builds this network, with the sizes that differ from the defaults."""
-    sizes = detect_inference_form(model.state_dict()) or {}
-    defaults = inspect.signature(FMEN).parameters
-    return f"FMEN({', '.join(f'{key}={size!r}' for key, size in sizes.items() if size != defaults[key].default)})"
+    _, arguments = recognise(model.state_dict()) or (None, {})
+    parameters = inspect.signature(FMEN).parameters.values()
+    sizes = [(p.name, arguments[p.name]) for p in parameters if arguments[p.name] != p.default]
+    return f"FMEN({', '.join(f'{name}={size!r}' for name, size in sizes)})"
 
 
 def select_branch(team: Team, stem: str, call: str) -> str:

@@ -1,14 +1,22 @@
-"""The networks that FMEN is compared with, in their published inference forms.
+"""The networks: FMEN in both forms, and the networks it is compared with in their published inference forms.
 
-Each file has one network, credits its authors, and ends with the ``Architecture`` that the table below takes up. Key
-names, arithmetic, activation modules (the challenge's FLOPs rule counts them) and the lifetimes of intermediate results
-are those of the published code, so that weights load strictly and every measured figure is the organisers' figure.
+Each file has one network, credits its authors, and ends with the ``Architecture`` that is listed below. Key names,
+arithmetic, activation modules (the challenge's FLOPs rule counts them) and the lifetimes of intermediate results are
+those of the published code, so that weights load strictly and measurements agree with the organisers'.
 """
 
-from fmen_core.architecture import Architecture
-from fmen_core.models import imdn, imdn_baseline, imdn_plus, neesr, repafdn, rfdn, rfdn_pruned, rlfn_cut, span
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from fmen_core.architecture import Architecture, Form, StateDict
+from fmen_core.errors import ModelError
+from fmen_core.models import fmen, imdn, imdn_baseline, imdn_plus, neesr, repafdn, rfdn, rfdn_pruned, rlfn_cut, span
 
 ARCHITECTURES: tuple[Architecture, ...] = (
+    *fmen.ARCHITECTURES,
     imdn_baseline.ARCHITECTURE,
     rfdn.ARCHITECTURE,
     rlfn_cut.ARCHITECTURE,
@@ -19,4 +27,48 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     span.ARCHITECTURE,
     imdn.ARCHITECTURE,
 )
-"""Every network of the zoo: the challenge table's rows in the table's order, then the paper's IMDN."""
+"""All networks: FMEN, the challenge table's rows in the table's order, then the IMDN of its paper."""
+
+
+def model_names() -> tuple[str, ...]:
+    """Return the names that ``create_model`` takes."""
+    return tuple(architecture.name for architecture in ARCHITECTURES)
+
+
+def architecture_named(name: str) -> Architecture:
+    """Return the architecture with this name.
+
+    Raises:
+        ModelError: There is none.
+    """
+    found = next((architecture for architecture in ARCHITECTURES if architecture.name == name), None)
+    if found is None:
+        raise ModelError(f"no network is called {name!r}; choose one of {', '.join(model_names())}")
+    return found
+
+
+def create_model(name: str, scale: int = 4, *, form: Form = "training", **sizes: Any) -> nn.Module:
+    """Return a freshly initialised network.
+
+    ``create_model(model.name, model.scale, **model.sizes)`` has the shapes of ``model``, a network that this function
+    or ``load`` returned.
+
+    Args:
+        name: One of ``model_names()``.
+        scale: Upscaling factor.
+        form: The training form or the inference form. A network with a single form has that form in both cases.
+        sizes: Sizes that differ from the published ones, by the names of the network's constructor.
+
+    Raises:
+        ModelError: There is no such network, or it is not defined for this scale or these sizes.
+    """
+    return architecture_named(name).build(scale, form=form, **sizes)
+
+
+def recognise(state: StateDict) -> tuple[Architecture, dict[str, Any]] | None:
+    """Return the architecture of a state dict and the arguments of ``build`` that reproduce it, or None."""
+    for architecture in ARCHITECTURES:
+        arguments = architecture.detect(state)
+        if arguments is not None:
+            return architecture, arguments
+    return None

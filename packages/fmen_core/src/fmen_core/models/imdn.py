@@ -12,11 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fmen_core.architecture import Architecture, StateDict
+from fmen_core.architecture import Architecture, StateDict, out_channels, shuffle_scale
 from fmen_core.blocks.attention import ContrastAttention
 from fmen_core.blocks.distillation import split_off
 from fmen_core.blocks.layers import conv1x1, conv3x3, leaky_relu, pixel_shuffle_tail
-from fmen_core.detection import out_channels, recognise, shuffle_scale
 
 
 class Block(nn.Module):
@@ -79,22 +78,21 @@ class IMDN(nn.Module):
         return out
 
 
-def detect(state: StateDict) -> dict[str, Any] | None:
-    """The arguments of ``IMDN`` that reproduce a state dict, or None if it is of another network."""
-    return recognise(
-        state,
-        IMDN,
-        scale=shuffle_scale(state, "upsampler.0.weight"),
-        n_feats=out_channels(state, "fea_conv.weight"),
-    )
+def read_sizes(state: StateDict) -> dict[str, Any]:
+    """Read the arguments of ``build`` from the shapes in a state dict; None stands for an absent tensor."""
+    return {
+        "scale": shuffle_scale(state, "upsampler.0.weight"),
+        "n_feats": out_channels(state, "fea_conv.weight"),
+    }
 
 
 ARCHITECTURE = Architecture(
     name=IMDN.name,
     title="IMDN",
-    source="Hui et al., ACM MM 2019",
+    paper="Hui et al., ACM MM 2019",
     data_range=IMDN.data_range,
     scales=(2, 3, 4),
-    build=IMDN,
-    detect=detect,
+    inference=IMDN,
+    read_sizes=read_sizes,
+    tileable=False,
 )

@@ -12,10 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fmen_core.architecture import Architecture, StateDict
+from fmen_core.architecture import Architecture, StateDict, count, out_channels, shuffle_scale
 from fmen_core.blocks.distillation import split_off
 from fmen_core.blocks.layers import Shortcut, conv1x1, conv3x3, leaky_relu, pixel_shuffle_tail
-from fmen_core.detection import count, out_channels, recognise, shuffle_scale
 
 
 class Block(nn.Module):
@@ -67,23 +66,21 @@ class IMDNBaseline(nn.Module):
         return out
 
 
-def detect(state: StateDict) -> dict[str, Any] | None:
-    """The arguments of ``IMDNBaseline`` that reproduce a state dict, or None if it is of another network."""
-    return recognise(
-        state,
-        IMDNBaseline,
-        scale=shuffle_scale(state, "model.2.weight"),
-        n_feats=out_channels(state, "model.0.weight"),
-        n_blocks=count(state, r"model\.1\.sub\.\d+\.conv1x1\.weight"),
-    )
+def read_sizes(state: StateDict) -> dict[str, Any]:
+    """Read the arguments of ``build`` from the shapes in a state dict; None stands for an absent tensor."""
+    return {
+        "scale": shuffle_scale(state, "model.2.weight"),
+        "n_feats": out_channels(state, "model.0.weight"),
+        "n_blocks": count(state, r"model\.1\.sub\.\d+\.conv1x1\.weight"),
+    }
 
 
 ARCHITECTURE = Architecture(
     name=IMDNBaseline.name,
     title="IMDN (baseline)",
-    source="Hui et al., ACM MM 2019, simplified; winner of AIM 2019, baseline of NTIRE 2022",
+    paper="Hui et al., ACM MM 2019, simplified; winner of AIM 2019, baseline of NTIRE 2022",
     data_range=IMDNBaseline.data_range,
     scales=(2, 3, 4),
-    build=IMDNBaseline,
-    detect=detect,
+    inference=IMDNBaseline,
+    read_sizes=read_sizes,
 )

@@ -12,10 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fmen_core.architecture import Architecture, StateDict
+from fmen_core.architecture import Architecture, StateDict, count, out_channels, shuffle_scale
 from fmen_core.blocks.distillation import split_off
 from fmen_core.blocks.layers import Shortcut, conv1x1, conv3x3, pixel_shuffle_tail
-from fmen_core.detection import count, out_channels, recognise, shuffle_scale
 
 
 class Block(nn.Module):
@@ -70,23 +69,21 @@ class IMDNPlus(nn.Module):
         return out
 
 
-def detect(state: StateDict) -> dict[str, Any] | None:
-    """The arguments of ``IMDNPlus`` that reproduce a state dict, or None if it is of another network."""
-    return recognise(
-        state,
-        IMDNPlus,
-        scale=shuffle_scale(state, "RM.0.weight"),
-        n_feats=out_channels(state, "FEM.0.weight"),
-        n_blocks=count(state, r"FEM\.1\.sub\.\d+\.c7\.weight"),
-    )
+def read_sizes(state: StateDict) -> dict[str, Any]:
+    """Read the arguments of ``build`` from the shapes in a state dict; None stands for an absent tensor."""
+    return {
+        "scale": shuffle_scale(state, "RM.0.weight"),
+        "n_feats": out_channels(state, "FEM.0.weight"),
+        "n_blocks": count(state, r"FEM\.1\.sub\.\d+\.c7\.weight"),
+    }
 
 
 ARCHITECTURE = Architecture(
     name=IMDNPlus.name,
     title="rainbow (IMDN+)",
-    source="NTIRE 2022, team 39 rainbow; after Hui et al., ACM MM 2019",
+    paper="NTIRE 2022, team 39 rainbow; after Hui et al., ACM MM 2019",
     data_range=IMDNPlus.data_range,
     scales=(2, 3, 4),
-    build=IMDNPlus,
-    detect=detect,
+    inference=IMDNPlus,
+    read_sizes=read_sizes,
 )

@@ -14,11 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fmen_core.architecture import Architecture, StateDict
+from fmen_core.architecture import Architecture, StateDict, out_channels, shuffle_scale
 from fmen_core.blocks.attention import SpatialGate, resize_like
 from fmen_core.blocks.distillation import FeatureDistillation
 from fmen_core.blocks.layers import conv3x3, named, pixel_shuffle_tail
-from fmen_core.detection import out_channels, recognise, shuffle_scale
 
 
 class PooledESA(SpatialGate):
@@ -81,23 +80,23 @@ class NEESR(nn.Module):
         return out
 
 
-def detect(state: StateDict) -> dict[str, Any] | None:
-    """The arguments of ``NEESR`` that reproduce a state dict, or None if it is of another network."""
-    return recognise(
-        state,
-        NEESR,
-        scale=shuffle_scale(state, "upsampler.0.weight"),
-        n_feats=out_channels(state, "fea_conv.weight"),
-        distilled=out_channels(state, "B1.c1_d.weight"),
-    )
+def read_sizes(state: StateDict) -> dict[str, Any]:
+    """Read the arguments of ``build`` from the shapes in a state dict; None stands for an absent tensor."""
+    return {
+        "scale": shuffle_scale(state, "upsampler.0.weight"),
+        "n_feats": out_channels(state, "fea_conv.weight"),
+        "distilled": out_channels(state, "B1.c1_d.weight"),
+    }
 
 
 ARCHITECTURE = Architecture(
     name=NEESR.name,
     title="NEESR (plain RFDN)",
-    source="NTIRE 2022, team 05 NEESR; after Liu et al., ECCV Workshops 2020",
+    paper="NTIRE 2022, team 05 NEESR; after Liu et al., ECCV Workshops 2020",
     data_range=NEESR.data_range,
     scales=(2, 3, 4),
-    build=NEESR,
-    detect=detect,
+    inference=NEESR,
+    read_sizes=read_sizes,
+    min_size=5,
+    tileable=False,
 )

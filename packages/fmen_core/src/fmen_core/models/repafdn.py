@@ -13,11 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fmen_core.architecture import Architecture, StateDict
+from fmen_core.architecture import Architecture, StateDict, out_channels, shuffle_scale
 from fmen_core.blocks.attention import ESA, PixelAttention
 from fmen_core.blocks.distillation import FeatureDistillation
 from fmen_core.blocks.layers import conv1x1, conv3x3, leaky_relu, pixel_shuffle_tail
-from fmen_core.detection import out_channels, recognise, shuffle_scale
 
 
 class RePAFDN(nn.Module):
@@ -61,22 +60,22 @@ class RePAFDN(nn.Module):
         return out
 
 
-def detect(state: StateDict) -> dict[str, Any] | None:
-    """The arguments of ``RePAFDN`` that reproduce a state dict, or None if it is of another network."""
-    return recognise(
-        state,
-        RePAFDN,
-        scale=shuffle_scale(state, "upsampler.0.weight"),
-        n_feats=out_channels(state, "fea_conv.weight"),
-    )
+def read_sizes(state: StateDict) -> dict[str, Any]:
+    """Read the arguments of ``build`` from the shapes in a state dict; None stands for an absent tensor."""
+    return {
+        "scale": shuffle_scale(state, "upsampler.0.weight"),
+        "n_feats": out_channels(state, "fea_conv.weight"),
+    }
 
 
 ARCHITECTURE = Architecture(
     name=RePAFDN.name,
     title="Super (RePAFDN)",
-    source="NTIRE 2022, team 10 Super; after Liu et al., ECCV Workshops 2020",
+    paper="NTIRE 2022, team 10 Super; after Liu et al., ECCV Workshops 2020",
     data_range=RePAFDN.data_range,
     scales=(2, 3, 4),
-    build=RePAFDN,
-    detect=detect,
+    inference=RePAFDN,
+    read_sizes=read_sizes,
+    min_size=15,
+    tileable=False,
 )

@@ -11,11 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fmen_core.architecture import Architecture, StateDict
+from fmen_core.architecture import Architecture, StateDict, out_channels, shuffle_scale
 from fmen_core.blocks.attention import ESA
 from fmen_core.blocks.distillation import FeatureDistillation
 from fmen_core.blocks.layers import conv1x1, conv3x3, leaky_relu, pixel_shuffle_tail
-from fmen_core.detection import out_channels, recognise, shuffle_scale
 
 
 class RFDN(nn.Module):
@@ -62,22 +61,22 @@ class RFDN(nn.Module):
         return out
 
 
-def detect(state: StateDict) -> dict[str, Any] | None:
-    """The arguments of ``RFDN`` that reproduce a state dict, or None if it is of another network."""
-    return recognise(
-        state,
-        RFDN,
-        scale=shuffle_scale(state, "upsampler.0.weight"),
-        n_feats=out_channels(state, "fea_conv.weight"),
-    )
+def read_sizes(state: StateDict) -> dict[str, Any]:
+    """Read the arguments of ``build`` from the shapes in a state dict; None stands for an absent tensor."""
+    return {
+        "scale": shuffle_scale(state, "upsampler.0.weight"),
+        "n_feats": out_channels(state, "fea_conv.weight"),
+    }
 
 
 ARCHITECTURE = Architecture(
     name=RFDN.name,
     title="E-RFDN",
-    source="Liu et al., ECCV Workshops 2020; winner of AIM 2020",
+    paper="Liu et al., ECCV Workshops 2020; winner of AIM 2020",
     data_range=RFDN.data_range,
     scales=(2, 3, 4),
-    build=RFDN,
-    detect=detect,
+    inference=RFDN,
+    read_sizes=read_sizes,
+    min_size=15,
+    tileable=False,
 )

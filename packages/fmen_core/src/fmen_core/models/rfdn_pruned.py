@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fmen_core.architecture import Architecture, StateDict
-from fmen_core.detection import recognise, shuffle_scale
+from fmen_core.architecture import Architecture, StateDict, shuffle_scale
 from fmen_core.models.rfdn import RFDN
 
 
@@ -28,17 +27,21 @@ class RFDNPruned(RFDN):
         super().__init__(scale, n_feats=40, esa_feats=12, residual=False)
 
 
-def detect(state: StateDict) -> dict[str, Any] | None:
-    """The arguments of ``RFDNPruned`` that reproduce a state dict, or None if it is of another network."""
-    return recognise(state, RFDNPruned, scale=shuffle_scale(state, "upsampler.0.weight"))
+def read_sizes(state: StateDict) -> dict[str, Any]:
+    """Read the arguments of ``build`` from the shapes in a state dict; None stands for an absent tensor."""
+    return {
+        "scale": shuffle_scale(state, "upsampler.0.weight"),
+    }
 
 
 ARCHITECTURE = Architecture(
     name=RFDNPruned.name,
     title="MegSR (pruned RFDN)",
-    source="NTIRE 2022, team 40 MegSR; after Liu et al., ECCV Workshops 2020",
+    paper="NTIRE 2022, team 40 MegSR; after Liu et al., ECCV Workshops 2020",
     data_range=RFDNPruned.data_range,
     scales=(2, 3, 4),
-    build=RFDNPruned,
-    detect=detect,
+    inference=RFDNPruned,
+    read_sizes=read_sizes,
+    min_size=15,
+    tileable=False,
 )

@@ -10,10 +10,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fmen_core.architecture import Architecture, StateDict
+from fmen_core.architecture import Architecture, StateDict, out_channels, shuffle_scale
 from fmen_core.blocks.attention import ESA
 from fmen_core.blocks.layers import conv1x1, conv3x3, leaky_relu, pixel_shuffle_tail
-from fmen_core.detection import out_channels, recognise, shuffle_scale
 
 
 class Block(nn.Module):
@@ -73,24 +72,24 @@ class RLFNCut(nn.Module):
         return out
 
 
-def detect(state: StateDict) -> dict[str, Any] | None:
-    """The arguments of ``RLFNCut`` that reproduce a state dict, or None if it is of another network."""
-    return recognise(
-        state,
-        RLFNCut,
-        scale=shuffle_scale(state, "upsampler.0.weight"),
-        n_feats=out_channels(state, "fea_conv.weight"),
-        mid_feats=out_channels(state, "B1.c1_r.weight"),
-        esa_feats=out_channels(state, "B1.esa.conv1.weight"),
-    )
+def read_sizes(state: StateDict) -> dict[str, Any]:
+    """Read the arguments of ``build`` from the shapes in a state dict; None stands for an absent tensor."""
+    return {
+        "scale": shuffle_scale(state, "upsampler.0.weight"),
+        "n_feats": out_channels(state, "fea_conv.weight"),
+        "mid_feats": out_channels(state, "B1.c1_r.weight"),
+        "esa_feats": out_channels(state, "B1.esa.conv1.weight"),
+    }
 
 
 ARCHITECTURE = Architecture(
     name=RLFNCut.name,
     title="ByteESR (RLFN_cut)",
-    source="Kong et al., CVPR Workshops 2022; NTIRE 2022, team 04 ByteESR, winner of the runtime track",
+    paper="Kong et al., CVPR Workshops 2022; NTIRE 2022, team 04 ByteESR, winner of the runtime track",
     data_range=RLFNCut.data_range,
     scales=(2, 3, 4),
-    build=RLFNCut,
-    detect=detect,
+    inference=RLFNCut,
+    read_sizes=read_sizes,
+    min_size=15,
+    tileable=False,
 )

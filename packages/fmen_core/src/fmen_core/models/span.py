@@ -11,9 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fmen_core.architecture import Architecture, StateDict
+from fmen_core.architecture import Architecture, StateDict, out_channels, shuffle_scale
 from fmen_core.blocks.layers import conv1x1, conv3x3, named, pixel_shuffle_tail
-from fmen_core.detection import out_channels, recognise, shuffle_scale
 
 DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
 """Mean RGB of DIV2K's training images, white being 1."""
@@ -88,22 +87,20 @@ class SPAN(nn.Module):
         return out
 
 
-def detect(state: StateDict) -> dict[str, Any] | None:
-    """The arguments of ``SPAN`` that reproduce a state dict, or None if it is of another network."""
-    return recognise(
-        state,
-        SPAN,
-        scale=shuffle_scale(state, "upsampler.0.weight"),
-        n_feats=out_channels(state, "conv_1.eval_conv.weight"),
-    )
+def read_sizes(state: StateDict) -> dict[str, Any]:
+    """Read the arguments of ``build`` from the shapes in a state dict; None stands for an absent tensor."""
+    return {
+        "scale": shuffle_scale(state, "upsampler.0.weight"),
+        "n_feats": out_channels(state, "conv_1.eval_conv.weight"),
+    }
 
 
 ARCHITECTURE = Architecture(
     name=SPAN.name,
     title="SPAN",
-    source="Wan et al., CVPR Workshops 2024; with 28 channels the baseline of NTIRE 2026",
+    paper="Wan et al., CVPR Workshops 2024; with 28 channels the baseline of NTIRE 2026",
     data_range=SPAN.data_range,
     scales=(2, 3, 4),
-    build=SPAN,
-    detect=detect,
+    inference=SPAN,
+    read_sizes=read_sizes,
 )
