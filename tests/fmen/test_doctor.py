@@ -60,7 +60,7 @@ def test_data_weights_and_runs_are_found(work: Path) -> None:
 
 def test_missing_packages_are_named_with_their_installation(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = doctor.version
-    monkeypatch.setattr(doctor, "version", lambda name: None if name in ("matplotlib", "h5py") else real(name))
+    monkeypatch.setattr(doctor, "version", lambda name: None if name in ("tensorboard", "h5py") else real(name))
     lines = report()
     assert lines["h5py"] == "-- missing: pip install h5py"
-    assert "plot" in lines["extras"] and "pip install 'fmen[" in lines["extras"]
+    assert "tensorboard" in lines["extras"] and "pip install 'fmen[" in lines["extras"]

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from fmen.benchmark.models import BenchModel, choose_models
 from fmen.benchmark.run import Accuracy, Benchmark, Row, run_bench, with_scores
 from fmen.benchmark.table import COLUMNS, markdown_table, memory_table, rank, sort_rows, text_table
-from fmen.charts.networks import draw, needs_matplotlib
+from fmen.charts.networks import check_plot, save_networks
 from fmen.cli.bench import bench
 from fmen.errors import UserError
 from fmen.json_file import dump_json
@@ -275,10 +275,9 @@ def test_an_invalid_image_size_is_refused(size: str) -> None:
 
 @pytest.mark.parametrize("suffix", [".png", ".pdf", ".svg"])
 def test_the_figure_names_every_network(tmp_path: Path, suffix: str) -> None:
-    pytest.importorskip("matplotlib", reason="figures need the extra fmen[plot]")
     rows = [row("fmen-s", 60, 341_066, 29.0), row("rfdn", 120, 433_448, 29.04), row("span", 40, 150_688)]
     file = tmp_path / f"figure{suffix}"
-    draw([row.plotted() for row in rows], "somewhere", file)
+    save_networks([row.plotted() for row in rows], "somewhere", file)
     content = file.read_bytes()
     assert content[:4] in (b"\x89PNG", b"%PDF", b"<?xm")
     if suffix == ".svg":
@@ -289,4 +288,4 @@ def test_the_figure_names_every_network(tmp_path: Path, suffix: str) -> None:
 
 def test_an_unknown_plot_format_is_refused_before_measuring() -> None:
     with pytest.raises(ValueError, match=r"end the name in one of \.png, \.pdf, \.svg"):
-        needs_matplotlib(Path("figure.bmp"))
+        check_plot(Path("figure.bmp"))

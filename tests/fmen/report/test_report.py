@@ -1,4 +1,4 @@
-"""The report: what is in the page, what it may weigh, and that it works in a browser."""
+"""The report: contents of the page, its size, and its behavior in a browser."""
 
 from __future__ import annotations
 
@@ -16,22 +16,19 @@ import torch
 from typer.testing import CliRunner
 
 from fmen.cli.main import app
-from fmen.report.axes import Axis, log_steps, steps
-from fmen.report.curve import BOTTOM, POINTS, TOP, draw_curves, thin
 from fmen.report.images import (
     BUDGET,
     CROP,
-    LADDER,
     LOSSLESS,
     PAGE_BUDGET,
+    PREVIEW_QUALITIES,
     ComparedImage,
     compare,
     error_map,
     pick_windows,
 )
-from fmen.report.inputs import Benched, Logged
-from fmen.report.page import write_report
-from fmen.report.scatter import draw_scatter
+from fmen.report.inputs import BenchRow, LogRow, ReportError, read_validation
+from fmen.report.page import training_curves, write_report
 from fmen.report.tables import challenge_table
 from fmen.training.run_folder import Run
 from fmen_core import create_model, save
@@ -77,7 +74,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def page(work: Path) -> Path:
-    """A page with everything in it."""
+    """A page with all sections."""
     fmen(
         work,
         *("report", "--run", "runs/fmen-s_x4_quick", "--data", "photos", "--out", "out/report.html"),
@@ -98,8 +95,8 @@ def fmen(folder: Path, *arguments: str, status: int = 0) -> str:
     return result.output
 
 
-def bench_rows() -> list[Benched]:
-    return [Benched(flops=10**9, activations=10**6, convs=3, **row) for row in BENCH]  # type: ignore[arg-type]
+def bench_rows() -> list[BenchRow]:
+    return [BenchRow(flops=10**9, activations=10**6, convs=3, **row) for row in BENCH]  # type: ignore[arg-type]
 
 
 def blurred(lr: np.ndarray[Any, np.dtype[np.uint8]]) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -107,13 +104,13 @@ def blurred(lr: np.ndarray[Any, np.dtype[np.uint8]]) -> np.ndarray[Any, np.dtype
     return imresize(imresize(lr, 0.5), 8)
 
 
-def test_the_page_holds_all_parts_and_loads_nothing(page: Path) -> None:
+def test_the_page_has_all_sections_and_loads_nothing(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert all(f'<section id="{part}"' in text for part in ("training", "validation", "networks", "images"))
     assert "default-src 'none'" in text
     links = re.findall(r"""(?:src|href)=["']?([^"'>]*)""", text)
     assert links and all(link.startswith(("data:", "#")) for link in links)
-    assert not re.search(r"https?:|url\(|@import", re.sub(r"data:[^\"]*", "", text))
+    assert not re.search(r"https?:|url\((?!#)|@import", re.sub(r"data:[^\"]*", "", text))
 
 
 def test_names_are_text_and_never_markup(page: Path) -> None:
@@ -123,7 +120,7 @@ def test_names_are_text_and_never_markup(page: Path) -> None:
     assert "one &amp; &lt;two&gt;" in text and "<two>" not in text
 
 
-def test_parts_that_there_is_nothing_for_are_left_out(work: Path) -> None:
+def test_sections_without_input_are_left_out(work: Path) -> None:
     fmen(work, "report", "--bench", "bench.json", "--out", "bench.html")
     text = (work / "bench.html").read_text(encoding="utf-8")
     assert re.findall(r'<section id="(\w+)"', text) == ["networks"]
@@ -131,14 +128,14 @@ def test_parts_that_there_is_nothing_for_are_left_out(work: Path) -> None:
     assert re.findall(r'<section id="(\w+)"', (work / "run.html").read_text(encoding="utf-8")) == ["training"]
 
 
-def test_validations_from_files_of_one_name_are_all_there(work: Path, tmp_path: Path) -> None:
+def test_validations_from_files_of_one_name_are_all_shown(work: Path, tmp_path: Path) -> None:
     shutil.copy(work / "validation.json", tmp_path / "validation.json")
     files = [work / "validation.json", tmp_path / "validation.json"]
     write_report(tmp_path / "r.html", validations=files)
     assert all(f">{file}<" in (tmp_path / "r.html").read_text(encoding="utf-8") for file in files)
 
 
-def test_without_arguments_it_is_the_newest_run_on_the_sample(work: Path) -> None:
+def test_without_arguments_the_report_shows_the_newest_run_on_the_sample(work: Path) -> None:
     said = fmen(work, "report", "--max-images", "1", "--device", "cpu")
     assert "images: 1 of sample-val, weights runs/fmen-s_x4_quick/best.safetensors" in said
     text = (work / "report.html").read_text(encoding="utf-8")
@@ -161,7 +158,7 @@ def test_without_arguments_it_is_the_newest_run_on_the_sample(work: Path) -> Non
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_input_at_fault_is_one_line_and_exit_status_2(work: Path, arguments: list[str], said: str) -> None:
+def test_bad_input_is_one_line_and_exit_status_2(work: Path, arguments: list[str], said: str) -> None:
     before = sorted(work.rglob("*"))
     output = fmen(work, "report", *(["--out", "x.html"] if "--out" not in arguments else []), *arguments, status=2)
     assert said in output and output.startswith("error: ") and output.count("\n") == 1
@@ -172,7 +169,7 @@ def test_an_image_of_noise_stays_within_its_budget() -> None:
     hr = np.random.default_rng(0).integers(0, 256, (600, 800, 3), np.uint8)
     image = compare("noise", imresize(hr, 0.25), hr, blurred, scale=4, protocol="ntire")
     assert len(image.crops) == 3
-    assert image.rung in LADDER[2:] and image.bytes <= BUDGET
+    assert image.quality in PREVIEW_QUALITIES[2:] and image.bytes <= BUDGET
     assert image.ours.psnr == psnr(blurred(imresize(hr, 0.25)), hr)
 
 
@@ -190,19 +187,19 @@ def small(**other: Any) -> ComparedImage:
     return compare("small", imresize(hr, 0.25), hr, blurred, scale=4, protocol="ntire", **other)
 
 
-def test_a_small_image_is_kept_without_loss() -> None:
+def test_a_small_image_is_stored_without_loss() -> None:
     image = small()
-    assert image.rung.quality == LOSSLESS and image.layers["hr"].width == 168
+    assert image.quality.webp == LOSSLESS and image.layers["hr"].width == 168
     assert image.bytes <= BUDGET
-    assert len(image.crops) == 1  # there is no room for another
+    assert len(image.crops) == 1  # too small for another one
 
 
-def test_full_keeps_large_images_without_loss() -> None:
-    assert small(budget=0).rung == LADDER[-1]
-    assert small(budget=0, full=True).rung.quality == LOSSLESS
+def test_full_stores_large_images_without_loss() -> None:
+    assert small(budget=0).quality == PREVIEW_QUALITIES[-1]
+    assert small(budget=0, full=True).quality.webp == LOSSLESS
 
 
-def test_crops_lie_where_the_methods_differ_most_and_then_where_ours_is_wrong() -> None:
+def test_crops_show_the_largest_differences_and_then_the_largest_error() -> None:
     hr = np.zeros((400, 600, 3), np.uint8)
     bicubic, ours = hr.copy(), hr.copy()
     bicubic[40:60, 480:520] = 200
@@ -220,7 +217,7 @@ def test_crops_lie_where_the_methods_differ_most_and_then_where_ours_is_wrong() 
     assert all(value % 4 == 0 for window in windows for value in window) and windows[0][2:] == (CROP, CROP)
 
 
-def test_crops_lie_apart_where_there_is_room() -> None:
+def test_crops_are_apart_if_the_image_is_large_enough() -> None:
     rng = np.random.default_rng(0)
     hr = rng.integers(0, 40, (480, 480, 3), np.uint8)
     ours = hr.copy()
@@ -240,36 +237,43 @@ def test_the_error_map_is_black_where_nothing_differs_and_its_blocks_are_means()
     assert np.array_equal(coarse[0, 0], fine[0, 0]) and np.array_equal(coarse[1, 1], fine[7, 7])
 
 
-def test_ticks_are_round_numbers_within_the_axis() -> None:
-    assert steps(0, 9500, 5) == [0, 2000, 4000, 6000, 8000]
-    assert steps(28.3, 31.7, 5) == [29, 30, 31]
-    assert log_steps(3, 60) == [5, 10, 20, 50]
-    assert Axis(0, 1, 0, 100).ticks(5) == [(0, "0.0"), (20, "0.2"), (40, "0.4"), (60, "0.6"), (80, "0.8"), (100, "1.0")]
+def test_curves_describe_themselves_and_leave_out_what_was_not_logged() -> None:
+    log = [LogRow(step=step, psnr=value, loss=30 / step) for step, value in ((1, 20.0), (2, 31.47), (3, 31.2))]
+    loss, psnr_curve = training_curves(log, "L1", "paper")
+    assert (loss.caption, psnr_curve.caption) == ("Training loss (L1)", "Validation PSNR in dB (paper)")
+    assert 'aria-label="Training loss (L1): from 30 at step 1 to 10 at step 3"' in loss.svgs["wide"]
+    assert "best 31.47 at step 2, last 31.20 at step 3" in psnr_curve.svgs["narrow"]
+    assert ">31.47 dB<" in psnr_curve.svgs["wide"]
+    assert [each.caption for each in training_curves([LogRow(step=5, loss=3.0)], "", "")] == ["Training loss"]
+    nothing = [LogRow(step=1, loss=float("nan"), psnr=float("inf")), LogRow(step=2, loss=0.0)]
+    assert training_curves(nothing, "L1", "") == []
 
 
-def test_a_long_curve_is_thinned_and_keeps_its_end() -> None:
-    values = [(float(step), 1.0) for step in range(30_001)]
-    assert len(thin(values)) <= POINTS + 1 and thin(values)[-1] == values[-1]
+def test_each_network_has_a_tooltip_with_its_figures(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert text.count("<title>FMEN-S: 15.0 ms, 60.0 MiB, 0.341 M parameters</title>") == 2  # wide and narrow
+    assert text.count("&lt;/script&gt;&amp;: 10.0 ms, 90.0 MiB, 0.151 M parameters</title>") == 2
 
 
-def test_the_loss_axis_leaves_out_the_first_losses_and_the_line_ends_in_a_mean() -> None:
-    log = [Logged(step=step, loss=10 if step % 20 else 12) for step in range(10, 5010, 10)]
-    log[0] = Logged(step=10, loss=500)
-    (curve,) = draw_curves(log)
-    assert max(float(text.replace(",", "")) for _, text in curve.y_ticks) < 20
-    assert curve.summary.startswith("Training loss: from 500 at step 10 to 12 at step 5,000")
-    raw, smoothed = ([float(point.split(",")[1]) for point in line.points.split()] for line in curve.lines)
-    assert abs(smoothed[-1] - smoothed[-2]) < 0.1 * abs(raw[-1] - raw[-2])
-    assert all(TOP <= y <= BOTTOM for y in raw + smoothed)
+def test_element_ids_of_the_charts_are_unique_and_every_reference_has_its_element(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    ids = re.findall(r' id="([^"]+)"', text)
+    assert len(ids) == len(set(ids))
+    references = re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', text)
+    assert references and {one or other for one, other in references} <= set(ids)
 
 
-def test_curves_mark_the_best_psnr_and_do_without_what_was_not_logged() -> None:
-    log = [Logged(step=step, psnr=value) for step, value in ((1, 20.0), (2, 31.47), (3, 31.2))]
-    (curve,) = draw_curves(log, protocol="paper")
-    assert curve.title == "Validation PSNR in dB (paper)"
-    assert curve.mark is not None and curve.mark.text == "31.47 dB"
-    assert len(curve.dots) == 2  # 20 dB lies below the axis
-    assert [each.title for each in draw_curves([Logged(step=5, loss=3.0)])] == ["Training loss"]
+def test_null_is_the_psnr_of_identical_images(tmp_path: Path) -> None:
+    images = [{"name": "same", "psnr": None, "ssim": 1.0}]
+    content = {"model": "m", "weights": "w", "protocol": "ntire", "scale": 4, "images": images}
+    (tmp_path / "v.json").write_text(json.dumps({**content, "mean": {"psnr": None, "ssim": 1.0}}))
+    row = read_validation(tmp_path / "v.json")
+    assert row.images[0].psnr == row.mean.psnr == float("inf")
+    write_report(tmp_path / "r.html", validations=[tmp_path / "v.json"])
+    assert (tmp_path / "r.html").read_text(encoding="utf-8").count(">∞<") == 3
+    (tmp_path / "v.json").write_text(json.dumps({**content, "mean": {"psnr": "high", "ssim": 1.0}}))
+    with pytest.raises(ReportError, match=r"v\.json: not written by 'fmen validate --json' \(mean\.psnr: "):
+        read_validation(tmp_path / "v.json")
 
 
 def test_the_challenge_table_ranks_each_column_and_compares_with_the_baseline() -> None:
@@ -283,21 +287,7 @@ def test_the_challenge_table_ranks_each_column_and_compares_with_the_baseline() 
     assert [(cell.text, cell.rank) for cell in decibels] == [("–", 0), ("30.10", 2), ("30.30", 1)]
 
 
-@pytest.mark.parametrize("width", [400, 1040])
-def test_discs_have_areas_by_parameters_and_names_that_do_not_overlap(width: int) -> None:
-    rows = [
-        row.model_copy(update={"model": f"network-{i}", "runtime_ms": 10 + i}) for i in range(3) for row in bench_rows()
-    ]
-    plot = draw_scatter(rows, {}, width=width)
-    by_params = sorted(zip(sorted(row.params for row in rows), sorted(disc.radius for disc in plot.discs), strict=True))
-    (least, small_radius), (most, large_radius) = by_params[0], by_params[-1]
-    assert (large_radius / small_radius) ** 2 == pytest.approx(most / least, rel=0.03)
-    labels = [disc.label for disc in plot.discs]
-    assert not any(a.overlap(b) for i, a in enumerate(labels) for b in labels[:i])
-    assert all(label.left >= 0 and label.right <= width for label in labels)
-
-
-def test_a_page_that_cannot_be_made_leaves_the_old_one(
+def test_a_page_that_cannot_be_written_leaves_the_old_one(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "r.html").write_text("old")
@@ -348,7 +338,7 @@ def border(browser: Any) -> float:
     return float(browser.execute_script(script))
 
 
-def test_the_border_follows_the_mouse_and_the_keys(browser: Any) -> None:
+def test_the_divider_follows_the_mouse_and_the_keys(browser: Any) -> None:
     from selenium.webdriver import ActionChains, Keys
 
     frame = find(browser, ".frame")
@@ -389,7 +379,7 @@ def test_every_picture_can_be_decoded(browser: Any) -> None:
     assert browser.execute_async_script(script)
 
 
-def test_the_table_sorts_by_figures_and_by_words(browser: Any) -> None:
+def test_the_table_sorts_by_numbers_and_by_words(browser: Any) -> None:
     def names() -> list[str]:
         return [cell.text for cell in browser.find_elements("css selector", "#networks tbody th")]
 
@@ -431,5 +421,5 @@ def test_a_phone_shows_the_page_without_sideways_scrolling(browser: Any) -> None
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
-def test_the_console_stays_silent(browser: Any) -> None:
+def test_the_browser_console_is_empty(browser: Any) -> None:
     assert browser.get_log("browser") == []

@@ -25,7 +25,6 @@ PROJECT_PACKAGES = ("fmen", "fmen-core", "fmen-data", "fmen-eval")
 REQUIRED = ("numpy", "opencv-python-headless", "pillow", "h5py", "safetensors", "thop", "typer", "pydantic")
 EXTRAS = {
     "tensorboard": "tensorboard",
-    "matplotlib": "plot",
     "onnxruntime": "onnx",
     "spandrel": "spandrel",
     "fvcore": "ntire2026",

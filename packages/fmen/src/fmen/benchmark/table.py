@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fmen.benchmark.run import BASELINE, Row
+from fmen.charts.tables import format_markdown, format_text
 from fmen.errors import UserError
 
 MIB = 2**20
@@ -86,14 +87,12 @@ def cost(column: Column, row: Row) -> float:
 
 def text_table(rows: Sequence[Row]) -> str:
     """Format for the terminal: each figure with its rank in parentheses and its difference from the baseline."""
-    return aligned(cells(rows, "{figure} ({rank}) {percent:>5}"), words={0})
+    return format_text(cells(rows, "{figure} ({rank}) {percent:>5}"))
 
 
 def markdown_table(rows: Sequence[Row]) -> str:
     """Format as Markdown, with the ranks as subscripts, as in the challenge's report."""
-    head, *body = cells(rows, "{figure}<sub>({rank})</sub> {percent}")
-    rule = ["---", *("---:" for _ in head[1:])]
-    return "\n".join("| " + " | ".join(line) + " |" for line in [head, rule, *body])
+    return format_markdown(cells(rows, "{figure}<sub>({rank})</sub> {percent}"))
 
 
 def memory_table(rows: Sequence[Row]) -> str:
@@ -113,7 +112,7 @@ def memory_table(rows: Sequence[Row]) -> str:
         predicted = (f"{peak.total / MIB:.2f}", str(peak), f"{held.total_held / MIB:.2f}", str(held))
         allocated = f"{measured.allocated_bytes / MIB:.2f}"
         table.append((row.model.name, *predicted, f"{saved / MIB:.2f}", allocated, resident))
-    return aligned(table, words={0, 2, 4})
+    return format_text(table, words={0, 2, 4})
 
 
 def cells(rows: Sequence[Row], form: str) -> list[tuple[str, ...]]:
@@ -135,17 +134,3 @@ def cells(rows: Sequence[Row], form: str) -> list[tuple[str, ...]]:
 
     head = ("model", *(column.title for column in columns))
     return [head, *((row.model.name, *(cell(column, row) for column in columns)) for row in rows)]
-
-
-def aligned(table: Sequence[Sequence[str]], words: set[int]) -> str:
-    """Align the columns in ``words`` to the left and the others to the right, with a rule below the heading."""
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if index in words else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in table
-    ]
-    lines.insert(1, "-" * max(map(len, lines)))
-    return "\n".join(lines)

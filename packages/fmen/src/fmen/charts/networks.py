@@ -1,48 +1,60 @@
-"""The benchmark as a figure: Figure 1 of the FMEN paper, and PSNR against runtime where PSNR is known.
-
-Needs matplotlib, which ``pip install 'fmen[plot]'`` brings along.
-"""
+"""Networks as discs: runtime against memory, as in Figure 1 of the FMEN paper, and against PSNR where it is known."""
 
 from __future__ import annotations
 
-import importlib.util
-import io
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
+from fmen.charts.style import (
+    ACCENT,
+    FORMATS,
+    GUEST,
+    INK,
+    OTHERS,
+    PAPER,
+    QUIET,
+    add_axes,
+    chart_style,
+    inline_svg,
+    new_figure,
+    save_figure,
+)
 from fmen.errors import UserError
-from fmen_data.atomic import atomic_write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.collections import PathCollection
     from matplotlib.figure import Figure
+    from matplotlib.text import Text
     from matplotlib.transforms import Bbox
 
-FORMATS = (".png", ".pdf", ".svg")
 MIB = 2**20
-DISC = 1100.0
-"""Area in square points of a disc that stands for a million parameters."""
+NEAR = 10.0
+"""Points from a disc within which a label needs no line to it."""
 
-OURS, THEIRS, GUEST = "#c2410c", "#64748b", "#0f766e"
-INK, GRID = "#1f2937", "#e5e7eb"
+LEGEND = (0.2, 0.5, 0.9)
+"""Millions of parameters that the legend shows."""
 
 
 @dataclass(frozen=True)
 class Network:
-    """A network in the figure.
+    """A network in the chart.
 
     Attributes:
-        model: Its name; names that begin with ``fmen`` stand out.
+        model: Its name; names that begin with ``fmen`` are highlighted.
         title: The label.
         params: Number of parameters.
         runtime_ms: Median runtime.
         memory_bytes: Peak memory.
         psnr: In dB, or None if it was not measured.
-        dataset: What PSNR was measured on.
-        guest: Whether it came from a source file of the user's.
+        dataset: The dataset of the PSNR.
+        guest: Whether it comes from a source file of the user.
     """
 
     model: str
@@ -54,210 +66,248 @@ class Network:
     dataset: str = ""
     guest: bool = False
 
+    @property
+    def color(self) -> str:
+        """FMEN and the user's networks differ from the others."""
+        if self.model.startswith("fmen"):
+            return ACCENT
+        return GUEST if self.guest else OTHERS
 
-class Disc(NamedTuple):
-    """Centre and radius of a network's disc in the figure's pixels."""
+    @property
+    def note(self) -> str:
+        """The figures in words."""
+        memory = f"{self.memory_bytes / MIB:.1f} MiB"
+        return f"{self.title}: {self.runtime_ms:.1f} ms, {memory}, {self.params / 1e6:.3f} M parameters"
+
+
+class Circle(NamedTuple):
+    """Center and radius of a disc in the figure's pixels."""
 
     x: float
     y: float
     radius: float
 
+    def nearest(self, box: Bbox) -> tuple[float, float]:
+        """Return the point of a box that is nearest to the center."""
+        return min(max(self.x, box.x0), box.x1), min(max(self.y, box.y0), box.y1)
 
-Point: TypeAlias = tuple[float, float]
+    def distance(self, box: Bbox) -> float:
+        """Return the distance of the center from a box."""
+        return math.dist(self.nearest(box), (self.x, self.y))
 
 
-def needs_matplotlib(file: Path) -> None:
-    """Notice before the measurements that they could not be drawn.
+def check_plot(file: Path) -> None:
+    """Check the name of a plot before the measurements.
 
     Raises:
-        UserError: matplotlib is missing, or the file has none of the known suffixes.
+        UserError: The file has none of the known suffixes.
     """
     if file.suffix.lower() not in FORMATS:
         raise UserError(f"--plot {file}: end the name in one of {', '.join(FORMATS)}")
-    if importlib.util.find_spec("matplotlib") is None:
-        raise UserError("--plot needs matplotlib: pip install 'fmen[plot]'")
 
 
-def draw(rows: Sequence[Network], conditions: str, file: Path) -> None:
-    """Write the figure.
+def save_networks(rows: Sequence[Network], conditions: str, file: Path) -> None:
+    """Write the chart of ``fmen bench --plot``.
 
     Args:
-        rows: The networks. If at least two have a PSNR, a second panel shows it against runtime.
-        conditions: A line on how it was measured, for the foot.
+        rows: The networks.
+        conditions: How they were measured; written below the chart.
         file: PNG, PDF or SVG, by its suffix.
     """
-    import matplotlib
+    save_figure(draw_networks(rows, conditions=conditions.split("; complexity")[0]), file)
 
-    # The plain canvas: no window is opened, whatever the machine is set to.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
 
-    accurate = [row for row in rows if row.psnr is not None]
-    panels = 2 if len(accurate) >= 2 else 1
-    with matplotlib.rc_context({"font.family": "DejaVu Sans", "font.size": 10, "svg.fonttype": "none"}):
-        figure = Figure(figsize=(7.2 * panels, 5.4), layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = figure.subplots(1, panels, squeeze=False)[0]
-        figure.supxlabel(conditions.split("; complexity")[0], fontsize=7, color=THEIRS)
-        panel(axes[0], rows, memory_mib, "Peak memory [MiB]", "Runtime, memory and parameters")
-        axes[0].set_ylim(0, 1.12 * max(memory_mib(row) for row in rows))
-        if panels == 2:
-            panel(axes[1], accurate, psnr_db, "PSNR on RGB [dB]", f"Accuracy on {dataset_name(accurate)}")
-        legend(axes[0])
-        figure.draw_without_rendering()  # the labels' places depend on the final layout
+def inline_networks(rows: Sequence[Network], name: str, width: float) -> str:
+    """Return the chart of runtime and memory as an ``<svg>`` element, with a tooltip for each network."""
+    narrow = width < 500
+    figure = draw_networks(rows, width=width, height=500 if narrow else 470, size=12 if narrow else 13, accuracy=False)
+    label = "Runtime against peak memory; the area of a disc shows the number of parameters"
+    return inline_svg(figure, name, label, {f"network-{row.model}": row.note for row in rows})
+
+
+def draw_networks(
+    rows: Sequence[Network],
+    *,
+    width: float = 518,
+    height: float = 400,
+    size: float = 10,
+    accuracy: bool = True,
+    conditions: str = "",
+) -> Figure:
+    """Draw one disc per network, with its name beside it.
+
+    Args:
+        rows: The networks.
+        width, height: Of a panel in points.
+        size: Font size in points.
+        accuracy: Whether a second panel shows PSNR against runtime, if at least two networks have one.
+        conditions: A line below the chart.
+    """
+    measured = [row for row in rows if row.psnr is not None]
+    count = 2 if accuracy and len(measured) >= 2 else 1
+    area = 600 + 1.4 * width  # of the square around a disc of a million parameters, in square points
+    with chart_style(size):
+        figure = new_figure(count * width, height)
+        figure.supxlabel(conditions, fontsize=0.7 * size, color=QUIET)
+        memory = add_axes(figure, (1, count, 1))
+        panels = [(memory, rows, draw_discs(memory, rows, memory_mib, area))]
+        memory.set_ylabel("Peak memory [MiB]")
+        memory.set_ylim(0, 1.12 * max(*map(memory_mib, rows), 1.0))
+        if count == 2:
+            axes = add_axes(figure, (1, 2, 2))
+            panels.append((axes, measured, draw_discs(axes, measured, psnr_db, area)))
+            axes.set_ylabel("PSNR on RGB [dB]")
+            axes.margins(y=0.14)
+            datasets = ", ".join(sorted({row.dataset for row in measured}))
+            memory.set_title("Runtime, memory and parameters")
+            axes.set_title(f"Accuracy on {datasets}")
+        add_legend(figure, memory, area, size)
+        for axes, shown, _ in panels:  # room on the right for a name
+            axes.set_xlim(0, (1.05 + 100 / width) * max(row.runtime_ms for row in shown))
+        figure.draw_without_rendering()  # fixes the layout, which the places of the labels depend on
         figure.set_layout_engine("none")
-        for axis, shown, height in zip(axes, (rows, accurate), (memory_mib, psnr_db), strict=False):
-            place_labels(figure, axis, shown, height)
-        content = io.BytesIO()
-        figure.savefig(content, format=file.suffix[1:].lower(), dpi=200)
-    atomic_write_bytes(file, content.getvalue())
+        for axes, shown, discs in panels:
+            axes.autoscale(False)  # lines to labels must not move the axes
+            label_discs(axes, shown, discs, size)
+    return figure
 
 
 def memory_mib(row: Network) -> float:
-    """Measured peak memory."""
+    """Return the peak memory in MiB."""
     return row.memory_bytes / MIB
 
 
 def psnr_db(row: Network) -> float:
-    """PSNR, of a row that has one."""
+    """Return the PSNR of a network that has one."""
     assert row.psnr is not None
     return row.psnr
 
 
-def dataset_name(rows: Sequence[Network]) -> str:
-    """Of rows that were measured on one."""
-    return ", ".join(sorted({row.dataset for row in rows if row.psnr is not None}))
-
-
-def panel(axis: Axes, rows: Sequence[Network], height: Callable[[Network], float], label: str, title: str) -> None:
-    """One disc per network, large ones behind."""
-    for row in sorted(rows, key=lambda row: -row.params):
-        axis.scatter(
+def draw_discs(
+    axes: Axes, rows: Sequence[Network], height: Callable[[Network], float], area: float
+) -> list[PathCollection]:
+    """Draw the discs, the smaller ones in front, and return them in the order of ``rows``."""
+    axes.set_xlabel("Runtime [ms]")
+    return [
+        axes.scatter(
             row.runtime_ms,
             height(row),
-            s=DISC * row.params / 1e6,
-            color=color(row),
-            alpha=0.75,
-            edgecolor="white",
-            linewidth=1,
-            zorder=3,
+            s=area * row.params / 1e6,
+            color=row.color,
+            alpha=0.8,
+            edgecolor=PAPER,
+            zorder=3 + 1 / (1 + row.params),
+            gid=f"network-{row.model}",
         )
-    axis.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK)
-    axis.set_xlabel("Runtime [ms]", color=INK)
-    axis.set_ylabel(label, color=INK)
-    axis.margins(0.12)
-    axis.set_xlim(0, 1.12 * max(row.runtime_ms for row in rows))
-    axis.grid(color=GRID, linewidth=0.8)
-    axis.set_axisbelow(True)
-    axis.tick_params(colors=INK, length=0)
-    for side in ("top", "right"):
-        axis.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axis.spines[side].set_color(THEIRS)
+        for row in rows
+    ]
 
 
-def color(row: Network) -> str:
-    """FMEN stands out, and so does a network that is not of this project."""
-    if row.model.startswith("fmen"):
-        return OURS
-    return GUEST if row.guest else THEIRS
-
-
-def legend(axis: Axes) -> None:
-    """What the discs' areas stand for."""
-    handles = [axis.scatter([], [], s=DISC * millions, color=THEIRS, alpha=0.4) for millions in (0.2, 0.5, 0.9)]
-    axis.legend(
-        handles,
-        ["0.2 M", "0.5 M", "0.9 M"],
-        title="Parameters",
-        loc="lower right",
+def add_legend(figure: Figure, axes: Axes, area: float, size: float) -> None:
+    """Show above the panels which area stands for how many parameters."""
+    discs: list[Any] = [axes.scatter([], [], s=area * millions, color=OTHERS, alpha=0.8) for millions in LEGEND]
+    labels = [f"{millions} M" for millions in LEGEND[:-1]] + [f"{LEGEND[-1]} M parameters"]
+    tall = math.sqrt(area * LEGEND[-1]) / size
+    figure.legend(
+        discs,
+        labels,
+        loc="outside upper right",
         ncols=3,
-        frameon=False,
-        handlelength=2.4,
-        handleheight=2.8,
-        handletextpad=0.6,
-        columnspacing=1.4,
-        labelcolor=INK,
+        borderpad=0.8,
+        handleheight=tall,
+        handlelength=tall,
+        labelcolor=QUIET,
     )
 
 
-def place_labels(figure: Figure, axis: Axes, rows: Sequence[Network], height: Callable[[Network], float]) -> None:
-    """Write each network's name beside its disc, where it covers neither a disc nor another name."""
-    points = figure.dpi / 72
-    renderer: Any = figure.canvas.get_renderer()  # type: ignore[attr-defined]
-    discs = []
-    for row in rows:
-        x, y = axis.transData.transform((row.runtime_ms, height(row)))
-        discs.append(Disc(float(x), float(y), math.sqrt(DISC * row.params / 1e6 / math.pi) * points))
-    guide = axis.get_legend()
-    taken: list[Bbox] = [] if guide is None else [guide.get_window_extent(renderer)]
-    leads: list[list[Point]] = []
-    inside = axis.get_window_extent(renderer)
-    to_data = axis.transData.inverted().transform
-    for row, disc in sorted(zip(rows, discs, strict=True), key=lambda pair: pair[1].radius):
-        emphasis = "bold" if color(row) != THEIRS else "normal"
-        text = axis.text(row.runtime_ms, height(row), row.title, fontsize=9, zorder=5)
-        text.set(fontweight=emphasis, color=color(row))
-        box = text.get_window_extent(renderer)
-
-        def price(spot: tuple[Bbox, float], disc: Disc = disc) -> float:
-            place, distance = spot
-            line = lead(disc, place, points)
-            crossed = sum(place.contains(x, y) for other in leads for x, y in other)
-            crossed += sum(other.contains(x, y) for other in taken for x, y in line)
-            crossed += sum(math.dist(point, other[:2]) < other.radius for other in discs for point in line)
-            return distance + 1e4 * crossed + clash(place, discs, taken, inside)
-
-        place = min(spots(disc, box.width, box.height, points), key=price)[0]
-        # A text's position is where its first baseline starts, not the corner of its box.
-        left, bottom = to_data((place.x0 + disc.x - box.x0, place.y0 + disc.y - box.y0))
-        text.set_position((left, bottom))
-        taken.append(place)
-        line = lead(disc, place, points)
-        if line:
-            leads.append(line)
-            ends = to_data([line[0], line[-1]])
-            axis.plot(ends[:, 0], ends[:, 1], color=color(row), linewidth=0.7, zorder=2)
+def label_discs(axes: Axes, rows: Sequence[Network], discs: Sequence[PathCollection], size: float) -> None:
+    """Write each network's name beside its disc, clear of all discs and names."""
+    circles = [circle(axes, disc) for disc in discs]
+    attempts: list[tuple[float, list[Text]]] = []
+    for apart, distance in itertools.product((True, False), (0.015, 0.03, 0.05)):
+        texts = allocate_labels(axes, rows, discs, size, apart, distance)
+        attempts.append((covered(texts, circles), texts))
+        if attempts[-1][0] < 1:  # less than a pixel
+            break
+    chosen = min(attempts, key=lambda attempt: attempt[0])[1]
+    for text in itertools.chain.from_iterable(texts for _, texts in attempts if texts is not chosen):
+        text.remove()
+    for row, text, disc in zip(rows, chosen, circles, strict=True):
+        text.set_gid(f"label-{row.model}")
+        connect(axes, text, disc, row.color)
 
 
-def spots(disc: Disc, width: float, height: float, points: float) -> list[tuple[Bbox, float]]:
-    """Places around a disc for a label of that size, each with what it costs to be so far away."""
-    from matplotlib.transforms import Bbox
-
-    places = []
-    for distance in (3.0, 10.0, 20.0, 32.0, 46.0, 62.0):
-        for step in range(24):
-            across, up = math.cos(2 * math.pi * step / 24), math.sin(2 * math.pi * step / 24)
-            reach = disc.radius + distance * points
-            left = disc.x + reach * across + (across - 1) / 2 * width
-            bottom = disc.y + reach * up + (up - 1) / 2 * height
-            places.append((Bbox.from_bounds(left, bottom, width, height), distance * points * 4 + abs(up) * points))
-    return places
+def circle(axes: Axes, disc: PathCollection) -> Circle:
+    """Return the place of a disc in pixels."""
+    figure = axes.get_figure()
+    assert figure is not None
+    x, y = axes.transData.transform(np.asarray(disc.get_offsets())[0])
+    return Circle(float(x), float(y), math.sqrt(float(disc.get_sizes()[0])) / 2 * figure.dpi / 72)
 
 
-def clash(box: Bbox, discs: Sequence[Disc], taken: Sequence[Bbox], inside: Bbox) -> float:
-    """How much a label would cover or leave the panel, far dearer than being far away."""
-    covered = sum(overlap(box, other) for other in taken)
-    for x, y, radius in discs:
-        gap = math.hypot(max(box.x0 - x, 0, x - box.x1), max(box.y0 - y, 0, y - box.y1))
-        covered += 60 * max(0.0, radius + 2 - gap)
-    outside = float(box.width * box.height) - overlap(box, inside)
-    return 10 * (covered + outside)
+def allocate_labels(
+    axes: Axes, rows: Sequence[Network], discs: Sequence[PathCollection], size: float, apart: bool, distance: float
+) -> list[Text]:
+    """Let textalloc place the names.
+
+    Args:
+        axes: The panel.
+        rows: The networks.
+        discs: Their discs.
+        size: Font size in points.
+        apart: Whether no line from a disc to its name may cross another line or name.
+        distance: Smallest distance of a name from a disc's center, as a share of the panel.
+    """
+    import textalloc
+
+    x, y = np.concatenate([np.asarray(disc.get_offsets()) for disc in discs]).T
+    together = axes.scatter(x, y, s=[float(disc.get_sizes()[0]) for disc in discs])
+    highlighted = [row.color != OTHERS for row in rows]
+    allocated: Any = textalloc.allocate(
+        axes,
+        x,
+        y,
+        [row.title for row in rows],
+        x_scatter=x,
+        y_scatter=y,
+        scatter_plot=together,
+        textsize=size,
+        fontweight=["bold" if bold else "normal" for bold in highlighted],
+        textcolor=[row.color if bold else INK for row, bold in zip(rows, highlighted, strict=True)],
+        margin=0.004,
+        min_distance=distance,
+        max_distance=0.25,
+        nbr_candidates=400,
+        avoid_label_lines_overlap=apart,
+        avoid_crossing_label_lines=apart,
+        zorder=6,
+    )
+    _, _, texts, lines = allocated
+    for artist in (together, *filter(None, lines)):  # connect() draws the lines, from the edges of the discs
+        artist.remove()
+    return list(texts)
 
 
-def lead(disc: Disc, box: Bbox, points: float) -> list[Point]:
-    """Points along the line from a disc's edge to its label; none where the label lies too near to need a line."""
-    near_x, near_y = min(max(disc.x, box.x0), box.x1), min(max(disc.y, box.y0), box.y1)
-    distance = math.hypot(near_x - disc.x, near_y - disc.y)
-    if distance < disc.radius + 8 * points:
-        return []
-    # From just outside the disc to just outside the label, so that neither counts as crossed by its own line.
-    shares = [disc.radius / distance + 0.01 + step / 12 * (0.98 - disc.radius / distance) for step in range(13)]
-    return [(disc.x + share * (near_x - disc.x), disc.y + share * (near_y - disc.y)) for share in shares]
+def covered(texts: Sequence[Text], circles: Sequence[Circle]) -> float:
+    """Return how many pixels of labels cover other labels or discs."""
+    boxes = [text.get_window_extent() for text in texts]
+    total = sum(max(0.0, disc.radius - disc.distance(box)) for box in boxes for disc in circles)
+    for index, box in enumerate(boxes):
+        for other in boxes[:index]:
+            width, height = min(box.x1, other.x1) - max(box.x0, other.x0), min(box.y1, other.y1) - max(box.y0, other.y0)
+            total += max(0.0, min(width, height))
+    return total
 
 
-def overlap(a: Bbox, b: Bbox) -> float:
-    """The area that two boxes share."""
-    width = float(min(a.x1, b.x1) - max(a.x0, b.x0))
-    height = float(min(a.y1, b.y1) - max(a.y0, b.y0))
-    return max(0.0, width) * max(0.0, height)
+def connect(axes: Axes, text: Text, disc: Circle, color: str) -> None:
+    """Draw a line from a disc's edge to its label, where that is not beside it."""
+    figure = axes.get_figure()
+    assert figure is not None
+    box = text.get_window_extent()
+    distance = disc.distance(box)
+    if distance <= disc.radius + NEAR * figure.dpi / 72:
+        return
+    near, share = disc.nearest(box), disc.radius / distance
+    edge = disc.x + share * (near[0] - disc.x), disc.y + share * (near[1] - disc.y)
+    ends = axes.transData.inverted().transform([edge, near])
+    axes.plot(ends[:, 0], ends[:, 1], color=color, linewidth=0.8, zorder=2)

@@ -50,9 +50,9 @@ def bench(
     from fmen_data.atomic import atomic_write_bytes
 
     if plot is not None:
-        from fmen.charts.networks import draw, needs_matplotlib
+        from fmen.charts.networks import check_plot, save_networks
 
-        needs_matplotlib(plot)
+        check_plot(plot)
     sort_rows([], sort)
     for file in (json_file, markdown, plot):
         if file is not None:
@@ -78,7 +78,7 @@ def bench(
     if memory:
         typer.echo(f"\nPeak memory in MiB, predicted (needed, held) and measured\n{memory_table(rows)}")
     if plot is not None:
-        draw([row.plotted() for row in rows], result.conditions, plot)
+        save_networks([row.plotted() for row in rows], result.conditions, plot)
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -1,12 +1,13 @@
-"""What a report reads: the JSON that ``fmen validate`` and ``fmen bench`` wrote, and the folder of a run."""
+"""Read what a report shows: the JSON of ``fmen validate`` and ``fmen bench``, and the folder of a run."""
 
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
 
 from fmen.errors import UserError
 from fmen.training.recipe import Recipe
@@ -14,36 +15,39 @@ from fmen.training.run_folder import Run
 
 T = TypeVar("T")
 
+Decibels = Annotated[float, BeforeValidator(lambda value: math.inf if value is None else value)]
+"""A PSNR. JSON has no infinity: null is the PSNR of identical images."""
+
 
 class ReportError(UserError):
-    """What a report is to be made from is at fault; the message is one line with the file and the remedy."""
+    """The input of a report cannot be used; the message is one line with the file and what to do."""
 
 
 class Means(BaseModel):
-    """The means over a dataset."""
+    """Mean PSNR in dB and SSIM."""
 
-    psnr: float
+    psnr: Decibels
     ssim: float | None
 
 
-class MeasuredImage(Means):
+class ImageRow(Means):
     """One image of a validation."""
 
     name: str
 
 
-class Validated(BaseModel):
-    """A file of ``fmen validate --json``."""
+class ValidationRow(BaseModel):
+    """A file of ``fmen validate --json``; one row of the report's table."""
 
     model: str
     weights: str
     protocol: str
     scale: int
     mean: Means
-    images: list[MeasuredImage] = Field(min_length=1)
+    images: list[ImageRow] = Field(min_length=1)
 
 
-class Benched(BaseModel):
+class BenchRow(BaseModel):
     """A row of a file of ``fmen bench --json``."""
 
     model: str
@@ -59,8 +63,8 @@ class Benched(BaseModel):
     conditions: str = ""
 
 
-class Logged(BaseModel):
-    """A line of ``metrics.jsonl``; a line has a loss, a PSNR in dB, or both."""
+class LogRow(BaseModel):
+    """A line of ``metrics.jsonl``, which has a loss, a PSNR in dB, or both; its other values are not shown."""
 
     step: int
     seconds: float = 0.0
@@ -68,44 +72,44 @@ class Logged(BaseModel):
     psnr: float | None = None
 
 
-def read_validation(file: Path) -> Validated:
-    """Read what ``fmen validate --json`` wrote.
+def read_validation(file: Path) -> ValidationRow:
+    """Read a file of ``fmen validate --json``.
 
     Raises:
-        ReportError: It is something else.
-        OSError: It cannot be read.
+        ReportError: The file has another content.
+        OSError: The file cannot be read.
     """
-    return _checked(TypeAdapter(Validated), _parse(file), f"{file}: not written by 'fmen validate --json'")
+    return _checked(TypeAdapter(ValidationRow), _parse(file), f"{file}: not written by 'fmen validate --json'")
 
 
-def read_bench(file: Path) -> list[Benched]:
-    """Read what ``fmen bench --json`` wrote.
+def read_bench(file: Path) -> list[BenchRow]:
+    """Read a file of ``fmen bench --json``.
 
     Raises:
-        ReportError: It is something else, or has no rows.
-        OSError: It cannot be read.
+        ReportError: The file has another content, or no rows.
+        OSError: The file cannot be read.
     """
-    rows = _checked(TypeAdapter(list[Benched]), _parse(file), f"{file}: not written by 'fmen bench --json'")
+    rows = _checked(TypeAdapter(list[BenchRow]), _parse(file), f"{file}: not written by 'fmen bench --json'")
     if not rows:
-        raise ReportError(f"{file}: holds no networks; write it again with 'fmen bench --json'")
+        raise ReportError(f"{file}: no networks in it; write it again with 'fmen bench --json'")
     return rows
 
 
-def read_metrics(run: Run) -> list[Logged]:
-    """The lines of a run's ``metrics.jsonl``, by step.
+def read_metrics(run: Run) -> list[LogRow]:
+    """Read the lines of a run's ``metrics.jsonl``, sorted by step.
 
     Raises:
-        ReportError: There are none, or one is no such line.
+        ReportError: The file is missing or empty, or a line has another content.
     """
     records = run.records()
     if not records:
         raise ReportError(f"{run.folder}: no run to report on (nothing in {run.metrics.name} there)")
-    lines = _checked(TypeAdapter(list[Logged]), records, f"{run.metrics}: not written by 'fmen train'")
+    lines = _checked(TypeAdapter(list[LogRow]), records, f"{run.metrics}: not written by 'fmen train'")
     return sorted(lines, key=lambda line: line.step)
 
 
 def read_recipe(run: Run) -> Recipe | None:
-    """A run's recipe; None where the folder holds the curve alone."""
+    """Read a run's recipe; None if the folder has ``metrics.jsonl`` alone."""
     return run.recipe() if run.recipe_file.is_file() else None
 
 

@@ -1,29 +1,31 @@
-"""``fmen report``: a run, validations, benchmarks and images in; one HTML file out that needs nothing else.
+"""``fmen report``: write runs, validations, benchmarks and images as one self-contained HTML file.
 
-The file loads nothing from anywhere: style, script, charts and pictures are inside, and a content security policy in
-its head holds it to that. Parts that there is nothing for are left out.
+Style, script, charts and images are inside the file, and its content security policy forbids loading anything else.
+Sections without input are left out.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib import metadata
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from tqdm import tqdm
 
-from fmen.report.curve import draw_curves
+from fmen.charts.curves import Point, draw_loss, draw_psnr
+from fmen.charts.networks import Network, inline_networks
+from fmen.charts.style import inline_svg
 from fmen.report.images import BUDGET, ERROR_CEILING, PAGE_BUDGET, ComparedImage, Kind, compare
-from fmen.report.inputs import Benched, ReportError, read_bench, read_metrics, read_recipe, read_validation
-from fmen.report.scatter import draw_scatter
+from fmen.report.inputs import BenchRow, LogRow, ReportError, read_bench, read_metrics, read_recipe, read_validation
 from fmen.report.tables import challenge_table, comparison_table, mean, per_image_table, validation_table
 from fmen.sources.datasets import measured_source
 from fmen.training.run_folder import Run
@@ -33,8 +35,20 @@ from fmen_data import open_dataset
 from fmen_data.atomic import atomic_write
 from fmen_eval import Protocol
 
-WIDE, NARROW = 1040, 400
-"""The widths that the scatter is drawn in: for a desk, and for a phone."""
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SCATTER_WIDTHS = {"wide": 1040, "narrow": 400}
+CURVE_WIDTHS = {"wide": 480, "narrow": 360}
+"""Widths of the charts in points, by the CSS class of the screens that show them."""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart of the page: a caption, and an ``<svg>`` element by the CSS class of the screens that show it."""
+
+    caption: str
+    svgs: dict[str, Markup]
 
 
 @dataclass(frozen=True)
@@ -42,13 +56,13 @@ class Gallery:
     """The images of a report.
 
     Attributes:
-        model: The network's name.
-        weights: Its file.
-        dataset: The dataset's name.
-        total: How many images that has; the report may show fewer.
-        protocol: How PSNR and SSIM were measured.
+        model: Name of the network.
+        weights: Its weights file.
+        dataset: Name of the dataset.
+        total: Number of images in the dataset; the report may show fewer.
+        protocol: Protocol of PSNR and SSIM.
         scale: 2, 3 or 4.
-        images: What was compared.
+        images: The images that the report shows.
     """
 
     model: str
@@ -72,15 +86,15 @@ def make_gallery(
     """Upscale and measure the images of a dataset.
 
     Args:
-        weights: The network.
-        data: What ``--data`` takes; None for DIV2K's validation images where they are, or else the sample's.
-        protocol: How to measure.
-        device: Where to run.
-        most: Take only so many images, from the first on.
-        full: Keep whole images losslessly, whatever it takes.
+        weights: The weights file.
+        data: As for ``--data``; None for DIV2K's validation images if they are present, otherwise the sample's.
+        protocol: Protocol of PSNR and SSIM.
+        device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
+        most: Largest number of images, from the first one.
+        full: Store whole images without loss, whatever their size.
 
     Raises:
-        UserError: Weights or data are at fault; the message is one line.
+        UserError: Weights or data cannot be used; the message is one line.
     """
     model = load(weights)
     upscaler = Upscaler(model, device=device, channels_last=False)
@@ -105,7 +119,7 @@ def write_report(
     bench: Path | None = None,
     gallery: Gallery | None = None,
 ) -> None:
-    """Write the page, whole or not at all.
+    """Write the page atomically.
 
     Args:
         out: The HTML file.
@@ -115,7 +129,7 @@ def write_report(
         gallery: The images.
 
     Raises:
-        ReportError: There is nothing to report, or a file is not what it should be.
+        ReportError: There is no input, or a file has another content than expected.
         OSError: A file cannot be read or written.
     """
     titles = network_titles()
@@ -136,7 +150,7 @@ def write_report(
     )
     page = environment.get_template("report.html").generate(
         **parts,
-        style=Markup(_template(environment, "report.css")),  # ours, and no HTML
+        style=Markup(_template(environment, "report.css")),  # no HTML, and not the user's
         script=Markup(_template(environment, "report.js")),
         made=datetime.now().strftime("%Y-%m-%d %H:%M"),
         version=metadata.version("fmen"),
@@ -144,12 +158,12 @@ def write_report(
     try:
         with atomic_write(out) as temporary, temporary.open("w", encoding="utf-8") as file:
             file.writelines(page)
-    except OSError as error:  # the user knows the file by its own name
+    except OSError as error:  # names the user's file instead of the temporary one
         raise OSError(error.errno, error.strerror, str(out)) from error
 
 
 def training_part(run: Run) -> dict[str, Any]:
-    """The curve of a run, and what it was."""
+    """Return the curves and the key facts of a run."""
     log, recipe = read_metrics(run), read_recipe(run)
     step, seconds = log[-1].step, log[-1].seconds
     facts = [("Run", str(run.folder)), ("Steps", f"{step:,}" + (f" of {recipe.steps:,}" if recipe else ""))]
@@ -163,11 +177,44 @@ def training_part(run: Run) -> dict[str, Any]:
         machine = json.loads(run.versions.read_text(encoding="utf-8"))
         facts.append(("Device", str(machine.get("device", "unknown"))))
     loss, protocol = (recipe.loss.upper(), recipe.val_protocol) if recipe else ("", "")
-    return {"curves": draw_curves(log, loss=loss, protocol=protocol), "facts": facts}
+    return {"curves": training_curves(log, loss, protocol), "facts": facts}
+
+
+def training_curves(log: Sequence[LogRow], loss: str, protocol: str) -> list[Chart]:
+    """Draw loss and PSNR by step, whichever of them the run logged.
+
+    Args:
+        log: The lines of the log, by step.
+        loss: Name of the loss, or "".
+        protocol: Protocol of the PSNR, or "".
+    """
+    losses = [(row.step, row.loss) for row in log if row.loss is not None and row.loss > 0 and math.isfinite(row.loss)]
+    psnrs = [(row.step, row.psnr) for row in log if row.psnr is not None and math.isfinite(row.psnr)]
+    charts = []
+    if losses:
+        caption = f"Training loss ({loss})" if loss else "Training loss"
+        (first_step, first), (last_step, last) = losses[0], losses[-1]
+        label = f"{caption}: from {first:.3g} at step {first_step:,} to {last:.3g} at step {last_step:,}"
+        charts.append(draw_curve("loss", caption, label, losses, draw_loss))
+    if psnrs:
+        caption = f"Validation PSNR in dB ({protocol})" if protocol else "Validation PSNR in dB"
+        (best_step, best), (last_step, last) = max(psnrs, key=lambda point: point[1]), psnrs[-1]
+        label = f"{caption}: best {best:.2f} at step {best_step:,}, last {last:.2f} at step {last_step:,}"
+        charts.append(draw_curve("psnr", caption, label, psnrs, draw_psnr))
+    return charts
+
+
+def draw_curve(name: str, caption: str, label: str, points: Sequence[Point], draw: Callable[..., Figure]) -> Chart:
+    """Draw a curve for every kind of screen."""
+    svgs = {
+        kind: Markup(inline_svg(draw(points, width=width), f"{name}-{kind}", label))
+        for kind, width in CURVE_WIDTHS.items()
+    }
+    return Chart(caption, svgs)
 
 
 def validation_part(files: Sequence[Path], titles: dict[str, str]) -> dict[str, Any]:
-    """The means of every validation, and the figures of each image."""
+    """Return the means of every validation, and the figures of each image."""
     stems = [file.stem for file in files]
     names = [file.stem if stems.count(file.stem) == 1 else str(file) for file in files]
     results = {name: read_validation(file) for name, file in zip(names, files, strict=True)}
@@ -176,27 +223,34 @@ def validation_part(files: Sequence[Path], titles: dict[str, str]) -> dict[str, 
 
 
 def networks_part(file: Path, titles: dict[str, str]) -> dict[str, Any]:
-    """The challenge table and the figure."""
+    """Return the challenge table and its chart."""
     rows = read_bench(file)
-    scatters = [(name, draw_scatter(rows, titles, width=width)) for name, width in (("wide", WIDE), ("narrow", NARROW))]
-    return {"table": challenge_table(rows, titles), "scatters": scatters, "remarks": remarks(rows)}
+    networks = [
+        Network(row.model, titles.get(row.model, row.model), row.params, row.runtime_ms, row.peak_memory_bytes)
+        for row in rows
+    ]
+    svgs = {
+        kind: Markup(inline_networks(networks, f"networks-{kind}", width)) for kind, width in SCATTER_WIDTHS.items()
+    }
+    chart = Chart("Runtime, memory and parameters", svgs)
+    return {"table": challenge_table(rows, titles), "chart": chart, "remarks": remarks(rows)}
 
 
-def remarks(rows: Sequence[Benched]) -> list[str]:
-    """What the challenge table's figures mean and how they were measured, as sentences."""
-    said = ["The small figure is the rank in its column; percentages compare with the IMDN baseline."]
+def remarks(rows: Sequence[BenchRow]) -> list[str]:
+    """Return sentences on the meaning of the table's figures and how they were measured."""
+    sentences = ["The small number is the rank in the column; percentages are relative to the IMDN baseline."]
     datasets = sorted({row.dataset for row in rows if row.psnr is not None and row.dataset})
     if datasets:
-        said.append(f"PSNR on {' and '.join(datasets)}, RGB.")
+        sentences.append(f"PSNR on {' and '.join(datasets)}, RGB.")
     if any(row.score is not None for row in rows):
-        said.append("Score: that of the 2026 challenge, smaller is better.")
+        sentences.append("Score: as in the 2026 challenge; lower is better.")
     if rows[0].conditions:
-        said.append(f"{rows[0].conditions}.")
-    return said
+        sentences.append(f"{rows[0].conditions}.")
+    return sentences
 
 
 def images_part(gallery: Gallery, titles: dict[str, str]) -> dict[str, Any]:
-    """The images, their figures, and what the layers are called."""
+    """Return the images, their figures, and the names of the layers."""
     title = titles.get(gallery.model, gallery.model)
     layers: dict[Kind, str] = {
         "lr": "LR",
@@ -218,12 +272,12 @@ def images_part(gallery: Gallery, titles: dict[str, str]) -> dict[str, Any]:
 
 
 def network_titles() -> dict[str, str]:
-    """What people call the networks, by the names that files have."""
+    """Return the display names of the networks, by their names in files."""
     return {architecture.name: architecture.title for architecture in ARCHITECTURES}
 
 
 def duration(seconds: float) -> str:
-    """Hours and minutes, or minutes and seconds."""
+    """Format as hours and minutes, or as minutes and seconds."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{minutes} min {rest:02} s"
 

@@ -1,4 +1,4 @@
-"""The tables of a report: cells with what is shown, what is sorted by, and what stands out."""
+"""The tables of a report, as cells with text, sort key, rank and remark, which the HTML template shows."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 from fmen.benchmark.run import BASELINE
 from fmen.report.images import ComparedImage, Quality
-from fmen.report.inputs import Benched, Validated
+from fmen.report.inputs import BenchRow, ValidationRow
 
 MIB = 2**20
 
 HUGE = 1e6
-"""From here on a figure is written with an exponent: the score of a slow network grows without bounds."""
+"""Figures from here on have an exponent; the score of a slow network has no upper bound."""
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,11 @@ class Cell:
     """One cell.
 
     Attributes:
-        text: What is shown.
-        order: What the column is sorted by; None for words, which are sorted as they are.
-        rank: The place in the column, 1 for the best; 0 for none in a column of places, None in other columns.
-        note: A remark behind the figure.
-        link: The id of the element that the cell leads to.
+        text: Visible text.
+        order: Sort key; None for words, which are sorted as text.
+        rank: Rank in the column, 1 for the best; 0 for a cell without one, None in a column without ranks.
+        note: Remark after the figure.
+        link: Id of the element that the cell links to.
     """
 
     text: str
@@ -39,7 +39,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table with a head and perhaps a last line that is not sorted; ``ours`` are the rows to highlight."""
+    """A table with a header and perhaps a last row that is not sorted; ``ours`` are the rows to highlight."""
 
     head: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
@@ -51,7 +51,7 @@ class Column(NamedTuple):
     """A column of the challenge table."""
 
     title: str
-    value: Callable[[Benched], float | None]
+    value: Callable[[BenchRow], float | None]
     digits: int
     higher_is_better: bool = False
     compared: bool = False
@@ -69,10 +69,10 @@ COLUMNS = (
 )
 
 
-def challenge_table(rows: Sequence[Benched], titles: Mapping[str, str]) -> Table:
-    """The networks, fastest first, ranked per column and in percent of the baseline where it takes part.
+def challenge_table(rows: Sequence[BenchRow], titles: Mapping[str, str]) -> Table:
+    """Return the networks, fastest first, ranked per column and relative to the baseline if it is one of them.
 
-    Columns that no network has a figure for are left out.
+    Columns without any figure are left out.
     """
     rows = sorted(rows, key=lambda row: row.runtime_ms)
     columns = [column for column in COLUMNS if any(column.value(row) is not None for row in rows)]
@@ -85,8 +85,8 @@ def challenge_table(rows: Sequence[Benched], titles: Mapping[str, str]) -> Table
     return Table(("Network", *(column.title for column in columns)), body, ours=ours)
 
 
-def challenge_cell(column: Column, row: Benched, rows: Sequence[Benched], base: Benched | None) -> Cell:
-    """A figure with its rank and its distance from the baseline."""
+def challenge_cell(column: Column, row: BenchRow, rows: Sequence[BenchRow], base: BenchRow | None) -> Cell:
+    """Return a figure with its rank and its difference from the baseline."""
     figure = column.value(row)
     if figure is None:
         return Cell("–", math.inf, rank=0)
@@ -101,8 +101,8 @@ def challenge_cell(column: Column, row: Benched, rows: Sequence[Benched], base: 
     return Cell(text, figure, rank if len(figures) > 1 else None, note)
 
 
-def validation_table(results: Mapping[str, Validated], titles: Mapping[str, str]) -> Table:
-    """One line per validation, by the names of their files; what matters comes first, for a phone shows no more."""
+def validation_table(results: Mapping[str, ValidationRow], titles: Mapping[str, str]) -> Table:
+    """Return one row per validation; the first columns are those that a phone shows."""
     body = tuple(
         (
             Cell(name),
@@ -118,15 +118,15 @@ def validation_table(results: Mapping[str, Validated], titles: Mapping[str, str]
     return Table(("Result", "PSNR [dB]", "SSIM", "Protocol", "Images", "Network", "Weights"), body)
 
 
-def per_image_table(result: Validated) -> Table:
-    """One line per image of a validation, the means last."""
+def per_image_table(result: ValidationRow) -> Table:
+    """Return one row per image of a validation, the means last."""
     body = tuple((Cell(image.name), decibels(image.psnr), similarity(image.ssim)) for image in result.images)
     foot = (Cell("mean"), decibels(result.mean.psnr), similarity(result.mean.ssim))
     return Table(("Image", "PSNR [dB]", "SSIM"), body, foot)
 
 
 def comparison_table(images: Sequence[ComparedImage], title: str) -> Table:
-    """Bicubic and ours on every image of the report, the means last; each line leads to its image."""
+    """Return bicubic and the network on every image, the means last; each row links to its image."""
     mean_bicubic, mean_ours = mean([image.bicubic for image in images]), mean([image.ours for image in images])
 
     def figures(bicubic: Quality, ours: Quality) -> tuple[Cell, ...]:
@@ -148,16 +148,16 @@ def comparison_table(images: Sequence[ComparedImage], title: str) -> Table:
 
 
 def mean(qualities: Sequence[Quality]) -> Quality:
-    """Plain means, as papers report them."""
+    """Return the arithmetic means."""
     count = len(qualities)
     return Quality(sum(each.psnr for each in qualities) / count, sum(each.ssim for each in qualities) / count)
 
 
 def decibels(value: float) -> Cell:
-    """A PSNR; infinite where two images are the same."""
+    """Return the cell of a PSNR, which is infinite for identical images."""
     return Cell("∞" if math.isinf(value) else f"{value:.2f}", value)
 
 
 def similarity(value: float | None) -> Cell:
-    """An SSIM, which may not have been measured."""
+    """Return the cell of an SSIM, or of a missing one."""
     return Cell("–", -math.inf) if value is None else Cell(f"{value:.4f}", value)
