@@ -105,6 +105,13 @@ def test_an_error_of_another_file_or_without_a_number_is_passed_on(tmp_path: Pat
         raise OSError("Can't write data (file write failed)")  # as h5py raises it
 
 
+def test_no_file_stays_open(tmp_path: Path) -> None:
+    before = sorted(os.listdir("/proc/self/fd"))  # noqa: PTH208 - of the process, not of a path
+    for _ in range(3):
+        atomic_write_bytes(tmp_path / "a", b"content")
+    assert sorted(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+
+
 def test_a_parent_that_is_a_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(NotADirectoryError) as error:

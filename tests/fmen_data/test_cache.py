@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from fmen_data import DataError, Pair, PairDataset, PatchCache, open_dataset, prepare_cache, write_image
+from fmen_data import cache as cache_module
 from fmen_data.cache import FORMAT, VERSION, SourceFile, _decode_all, _record, _recorded, default_cache_path
 
 
@@ -284,6 +285,28 @@ def test_a_disk_that_fills_up_is_one_line_and_leaves_no_file(
     assert list((tmp_path / "out").iterdir()) == []
     del error  # and with it the traceback that refers to HDF5's objects
     assert capfd.readouterr().err == ""
+
+
+def test_decoding_stops_when_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for i in range(30):
+        write_image(tmp_path / f"set/{i:02}.png", np.zeros((64, 64, 3), np.uint8))
+    decoded: list[str] = []
+    decode = cache_module._decode
+
+    def recorded(pair: Pair, scale: int) -> object:
+        decoded.append(pair.name)
+        return decode(pair, scale)
+
+    monkeypatch.setattr(cache_module, "_decode", recorded)
+    dataset = open_dataset(tmp_path / "set")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(DataError, match="File too large"):
+            prepare_cache(dataset, tmp_path / "c.h5", workers=1, progress=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert len(decoded) < 8
 
 
 def test_a_cache_that_cannot_be_created_is_one_line(dataset: PairDataset, tmp_path: Path) -> None:

@@ -95,7 +95,13 @@ def test_a_png_with_a_flipped_bit_is_an_error(tmp_path: Path) -> None:
         read_image(tmp_path / "a.png")
 
 
-@pytest.mark.parametrize("content", [b"", b"hello", b"BM" + b"\0" * 60, b"\xff\xd8\xff\xe0"])
+def test_an_empty_file_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a.png").touch()
+    with pytest.raises(DataError, match=r"a\.png is empty; get the file again or remove it"):
+        read_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("content", [b"hello", b"BM" + b"\0" * 60, b"\xff\xd8\xff\xe0"])
 def test_a_file_that_is_not_an_image_is_an_error(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(DataError, match=r"a\.png is "):

@@ -148,6 +148,14 @@ def test_the_official_number_of_images_is_listed(tmp_path: Path) -> None:
     assert [(folder.images, folder.expected) for folder in info(tmp_path)] == [(1, 100), (1, 100)]
 
 
+def test_the_progress_is_shown_on_request(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path, "a")
+    verify(tmp_path, progress=False)
+    assert capsys.readouterr().err == ""
+    verify(tmp_path)
+    assert "verify: 100%" in capsys.readouterr().err
+
+
 def test_a_folder_without_images_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no images in"):
         verify(tmp_path, progress=False)

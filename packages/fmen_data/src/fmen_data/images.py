@@ -76,8 +76,6 @@ def _to_rgb(pixels: Image, path: str | Path) -> Image:
         if int(pixels[..., 3].min()) < 255:
             raise DataError(f"{path} has transparent pixels; flatten it and remove the alpha channel")
         return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGB), np.uint8)
-    if channels != 3:
-        raise DataError(f"{path} has {channels} channels; convert it to RGB")
     return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)
 
 
