@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fmen.cli.options import Device, Json
 from fmen.errors import UserError
+
+if TYPE_CHECKING:
+    from fmen.benchmark.run import Benchmark, Row
 
 
 def bench(
@@ -44,10 +48,8 @@ def bench(
     size = parse_size(lr_size)
     from fmen.benchmark.models import choose_models
     from fmen.benchmark.run import run_bench
-    from fmen.benchmark.table import markdown_table, memory_table, sort_rows, text_table
-    from fmen.json_file import write_json
+    from fmen.benchmark.table import sort_rows
     from fmen_core import find_weights
-    from fmen_data.atomic import atomic_write_bytes
 
     if plot is not None:
         from fmen.charts.networks import check_plot, save_networks
@@ -69,6 +71,17 @@ def bench(
         progress=sys.stderr.isatty(),
     )
     rows = sort_rows(result.rows, sort)
+    write(result, rows, json_file, markdown, memory)
+    if plot is not None:
+        save_networks([row.plotted() for row in rows], result.conditions, plot)
+
+
+def write(result: Benchmark, rows: Sequence[Row], json_file: Path | None, markdown: Path | None, memory: bool) -> None:
+    """Print the table, and write the files."""
+    from fmen.benchmark.table import markdown_table, memory_table, text_table
+    from fmen.json_file import write_json
+    from fmen_data.atomic import atomic_write_bytes
+
     if json_file is not None:
         write_json(json_file, result.to_dicts())
     if markdown is not None and str(markdown) != "-":
@@ -77,8 +90,6 @@ def bench(
     typer.echo(f"\n{result.conditions}")
     if memory:
         typer.echo(f"\nPeak memory in MiB, predicted (needed, held) and measured\n{memory_table(rows)}")
-    if plot is not None:
-        save_networks([row.plotted() for row in rows], result.conditions, plot)
 
 
 def parse_size(text: str) -> tuple[int, int]:
