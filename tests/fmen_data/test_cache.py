@@ -6,6 +6,7 @@ import os
 import pickle
 import resource
 import shutil
+import threading
 import time
 from pathlib import Path
 
@@ -199,6 +200,25 @@ def test_few_images_are_decoded_ahead_and_closing_ends_the_threads(
         time.sleep(0.001)
     decoded.close()  # type: ignore[attr-defined]
     assert sorted(started) == sorted(finished) == ["0", "1", "2", "3", "4", "5"]
+
+
+def test_closing_cancels_what_has_not_been_decoded_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for i in range(3):
+        write_image(tmp_path / f"set/{i}.png", noise(seed=i))
+    started: list[str] = []
+    release = threading.Event()
+
+    def blocked(pair: Pair, scale: int) -> None:
+        started.append(pair.name)
+        if len(started) > 1:
+            release.wait(10)
+
+    monkeypatch.setattr(cache_module, "_decode", blocked)
+    decoded = _decode_all(open_dataset(tmp_path / "set"), 1)
+    next(decoded)
+    threading.Timer(0.3, release.set).start()
+    decoded.close()  # type: ignore[attr-defined]
+    assert "2" not in started
 
 
 def test_the_progress_is_shown_on_request(
