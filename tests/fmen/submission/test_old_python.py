@@ -1,0 +1,65 @@
+"""A package runs on the challenge's machines: Python 3.8 and torch 1.12, or newer.
+
+``FMEN_OLD_PYTHON`` names an interpreter to try a package with. To make one::
+
+    python3.9 -m venv old && old/bin/pip install --no-deps torch==1.12.1 typing_extensions 'numpy<2' \
+        'opencv-python-headless<4.12' && FMEN_OLD_PYTHON=old/bin/python pytest tests/fmen/submission/test_old_python.py
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fmen.submission.build import SubmissionReport
+from fmen_data import imresize, read_image, write_image
+
+
+def vermin(*files: Path) -> subprocess.CompletedProcess[str]:
+    """Look for syntax and standard library that Python 3.8 lacks."""
+    command = [
+        sys.executable,
+        "-c",
+        "from vermin import main; main()",
+        "--no-config-file",
+        "--violations",
+        "-t=3.8-",
+        *map(str, files),
+    ]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_scripts_of_a_package_use_nothing_newer_than_python_3_8(unpacked: Path) -> None:
+    files = sorted(unpacked.rglob("*.py"))
+    assert [file.name for file in files] == ["team07_fmen_s.py", "test_demo.py"]
+    run = vermin(*files)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+@pytest.mark.parametrize("line", ["zip((), (), strict=True)", "'a'.removeprefix('a')", "match 1:\n    case _: pass"])
+def test_a_line_that_needs_a_newer_python_would_be_noticed(line: str, unpacked: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text((unpacked / "models/team07_fmen_s.py").read_text() + f"\n{line}\n")
+    run = vermin(tmp_path / "model.py")
+    assert run.returncode == 1 and "Target versions not met" in run.stdout, run.stderr
+
+
+def test_a_package_gives_its_declared_psnr_on_an_old_interpreter(
+    unpacked: Path, report: SubmissionReport, photos: Path, tmp_path: Path
+) -> None:
+    python = os.environ.get("FMEN_OLD_PYTHON")
+    if python is None:
+        pytest.skip("FMEN_OLD_PYTHON names no interpreter with torch 1.12")
+    for file in photos.iterdir():
+        hr = read_image(file)
+        hr = hr[: hr.shape[0] // 4 * 4, : hr.shape[1] // 4 * 4]
+        write_image(tmp_path / "HR" / file.name, hr)
+        write_image(tmp_path / "LR_bicubic/X4" / f"{file.stem}x4.png", imresize(hr, 0.25))
+    script = unpacked / "test_demo.py"
+    subprocess.run([python, "-I", script, "--data_dir", tmp_path, "--save_dir", tmp_path], check=True)
+    (results,) = json.loads((tmp_path / "results.json").read_text()).values()
+    assert results["valid_ave_psnr"] == pytest.approx(report.psnr, abs=1e-3)
