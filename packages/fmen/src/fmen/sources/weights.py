@@ -12,36 +12,37 @@ from fmen_core.pretrained import bundled
 
 
 def choose_weights(weights: str | None, scale: int) -> Path:
-    """The weights to upscale with.
+    """Return the weights file to upscale with.
 
     Args:
-        weights: A file or a name; None for FMEN-S inside the package, or else the best of the newest run.
-        scale: Where nothing is named: the upscaling factor.
+        weights: A file or a name. None for the bundled FMEN-S or, without one for this scale, the best weights of the
+            newest run.
+        scale: Upscaling factor; ignored if ``weights`` is given.
 
     Raises:
-        WeightsError: There are none.
+        WeightsError: The file or the name does not exist, or there are no weights.
     """
     if weights is not None:
         return find_weights(weights)
-    inside = bundled().get(f"fmen-s_x{scale}") or bundled().get(f"fmen_x{scale}")
-    if inside is not None:
-        return inside
+    path = bundled().get(f"fmen-s_x{scale}") or bundled().get(f"fmen_x{scale}")
+    if path is not None:
+        return path
     try:
         return newest_weights()
     except RunError:
-        there = ", ".join(bundled()) or "no weights"
+        names = ", ".join(bundled()) or "none"
         raise WeightsError(
-            f"no trained weights for x{scale}: inside the package are {there}, under runs/ are none; "
+            f"no trained weights for x{scale}: bundled are {names}, and there is no run under runs/; "
             "name some with --weights ('fmen weights list' shows published ones)"
         ) from None
 
 
 def named_or_newest_weights(weights: Path | None) -> Path:
-    """The weights to measure or to pack: a file or a name, or else the best of the newest run.
+    """Return the weights file to measure or to pack: a file, a name, or the best weights of the newest run.
 
     Raises:
-        WeightsError: There is no such file and no such name.
-        RunError: Nothing is named, and there is no run.
+        WeightsError: The file or the name does not exist.
+        RunError: ``weights`` is None and there is no run.
     """
     return newest_weights() if weights is None else find_weights(weights)
 
