@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import importlib.util
+import os
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -64,7 +68,7 @@ def commands(code: str) -> Iterator[list[str]]:
 
 
 def arguments(call: list[str]) -> Iterator[list[str]]:
-    if call[-1:] == ["--help"]:
+    if call[-1:] in (["--help"], ["--install-completion"]):  # these act while they are parsed
         return
     if call[:1] == ["fmen"]:
         yield call[1:]
@@ -138,6 +142,35 @@ def test_python_examples_import_what_there_is(page: Path) -> None:
             if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("fmen"):
                 missing = {alias.name for alias in node.names} - names_in(node.module)
                 assert not missing, ast.unparse(node)
+
+
+def test_the_readme_names_the_option_that_installs_completion_and_completion_works() -> None:
+    assert "`fmen --install-completion`" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert any("--install-completion" in option.opts for option in COMMANDS.params)
+    request = {"_FMEN_COMPLETE": "complete_bash", "COMP_WORDS": "fmen va", "COMP_CWORD": "1"}
+    command = [sys.executable, "-c", "from fmen.cli.main import app; app(prog_name='fmen')"]
+    done = subprocess.run(command, env=os.environ | request, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["validate"], done.stderr
+
+
+@pytest.mark.parametrize("page", sorted(ROOT.glob("packages/*/README.md")), ids=name)
+def test_the_example_of_a_package_runs(page: Path, tmp_path: Path) -> None:
+    examples = blocks(page, "python")
+    assert examples, "a package's README needs an example"
+    for code in examples:
+        command = [sys.executable, "-W", "error::SyntaxWarning", "-c", code]
+        environment = os.environ | {"FMEN_CACHE": str(tmp_path / "cache")}
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("library", ["fmen_core", "fmen_data", "fmen_eval"])
+def test_the_api_page_documents_every_public_name_and_no_other(library: str) -> None:
+    module = importlib.import_module(library)
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    documented = re.findall(rf"^\.\. auto(?:function|class|data|exception):: {library}\.(\w+)$", page, re.MULTILINE)
+    assert sorted(documented) == sorted(module.__all__)
+    assert not [public for public in documented if not hasattr(module, public)]
 
 
 def test_the_site_holds_the_cards_of_all_weights() -> None:
