@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fmen_eval import complexity
+from fmen_eval import EvaluationError, complexity
 
 
 class Small(nn.Module):
@@ -109,6 +109,6 @@ def test_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_network_that_cannot_take_the_image_is_named_in_one_line() -> None:
-    with pytest.raises(ValueError, match="Conv2d cannot run on a 4x4 RGB image") as caught:
+    with pytest.raises(EvaluationError, match="Conv2d cannot run on a 4x4 RGB image") as caught:
         complexity(nn.Conv2d(5, 5, 3), (4, 4))
     assert "\n" not in str(caught.value)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fmen_eval import analyse, peak_memory
+from fmen_eval import EvaluationError, analyse, peak_memory
 
 SIZE = (24, 20)
 PIXELS = 24 * 20
@@ -25,7 +25,7 @@ def weight_bytes(network: nn.Module) -> int:
 
 
 class Attention(nn.Module):
-    """FMEN's bones: shallow features for the last sum, and a product with an attention map before it."""
+    """The structure of FMEN: shallow features for the last sum, and a product with an attention map before it."""
 
     def __init__(self, *, in_place: bool) -> None:
         super().__init__()
@@ -136,14 +136,14 @@ def test_views_are_no_nodes_but_keep_their_buffer() -> None:
     assert nodes[3].input_bytes == IMAGE + 2 * IMAGE
 
 
-class Hoarder(nn.Module):
+class Holding(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
-        hoard = image + 1
-        return torch.sqrt((hoard * 2) * 3)
+        unused = image + 1
+        return torch.sqrt((unused * 2) * 3)
 
 
 def test_what_a_variable_still_refers_to_is_held() -> None:
-    nodes = analyse(Hoarder(), SIZE).nodes
+    nodes = analyse(Holding(), SIZE).nodes
     assert [node.held_bytes for node in nodes] == [0, IMAGE, 2 * IMAGE, 2 * IMAGE]
     assert [node.kept_bytes for node in nodes] == [0, 0, 0, 0]
 
@@ -166,7 +166,7 @@ class NoScratch(nn.Module):
         return self.shuffle(torch.cat([mixed, mixed], dim=1))
 
 
-@pytest.mark.parametrize("network", [NoScratch(), InPlaceOperators(), Views(), Hoarder()])
+@pytest.mark.parametrize("network", [NoScratch(), InPlaceOperators(), Views(), Holding()])
 def test_the_prediction_is_the_measured_peak(network: nn.Module) -> None:
     measured = peak_memory(network, torch.rand(1, 3, *SIZE))
     # A Python number in a sum or product becomes a tensor of a few bytes on the CPU, and none on the meta device.
@@ -197,5 +197,5 @@ def test_the_table_marks_the_peaks() -> None:
 
 
 def test_a_network_that_cannot_take_the_image_is_named_in_one_line() -> None:
-    with pytest.raises(ValueError, match="Conv2d cannot run on a 20x24 RGB image"):
+    with pytest.raises(EvaluationError, match="Conv2d cannot run on a 20x24 RGB image"):
         analyse(nn.Conv2d(5, 5, 3), SIZE)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fmen_eval import PROTOCOLS, Protocol, psnr, rgb_to_y, ssim
+from fmen_eval import PROTOCOLS, EvaluationError, Protocol, psnr, rgb_to_y, ssim
 
 
 def noisy_pair(height: int, width: int, seed: int = 0) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -123,6 +123,6 @@ def test_rounding_the_luma_costs_hundredths_of_a_decibel(reference: Path) -> Non
 def test_unusable_input_is_named_in_one_line(
     sr: NDArray[np.uint8], hr: NDArray[np.uint8], arguments: dict[str, object], message: str
 ) -> None:
-    with pytest.raises(ValueError, match=message) as caught:
+    with pytest.raises(EvaluationError, match=message) as caught:
         ssim(sr, hr, **arguments)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)

@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
-import sys
+import os
 import time
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from fmen_eval import device_name, measure, measure_as_challenge, peak_memory
+from fmen_eval import EvaluationError, arithmetic, device_name, measure, measure_as_challenge, peak_memory
+from fmen_eval.runtime import PeakMemory, Runtime
 
 FEATURE = 8 * 64 * 64 * 4  # bytes of 8 channels of a 64x64 image in float32
 IMAGE = 3 * 64 * 64 * 4
 
 
 class Sleeper(nn.Module):
-    """Takes as long as it is told and keeps a diary."""
+    """Sleeps for some seconds and writes its name into a list."""
 
-    def __init__(self, seconds: float, diary: list[str], name: str) -> None:
+    def __init__(self, seconds: float, calls: list[str], name: str) -> None:
         super().__init__()
-        self.seconds, self.diary, self.name = seconds, diary, name
+        self.seconds, self.calls, self.name = seconds, calls, name
 
     def __deepcopy__(self, memo: object) -> Sleeper:
         return self
 
     def forward(self, image: Tensor) -> Tensor:
-        self.diary.append(self.name)
+        self.calls.append(self.name)
         time.sleep(self.seconds)
         return image
 
@@ -45,9 +48,9 @@ class Doubling(nn.Module):
 
 
 def test_times_are_those_of_the_networks() -> None:
-    diary: list[str] = []
+    calls: list[str] = []
     results = measure(
-        {"slow": Sleeper(0.02, diary, "slow"), "fast": Sleeper(0.002, diary, "fast")},
+        {"slow": Sleeper(0.02, calls, "slow"), "fast": Sleeper(0.002, calls, "fast")},
         (8, 8),
         runs=5,
         warmup=1,
@@ -63,10 +66,10 @@ def test_times_are_those_of_the_networks() -> None:
 
 
 def test_networks_take_turns_in_changing_order() -> None:
-    diary: list[str] = []
+    calls: list[str] = []
     names = ["a", "b", "c"]
-    measure({name: Sleeper(0, diary, name) for name in names}, (8, 8), runs=10, warmup=0, progress=False)
-    rounds = [diary[start : start + 3] for start in range(0, 30, 3)]
+    measure({name: Sleeper(0, calls, name) for name in names}, (8, 8), runs=10, warmup=0, progress=False)
+    rounds = [calls[start : start + 3] for start in range(0, 30, 3)]
     assert all(sorted(turn) == names for turn in rounds)
     assert len({tuple(turn) for turn in rounds}) > 2
 
@@ -77,14 +80,13 @@ def test_peak_on_the_cpu_is_weights_and_image_and_what_the_pass_allocates(buffer
     assert peak.allocated_bytes == 4000 + IMAGE + buffers * FEATURE
 
 
-def test_resident_set_grows_by_what_the_pass_touches() -> None:
-    image = torch.zeros(1, 3, 1024, 1024)
-    peak = peak_memory(Doubling(2), image)
-    if sys.platform != "linux":
-        assert peak.resident_bytes is None
-        return
-    expected = 4000 + image.nbytes + 2 * 8 * 1024 * 1024 * 4
-    assert peak.resident_bytes == pytest.approx(expected, rel=0.05)
+def test_measuring_memory_leaves_the_environment_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KINETO_LOG_LEVEL", raising=False)
+    peak_memory(Doubling(1), torch.zeros(1, 3, 8, 8))
+    assert "KINETO_LOG_LEVEL" not in os.environ
+    monkeypatch.setenv("KINETO_LOG_LEVEL", "3")
+    peak_memory(Doubling(1), torch.zeros(1, 3, 8, 8))
+    assert os.environ["KINETO_LOG_LEVEL"] == "3"
 
 
 def test_measuring_memory_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
@@ -120,23 +122,62 @@ def test_the_device_is_named() -> None:
     assert f"{torch.get_num_threads()} thread" in device_name("cpu")
 
 
-def test_nothing_to_measure_is_refused() -> None:
-    with pytest.raises(ValueError, match="one network and run at least"):
-        measure({}, (8, 8))
-    with pytest.raises(ValueError, match="no images"):
+def test_the_name_of_a_cpu_is_that_of_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fmen_eval.runtime.torch.get_num_threads", lambda: 1)
+    assert device_name("cpu").endswith(", 1 thread")
+    monkeypatch.setattr("fmen_eval.runtime.torch.get_num_threads", lambda: 3)
+    assert device_name("cpu").endswith(", 3 threads")
+
+
+@pytest.mark.parametrize(("flag", "words"), [("tf32", "float32 with TF32"), ("ieee", "float32 without TF32")])
+def test_the_arithmetic_on_a_gpu_says_whether_float32_is_tf32(
+    monkeypatch: pytest.MonkeyPatch, flag: str, words: str
+) -> None:
+    cudnn: Any = SimpleNamespace(conv=SimpleNamespace(fp32_precision=flag))
+    monkeypatch.setattr(torch.backends, "cudnn", cudnn)
+    assert arithmetic("cuda") == words
+    monkeypatch.setattr(torch.backends, "cudnn", SimpleNamespace(allow_tf32=flag == "tf32"))  # before PyTorch 2.9
+    assert arithmetic("cuda") == words
+    assert arithmetic("cuda", torch.bfloat16) == "bfloat16"
+    assert arithmetic("cpu") == "float32"
+
+
+@pytest.mark.parametrize(("networks", "runs", "warmup"), [(0, 1, 0), (1, 0, 0), (1, 1, -1)])
+def test_nothing_to_measure_is_refused(networks: int, runs: int, warmup: int) -> None:
+    named = {str(index): nn.Identity() for index in range(networks)}
+    with pytest.raises(EvaluationError, match="give at least one network and one run"):
+        measure(named, (8, 8), runs=runs, warmup=warmup)
+
+
+def test_no_images_are_refused() -> None:
+    with pytest.raises(EvaluationError, match="no images"):
         measure_as_challenge(nn.Identity(), [], progress=False)
 
 
-@pytest.fixture
-def cuda() -> str:
-    if not torch.cuda.is_available():
-        pytest.skip("there is no CUDA device")
-    return "cuda"
+@pytest.mark.parametrize(("times", "quartiles"), [((5.0,), (5.0, 5.0)), ((1.0, 2.0, 3.0, 4.0, 9.0), (2.0, 4.0))])
+def test_quartiles_are_those_of_the_runs(times: tuple[float, ...], quartiles: tuple[float, float]) -> None:
+    result = Runtime(times, PeakMemory(0))
+    assert result.quartiles_ms == quartiles
+    assert result.spread == (quartiles[1] - quartiles[0]) / result.median_ms
 
 
+def test_the_type_of_weights_and_image_is_the_one_asked_for() -> None:
+    class Recorder(nn.Conv2d):
+        def __deepcopy__(self, memo: object) -> nn.Module:
+            return self
+
+        def forward(self, image: Tensor) -> Tensor:
+            seen.append((image.dtype, self.weight.dtype, tuple(image.shape), self.training))
+            return super().forward(image)
+
+    seen: list[Any] = []
+    measure({"n": Recorder(3, 3, 1)}, (6, 9), runs=1, warmup=0, dtype=torch.float64, progress=False)
+    assert set(seen) == {(torch.float64, torch.float64, (1, 3, 6, 9), False)}
+
+
+@pytest.mark.cuda
 @pytest.mark.parametrize("buffers", [1, 3])
-def test_peak_on_cuda_is_weights_and_image_and_what_the_pass_allocates(cuda: str, buffers: int) -> None:
-    result = measure({"n": Doubling(buffers)}, (64, 64), device=cuda, runs=3, progress=False)["n"]
+def test_peak_on_cuda_is_weights_and_image_and_what_the_pass_allocates(buffers: int) -> None:
+    result = measure({"n": Doubling(buffers)}, (64, 64), device="cuda", runs=3, progress=False)["n"]
     assert result.memory.allocated_bytes == pytest.approx(4000 + IMAGE + buffers * FEATURE, abs=1024)
-    assert result.memory.resident_bytes is None
     assert result.median_ms > 0

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fmen_eval import psnr, ssim, validate
+from fmen_eval import EvaluationError, psnr, ssim, validate
 
 Pair = tuple[str, NDArray[np.uint8], NDArray[np.uint8]]
 
@@ -57,7 +57,7 @@ def test_seconds_are_those_of_the_upscaler_alone(pairs: list[Pair], monkeypatch:
 
 def test_json_follows_the_contract(pairs: list[Pair]) -> None:
     result = validate(nearest, pairs, scale=2, protocol="paper", progress=False)
-    data = json.loads(json.dumps(result.to_json(model="nearest", weights="none.pth")))
+    data = json.loads(json.dumps(result.to_dict(model="nearest", weights="none.pth")))
     assert list(data) == ["model", "weights", "protocol", "scale", "mean", "images"]
     assert data["mean"] == {"psnr": result.psnr, "ssim": result.ssim}
     assert (data["model"], data["weights"], data["protocol"], data["scale"]) == ("nearest", "none.pth", "paper", 2)
@@ -76,7 +76,7 @@ def test_ssim_can_be_left_out(pairs: list[Pair]) -> None:
     result = validate(nearest, pairs, scale=2, progress=False, measure_ssim=False)
     assert result.ssim is None
     assert " - " in result.table()
-    assert result.to_json(model="m", weights="w")["mean"]["ssim"] is None
+    assert result.to_dict(model="m", weights="w")["mean"]["ssim"] is None
 
 
 def test_sr_images_are_handed_out(pairs: list[Pair]) -> None:
@@ -92,10 +92,10 @@ def test_a_progress_bar_shows_the_running_psnr(pairs: list[Pair], capsys: pytest
 
 
 def test_an_image_that_does_not_fit_is_named(pairs: list[Pair]) -> None:
-    with pytest.raises(ValueError, match=r"bird: the SR image is 20x15, the HR image 40x30"):
+    with pytest.raises(EvaluationError, match=r"bird: the SR image is 20x15, the HR image 40x30"):
         validate(lambda lr: lr if lr is pairs[1][1] else nearest(lr), pairs, scale=2, progress=False)
 
 
 def test_an_empty_dataset_is_refused() -> None:
-    with pytest.raises(ValueError, match="no images"):
+    with pytest.raises(EvaluationError, match="no images"):
         validate(nearest, [], scale=2, progress=False)

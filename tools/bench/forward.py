@@ -231,11 +231,9 @@ def above_input_and_output(network: nn.Module, x: Tensor, unit: int) -> dict[str
     out = network(x)
     standing = sum(weight.nbytes for weight in network.parameters()) + x.nbytes
     peak = peak_memory(network, x)
-    resident = peak.resident_bytes or peak.allocated_bytes
     return {
         "feature maps above input and output": (peak.allocated_bytes - standing - out.nbytes) / unit,
         "with the output": (peak.allocated_bytes - standing) / unit,
-        "resident, with the output": (resident - standing) / unit,
     }
 
 

@@ -35,7 +35,7 @@ from fmen.training.distributed import Processes
 from fmen.training.loop import make_state, take_step
 from fmen.training.recipe import load_recipe, make_recipe
 from fmen_core import FMENTraining
-from fmen_eval.runtime import allocated_by, resident_growth
+from fmen_eval.runtime import allocated_by
 
 SCALE = 4
 BATCH, PATCH = 16, 48
@@ -217,16 +217,6 @@ def peak_bytes(way: Way, batch: int, patch: int, device: str = "cpu") -> int:
     return standing + torch.cuda.max_memory_allocated() - before
 
 
-def resident_bytes(report: Report, ways: Mapping[str, Way], batch: int, patch: int) -> None:
-    """By how much a step makes the process grow, where Linux tells: with what oneDNN takes for itself."""
-    for name, way in ways.items():
-        step = way.on(batch, patch)
-        step()
-        growth = resident_growth(lambda step=step: cast(None, step()))  # type: ignore[misc]
-        if growth is not None:
-            report.facts[f"growth of the resident set in a step, {name}"] = f"{growth / 2**20:.0f} MiB"
-
-
 def curves(
     report: Report, ways: Mapping[str, Way], rounds: int, batches: Iterable[int], patches: Iterable[int]
 ) -> None:
@@ -284,7 +274,6 @@ def run(
     theirs, eager = {"published": published()}, {precision: ours(precision) for precision in PRECISIONS}
     quick = {f"{precision}, compiled": ours(precision, {}) for precision in PRECISIONS}
     compare(report, theirs | eager | quick, runs, rounds, batch, patch)
-    resident_bytes(report, theirs | eager | quick, batch, patch)
     del quick
     curves(report, eager, min(rounds, 4), batches, patches)
     whole_runs(report, eager | theirs, *paper)

@@ -32,7 +32,7 @@ app.command()(bench)
 
 def row(model: str, milliseconds: float, params: int = 100_000, psnr: float | None = None) -> Row:
     accuracy = None if psnr is None else Accuracy("Set5", psnr, milliseconds, 2**20)
-    runtime = Runtime((milliseconds,), PeakMemory(params * 100, None))
+    runtime = Runtime((milliseconds,), PeakMemory(params * 100))
     return Row(
         BenchModel(model, model.upper(), nn.Identity()),
         params,

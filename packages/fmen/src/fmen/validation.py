@@ -32,7 +32,7 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what ``fmen validate --json`` writes; PSNR is infinite, or ``null`` in the file, for equal images."""
-        return self.result.to_json(model=self.model, weights=str(self.weights))
+        return self.result.to_dict(model=self.model, weights=str(self.weights))
 
     @property
     def is_challenge(self) -> bool:

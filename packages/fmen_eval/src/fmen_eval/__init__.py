@@ -1,6 +1,6 @@
 """Measurements of super-resolution networks by the rules of papers and challenges.
 
-The package knows networks only as callables and as ``nn.Module``; it depends on none of the project's other packages.
+Networks are callables or ``nn.Module``s. The package depends on none of the project's other packages.
 """
 
 from fmen_eval.complexity import Complexity, Layer, complexity
@@ -11,6 +11,7 @@ from fmen_eval.runtime import (
     ChallengeRuntime,
     PeakMemory,
     Runtime,
+    arithmetic,
     device_name,
     measure,
     measure_as_challenge,
@@ -34,6 +35,7 @@ __all__ = [
     "Runtime",
     "ValidationResult",
     "analyse",
+    "arithmetic",
     "complexity",
     "device_name",
     "measure",

@@ -1,13 +1,13 @@
 """Parameters, FLOPs, activations and convolutions of a network by the rule of the NTIRE efficient SR challenges.
 
-The rule, as in ``utils/model_summary.py`` of the challenges' repository (ofsoundof/NTIRE2022_ESR):
+The rule of ``utils/model_summary.py`` of the challenges' repository (ofsoundof/NTIRE2022_ESR):
 
-- FLOPs: the multiply-accumulates of Conv2d, ConvTranspose2d and Linear modules, biases left out; one per output element
+- FLOPs: the multiply-accumulates of Conv2d, ConvTranspose2d and Linear modules without biases; one per output element
   of ReLU, PReLU, ELU, LeakyReLU and ReLU6 modules; two per element of an affine BatchNorm2d, one if it is not affine.
-  Functional calls and every other module count nothing.
-- Activations: the output elements of Conv2d and ConvTranspose2d modules; convs: the calls of them.
+  Functional calls and all other modules count nothing.
+- Activations: the output elements of Conv2d and ConvTranspose2d modules. Convs: the number of their calls.
 
-``macs`` is what the ``thop`` package counts, which is the convolutions and a few modules more, never an activation.
+``macs`` is the count of the ``thop`` package: convolutions and a few other modules, but no activation functions.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from fmen_eval.meta import dry_run
+from fmen_eval.meta import run_on_meta
 
 _CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 _RECTIFIERS = (nn.ReLU, nn.PReLU, nn.ELU, nn.LeakyReLU, nn.ReLU6)
@@ -27,16 +27,16 @@ _RECTIFIERS = (nn.ReLU, nn.PReLU, nn.ELU, nn.LeakyReLU, nn.ReLU6)
 
 @dataclass(frozen=True)
 class Layer:
-    """One leaf module that took part in the forward pass.
+    """One leaf module of the forward pass.
 
     Attributes:
-        name: Its dotted name in the network.
-        kind: Its class.
-        calls: How often it ran.
-        params: Elements of its parameters.
-        flops: By the challenge's rule, over all its calls.
-        activations: Output elements over all its calls, for convolutions; 0 for the rest.
-        output_shape: Of its last call, batch first.
+        name: Dotted name in the network.
+        kind: Name of the class.
+        calls: Number of calls.
+        params: Number of parameter elements.
+        flops: FLOPs of all calls by the challenge's rule.
+        activations: Output elements of all calls of a convolution; 0 for other modules.
+        output_shape: Output shape of the last call, batch first.
     """
 
     name: str
@@ -50,14 +50,14 @@ class Layer:
 
 @dataclass(frozen=True)
 class Complexity:
-    """A network's complexity for one LR image; plain numbers, not thousands or millions.
+    """A network's complexity for one LR image, in units (not thousands or millions).
 
     Attributes:
-        params: Elements of all parameters, those that the forward pass does not touch included.
-        flops: By the challenge's rule.
-        macs: As ``thop`` counts them.
+        params: Number of parameter elements, including unused parameters.
+        flops: FLOPs by the challenge's rule.
+        macs: Multiply-accumulates as ``thop`` counts them.
         activations: Output elements of all convolutions.
-        convs: Calls of convolutions.
+        convs: Number of calls of convolutions.
         layers: The leaf modules in the order of their first call.
     """
 
@@ -69,7 +69,7 @@ class Complexity:
     layers: tuple[Layer, ...]
 
     def table(self) -> str:
-        """A text table of the layers, the sums last."""
+        """Format the layers as a text table with the sums in the last row."""
         total = Layer("total", "", sum(x.calls for x in self.layers), self.params, self.flops, self.activations, ())
         rows = [("layer", "kind", "calls", "params", "MFLOPs", "activations", "output")]
         rows += [
@@ -97,22 +97,22 @@ class Complexity:
 
 
 def complexity(module: nn.Module, lr_size: tuple[int, int] = (256, 256)) -> Complexity:
-    """Measure a network on one LR image; the network itself is left untouched.
+    """Count a network's complexity for one LR image. The network is not changed.
 
     Args:
-        module: Maps RGB ``(1, 3, H, W)`` to the SR image; measured in eval mode.
-        lr_size: ``(H, W)`` of the LR image; the challenge takes 256x256.
+        module: Maps RGB ``(1, 3, H, W)`` to the SR image; a copy in eval mode is measured.
+        lr_size: ``(H, W)`` of the LR image; 256x256 in the challenge.
 
     Raises:
-        ValueError: The network cannot take an image of this size.
+        EvaluationError: The network cannot take an image of this size.
     """
     params = sum(parameter.numel() for parameter in module.parameters())
-    layers = dry_run(module, lr_size, _count_layers)
+    layers = run_on_meta(module, lr_size, _count_layers)
     convolutions = [layer for layer in layers if layer.activations]
     return Complexity(
         params=params,
         flops=sum(layer.flops for layer in layers),
-        macs=dry_run(module, lr_size, _thop_macs),
+        macs=run_on_meta(module, lr_size, _thop_macs),
         activations=sum(layer.activations for layer in convolutions),
         convs=sum(layer.calls for layer in convolutions),
         layers=layers,
@@ -120,7 +120,7 @@ def complexity(module: nn.Module, lr_size: tuple[int, int] = (256, 256)) -> Comp
 
 
 def _count_layers(network: nn.Module, image: Tensor) -> tuple[Layer, ...]:
-    """Run the network with a hook on each leaf module."""
+    """Run the network with a hook on each leaf module and collect the layers."""
     layers: dict[str, Layer] = {}
 
     def record(name: str, leaf: nn.Module, inputs: tuple[Tensor, ...], output: object) -> None:
@@ -146,7 +146,7 @@ def _count_layers(network: nn.Module, image: Tensor) -> tuple[Layer, ...]:
 
 
 def _flops(leaf: nn.Module, output: Tensor) -> int:
-    """The challenge's count for one call of one module."""
+    """Return the FLOPs of one call of one module by the challenge's rule."""
     if isinstance(leaf, _CONVOLUTIONS):
         positions = output.numel() // leaf.out_channels
         return int(math.prod(leaf.kernel_size) * leaf.in_channels * (leaf.out_channels // leaf.groups) * positions)
@@ -159,7 +159,7 @@ def _flops(leaf: nn.Module, output: Tensor) -> int:
 
 def _thop_macs(network: nn.Module, image: Tensor) -> int:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of thop's own use of distutils and of itself
+        warnings.simplefilter("ignore")  # thop uses deprecated functions
         from thop import profile
 
         macs, _ = profile(network, inputs=(image,), verbose=False)

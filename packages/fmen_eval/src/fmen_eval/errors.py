@@ -4,4 +4,4 @@ from __future__ import annotations
 
 
 class EvaluationError(ValueError):
-    """Images or a network cannot be measured; the message is one line that names fault and remedy."""
+    """Raised when images or a network cannot be measured. The message is one line: what is wrong, and what to do."""

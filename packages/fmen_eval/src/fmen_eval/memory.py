@@ -1,17 +1,17 @@
-"""Where a network's memory goes: the analysis of section 3.1 of the FMEN paper, made from a trace.
+"""Analysis of a network's memory by section 3.1 of the FMEN paper, from a trace of its operations.
 
-While a node of the network runs, memory holds its *input*, its *output*, what was computed before and is still needed
-later (*kept*), and the network's *parameters*. The fullest node sets the peak. So a plain chain of convolutions with C
-channels needs 2CHW; a concatenation of N features 2NCHW; FMEN 4CHW at the product in its attention block (the shallow
-features for the last sum, the block's input, the attention map, the product).
+While a node of the network runs, memory contains its *input*, its *output*, tensors that later nodes read (*kept*), and
+the network's *parameters*. The largest sum over the nodes is the peak. A chain of convolutions with C channels needs
+2CHW; a concatenation of N features 2NCHW; FMEN 4CHW at the product in its attention block (the shallow features for the
+last sum, the block's input, the attention map, the product).
 
-Two refinements that the formula on paper does not have:
+Two refinements go beyond the paper's formula:
 
-- An operation that works in place needs no buffer for its output. ``saved_bytes`` says what it would have needed.
-- Python releases a tensor when the last variable that refers to it goes away, which may be long after its last use.
-  ``held_bytes`` counts those tensors; with them the prediction is what PyTorch takes, without them what it has to.
+- An in-place operation needs no buffer for its output. ``saved_bytes`` is the size of the buffer that it saves.
+- Python frees a tensor when its last reference is deleted, which may be long after its last use. ``held_bytes`` counts
+  such tensors. The sum with them predicts the memory that PyTorch allocates.
 
-Not predicted is the scratch space inside a single operation, such as a convolution's copies in another layout.
+The scratch memory inside a single operation, such as a convolution's copies in another layout, is not predicted.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from fmen_eval.meta import dry_run
+from fmen_eval.meta import run_on_meta
 
 MIB = 2**20
 
 
 @dataclass(frozen=True)
 class NodeMemory:
-    """The memory while one node runs, all in bytes; views are no nodes, for they compute nothing.
+    """The memory in bytes while one node runs. Views are not nodes, because they compute nothing.
 
     Attributes:
         name: Dotted name of the module that runs the operation; empty for the network itself.
-        op: The operation as PyTorch's dispatcher calls it, e.g. ``"convolution"``, ``"sigmoid_"``; a trailing
+        op: Name of the operation in PyTorch's dispatcher, e.g. ``"convolution"``, ``"sigmoid_"``; a trailing
             underscore marks in-place operations.
-        input_bytes: Features that it reads.
-        output_bytes: Features that it newly allocates; 0 in place.
+        input_bytes: Features that the node reads.
+        output_bytes: Features that the node allocates; 0 for in-place operations.
         kept_bytes: Other features that a later node reads.
         parameter_bytes: Parameters and buffers of the whole network.
-        held_bytes: Other features that nothing reads any more, but that some variable still refers to.
-        saved_bytes: What an in-place operation would allocate otherwise.
+        held_bytes: Other features that no later node reads but a variable still refers to.
+        saved_bytes: Size of the output buffer that an in-place operation saves.
     """
 
     name: str
@@ -59,17 +59,17 @@ class NodeMemory:
 
     @property
     def total(self) -> int:
-        """The paper's sum: input, output, kept and parameters."""
+        """Sum of input, output, kept and parameters, as in the paper."""
         return self.input_bytes + self.output_bytes + self.kept_bytes + self.parameter_bytes
 
     @property
     def total_held(self) -> int:
-        """With what Python still refers to."""
+        """The paper's sum plus the tensors that are unused but still referenced."""
         return self.total + self.held_bytes
 
     @property
     def total_out_of_place(self) -> int:
-        """The paper's sum, were the node not in place."""
+        """The paper's sum for an operation that is not in place."""
         return self.total + self.saved_bytes
 
     def __str__(self) -> str:
@@ -80,28 +80,28 @@ class NodeMemory:
 class MemoryReport:
     """The memory at every node of a forward pass, in the order in which they run.
 
-    Of equally full nodes the last one counts as the peak.
+    Among nodes of equal memory the last one is the peak.
     """
 
     nodes: tuple[NodeMemory, ...]
 
     @property
     def peak(self) -> NodeMemory:
-        """The fullest node by the paper's sum."""
+        """The node with the largest sum, as in the paper."""
         return self._fullest(lambda node: node.total)
 
     @property
     def peak_held(self) -> NodeMemory:
-        """The fullest node as PyTorch runs the network; its ``total_held`` is to be compared with a measured peak."""
+        """The node with the largest ``total_held``, which predicts the measured peak."""
         return self._fullest(lambda node: node.total_held)
 
     @property
     def peak_out_of_place(self) -> NodeMemory:
-        """The fullest node by the paper's sum, were no operation in place."""
+        """The node with the largest sum without in-place operations."""
         return self._fullest(lambda node: node.total_out_of_place)
 
     def table(self) -> str:
-        """A text table in MiB; ``>`` marks the peak, ``*`` the peak with what Python holds."""
+        """Format the nodes as a text table in MiB; ``>`` marks ``peak``, ``*`` marks ``peak_held``."""
         columns = ("input", "output", "kept", "params", "total", "held", "in place saves")
         width = max(len(str(node)) for node in self.nodes)
         lines = ["  " + "  ".join([f"{'node':<{width}}", *(f"{column:>8}" for column in columns)])]
@@ -125,21 +125,21 @@ class MemoryReport:
 
 
 def analyse(module: nn.Module, lr_size: tuple[int, int] = (256, 256)) -> MemoryReport:
-    """Predict the memory of a network's forward pass on one LR image; the network itself is left untouched.
+    """Predict the memory of a network's forward pass on one LR image. The network is not changed.
 
     Args:
-        module: Maps RGB ``(1, 3, H, W)`` to the SR image; analysed in eval mode, without gradients.
+        module: Maps RGB ``(1, 3, H, W)`` to the SR image; a copy in eval mode is analysed, without gradients.
         lr_size: ``(H, W)`` of the LR image.
 
     Raises:
-        ValueError: The network cannot take an image of this size.
+        EvaluationError: The network cannot take an image of this size.
     """
-    return dry_run(module, lr_size, _trace)
+    return run_on_meta(module, lr_size, _trace)
 
 
 @dataclass
 class _Buffer:
-    """One allocation; several tensors may be views of it."""
+    """One allocation, which several tensors may share as views."""
 
     size: int
     reference: StorageWeakRef
@@ -151,7 +151,7 @@ class _Buffer:
 
 @dataclass(frozen=True)
 class _Operation:
-    """What the trace notes of one node: buffers by their keys."""
+    """One node of the trace, with its buffers by their keys."""
 
     name: str
     op: str
@@ -162,12 +162,12 @@ class _Operation:
 
 
 class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes every operation below the level of modules and functions, with the buffers alive at that moment."""
+    """Records every dispatched operation with the buffers that are alive when it runs."""
 
     def __init__(self, network: nn.Module, image: Tensor) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         weights = (*network.parameters(), *network.buffers())
-        # Weak references: a buffer's key is not used again as long as there is one, and keeps nothing alive.
+        # Weak references: a buffer's key is not reused while one exists, and the buffer can be freed.
         self.weights = {_weak_reference(tensor) for tensor in weights}
         self.buffers: dict[int, _Buffer] = {}
         self.operations: list[_Operation] = []
@@ -196,7 +196,7 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return frozenset(key for key in map(self._key, tensors) if key is not None)
 
     def _key(self, tensor: Tensor) -> int | None:
-        """The key of a tensor's buffer, which is noted if it is new; None for parameters."""
+        """Return the key of a tensor's buffer, which is registered if it is new; None for parameters."""
         reference = _weak_reference(tensor)
         if reference in self.weights:
             return None
@@ -240,7 +240,7 @@ def _node(index: int, operation: _Operation, buffers: dict[int, _Buffer], weight
 
 @contextmanager
 def _named_modules(network: nn.Module, stack: list[str]) -> Iterator[None]:
-    """Keep the dotted names of the modules that are running on the stack, the innermost last."""
+    """Maintain a stack of the dotted names of the running modules, the innermost last."""
     handles = []
     for name, module in network.named_modules():
         handles.append(module.register_forward_pre_hook(partial(_push, stack, name)))

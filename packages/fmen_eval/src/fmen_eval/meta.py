@@ -1,4 +1,4 @@
-"""Running a network for the sake of its shapes, not of its result."""
+"""Run a network on the meta device, where tensors have shapes and lifetimes and nothing is computed."""
 
 from __future__ import annotations
 
@@ -14,17 +14,19 @@ from fmen_eval.errors import EvaluationError
 Result = TypeVar("Result")
 
 
-def dry_run(module: nn.Module, lr_size: tuple[int, int], observe: Callable[[nn.Module, Tensor], Result]) -> Result:
-    """Have a copy of a network observed while it runs on one image of the given size.
+def run_on_meta(module: nn.Module, lr_size: tuple[int, int], observe: Callable[[nn.Module, Tensor], Result]) -> Result:
+    """Observe a copy of a network while it runs on one image on the meta device.
 
-    The copy runs on the meta device, where tensors have shapes and lifetimes and nothing is computed. A network whose
-    forward pass looks at values cannot run there, and runs on the CPU.
+    A network whose forward pass depends on values cannot run there; it runs on the CPU.
 
     Args:
         module: Maps RGB ``(1, 3, H, W)`` to the SR image; the copy is in eval mode.
         lr_size: ``(H, W)`` of the LR image.
-        observe: Gets the copy and the image, runs one on the other without gradients, and returns what it saw. It may
-            leave traces on the copy; if its first attempt fails it gets a second one, with a fresh copy.
+        observe: Called with the copy and the image, without gradients; runs the network and returns its observations.
+            It may modify the copy. If it fails on the meta device, it is called again with another copy on the CPU.
+
+    Returns:
+        What ``observe`` returns.
 
     Raises:
         EvaluationError: The network cannot take an image of this size.
@@ -36,7 +38,7 @@ def dry_run(module: nn.Module, lr_size: tuple[int, int], observe: Callable[[nn.M
         try:
             with torch.no_grad():
                 return observe(network, torch.zeros(1, 3, *lr_size, dtype=dtype, device=device))
-        except Exception as caught:  # a network is anybody's code and may raise anything
+        except Exception as caught:  # A network may be any user's code and may raise anything.
             error = caught
     height, width = lr_size
     reason = str(error).strip().split("\n", maxsplit=1)[0]

@@ -1,15 +1,14 @@
-"""PSNR and SSIM of an image pair under the protocols that super-resolution results are reported in.
+"""PSNR and SSIM of an image pair under the protocols of super-resolution papers and challenges.
 
 ========  ============================================  ===============================================
-protocol  compared pixels                               what for
+protocol  compared pixels                               used by
 ========  ============================================  ===============================================
 ntire     RGB, uint8                                    the NTIRE efficient SR challenges
 paper     BT.601 luma of the uint8 images, not rounded  the tables of SR papers (MATLAB's arithmetic)
 kair-y    BT.601 luma rounded to integers               ``calculate_psnr`` on ``rgb2ycbcr`` in cszn/KAIR
 ========  ============================================  ===============================================
 
-Rounding the luma costs about 0.02 dB. All three equal KAIR's ``calculate_psnr`` and ``calculate_ssim`` (themselves
-equal to MATLAB's) to 1e-9.
+Rounding the luma costs about 0.02 dB. All three agree to 1e-9 with KAIR's ``calculate_psnr`` and ``calculate_ssim``.
 """
 
 from __future__ import annotations
@@ -33,10 +32,10 @@ PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 
 _LUMA = (65.481, 128.553, 24.966)  # BT.601 for R, G, B in [0, 1], as in MATLAB's rgb2ycbcr
 _WINDOW = cv2.getGaussianKernel(11, 1.5)
-_MARGIN = 5  # half the window: the outermost pixels, whose window leaves the image, have no SSIM
+_MARGIN = 5  # half the window; pixels whose window leaves the image have no SSIM
 _C1 = (0.01 * 255) ** 2
 _C2 = (0.03 * 255) ** 2
-_STRIP = 64  # rows of the SSIM map made at once: few enough that all intermediate images stay in the cache
+_STRIP = 64  # rows of the SSIM map computed at once; intermediate images then fit into the cache
 
 
 def psnr(sr: Image, hr: Image, *, border: int = 4, protocol: Protocol = "ntire") -> float:
@@ -44,8 +43,8 @@ def psnr(sr: Image, hr: Image, *, border: int = 4, protocol: Protocol = "ntire")
 
     Args:
         sr: The super-resolved image, uint8 RGB ``(H, W, 3)``.
-        hr: The true image, of the same size.
-        border: Pixels cropped from every side first; by convention the scale.
+        hr: The HR image, of the same size.
+        border: Pixels cropped from every side before comparing; by convention the scale.
         protocol: ``"ntire"``, ``"paper"`` or ``"kair-y"``.
 
     Raises:
@@ -62,12 +61,12 @@ def psnr(sr: Image, hr: Image, *, border: int = 4, protocol: Protocol = "ntire")
 def ssim(sr: Image, hr: Image, *, border: int = 4, protocol: Protocol = "ntire") -> float:
     """Structural similarity (Wang et al. 2004), mean over pixels and channels; 1 for identical images.
 
-    An 11x11 Gaussian of sigma 1.5, only windows that lie inside the image, double precision.
+    The window is an 11x11 Gaussian with sigma 1.5. Only windows inside the image count. Computed in double precision.
 
     Args:
         sr: The super-resolved image, uint8 RGB ``(H, W, 3)``.
-        hr: The true image, of the same size.
-        border: Pixels cropped from every side first; by convention the scale.
+        hr: The HR image, of the same size.
+        border: Pixels cropped from every side before comparing; by convention the scale.
         protocol: ``"ntire"``, ``"paper"`` or ``"kair-y"``.
 
     Raises:
@@ -80,7 +79,7 @@ def ssim(sr: Image, hr: Image, *, border: int = 4, protocol: Protocol = "ntire")
         bottom = min(top + _STRIP, rows) + 2 * _MARGIN
         return _ssim_sum(a[top:bottom], b[top:bottom])
 
-    # NumPy and OpenCV release the interpreter lock; the sum's order is that of the strips, so it never varies.
+    # NumPy and OpenCV release the GIL. The strips are summed in order, so the result does not depend on timing.
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
         total = math.fsum(pool.map(strip, range(0, rows, _STRIP)))
     columns, channels = a.shape[1] - 2 * _MARGIN, a.shape[2] if a.ndim == 3 else 1
@@ -88,7 +87,7 @@ def ssim(sr: Image, hr: Image, *, border: int = 4, protocol: Protocol = "ntire")
 
 
 def rgb_to_y(image: Image, rounded: bool = False) -> NDArray[Any]:
-    """BT.601 luma in [16, 235] of an RGB image, as MATLAB's and KAIR's ``rgb2ycbcr`` have it.
+    """Convert an RGB image to BT.601 luma in [16, 235], as MATLAB's and KAIR's ``rgb2ycbcr`` do.
 
     Args:
         image: uint8 RGB ``(H, W, 3)``.
@@ -97,13 +96,13 @@ def rgb_to_y(image: Image, rounded: bool = False) -> NDArray[Any]:
     Returns:
         ``(H, W)``: float64, or uint8 if rounded.
     """
-    # KAIR's very expression: where the exact value is a half, the order of the additions decides the rounding.
+    # The same expression as in KAIR: for exact halves the order of the additions decides the rounding.
     luma: NDArray[np.float64] = np.dot(image, _LUMA) / 255.0 + 16.0
     return luma.round().astype(np.uint8) if rounded else luma
 
 
 def _ssim_sum(a: NDArray[Any], b: NDArray[Any]) -> float:
-    """Sum of the SSIM map over two strips, uint8 or float64, that hold the windows' margins."""
+    """Sum the SSIM map over two strips, uint8 or float64, that include the windows' margins."""
     # Four filtered images instead of five: only the sum of the variances matters, and E[aa] + E[bb] is
     # E[(a-b)^2] + 2 E[ab]. Both products of uint8 images fit into uint16, which the filter reads as fast.
     wide = cv2.CV_16U if a.dtype == np.uint8 else cv2.CV_64F
@@ -113,7 +112,7 @@ def _ssim_sum(a: NDArray[Any], b: NDArray[Any]) -> float:
     contrast = _blur(cv2.multiply(a, b, dtype=wide), gain=2, offset=_C1 + _C2)
     spread = _blur(cv2.multiply(difference, difference, dtype=wide))
 
-    # In place, because at this size memory, not arithmetic, sets the time.
+    # In place, because memory bandwidth limits the speed at this size.
     luminance = mean_a * mean_b
     luminance *= 2
     luminance += _C1  # 2 mean_a mean_b + C1
@@ -131,7 +130,7 @@ def _ssim_sum(a: NDArray[Any], b: NDArray[Any]) -> float:
 
 
 def _blur(image: NDArray[Any], gain: float = 1, offset: float = 0) -> NDArray[np.float64]:
-    """``gain`` times the Gaussian-weighted mean of each window that lies inside the image, plus ``offset``."""
+    """Return ``gain`` times the Gaussian-weighted mean of each window inside the image, plus ``offset``."""
     blurred = cv2.sepFilter2D(image, cv2.CV_64F, _WINDOW, gain * _WINDOW, delta=offset)
     return np.asarray(blurred, np.float64)[_MARGIN:-_MARGIN, _MARGIN:-_MARGIN]
 
@@ -139,7 +138,7 @@ def _blur(image: NDArray[Any], gain: float = 1, offset: float = 0) -> NDArray[np
 def _compared_pixels(
     sr: Image, hr: Image, border: int, protocol: str, smallest: int
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Check a pair and bring it into the form that the protocol compares."""
+    """Check a pair of images and return the pixels that the protocol compares."""
     if protocol not in PROTOCOLS:
         raise EvaluationError(f"unknown protocol {protocol!r}: choose one of {', '.join(PROTOCOLS)}")
     for name, image in (("SR", sr), ("HR", hr)):

@@ -1,28 +1,28 @@
 """Time and peak memory of a network's forward pass, on the CPU and on CUDA.
 
-Two ways of measuring. :func:`measure` is the one to trust: it warms up, repeats, and runs the networks in turns, so
-that a machine that slows down meanwhile slows all of them. :func:`measure_as_challenge` does what the NTIRE efficient
-SR challenges do: one pass over a dataset's images, in order, without a warm-up.
+:func:`measure` compares networks: it warms up, repeats, and interleaves the networks, so that a machine that slows down
+affects all of them. :func:`measure_as_challenge` measures as the NTIRE efficient SR challenges do: one pass over the
+images of a dataset, in order, without warm-up.
 
-Peak memory is the same quantity in both and on both devices: parameters and buffers, the LR image, and what the forward
-pass has allocated at its fullest moment; it is what ``torch.cuda.max_memory_allocated`` reports when the process holds
-nothing else. On the CPU it is read from the allocator's own log of every allocation and release, which the profiler
-keeps. That log does not see the scratch space that oneDNN takes from the operating system by itself, so on Linux the
-growth of the resident set is measured as well.
+Peak memory is the same quantity in both and on both devices: parameters and buffers, the LR image, and the largest sum
+of what the forward pass has allocated at a time. It equals ``torch.cuda.max_memory_allocated`` of a process that holds
+nothing else. On the CPU it is computed from the profiler's record of allocations. That record does not include the
+scratch memory of oneDNN, which the operating system provides directly.
 """
 
 from __future__ import annotations
 
 import copy
-import ctypes
 import os
 import platform
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median, quantiles
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,16 +33,13 @@ from fmen_eval.errors import EvaluationError
 
 @dataclass(frozen=True)
 class PeakMemory:
-    """The fullest moment of a forward pass.
+    """The peak memory of a forward pass.
 
     Attributes:
-        allocated_bytes: Parameters, buffers, image, and the most that the pass had allocated at a time.
-        resident_bytes: The same with the growth of the process's resident set in place of the allocations; None
-            where that cannot be measured: on CUDA and outside Linux.
+        allocated_bytes: Parameters, buffers, image, and the largest sum of the pass's allocations at a time.
     """
 
     allocated_bytes: int
-    resident_bytes: int | None
 
 
 @dataclass(frozen=True)
@@ -50,8 +47,8 @@ class Runtime:
     """Time and memory of one network on one image size.
 
     Attributes:
-        times_ms: Milliseconds of each run, in the order in which they happened.
-        memory: The peak of one forward pass.
+        times_ms: Milliseconds of each run, in order.
+        memory: The peak memory of one forward pass.
     """
 
     times_ms: tuple[float, ...]
@@ -59,12 +56,12 @@ class Runtime:
 
     @property
     def median_ms(self) -> float:
-        """The median run."""
+        """Median milliseconds."""
         return median(self.times_ms)
 
     @property
     def quartiles_ms(self) -> tuple[float, float]:
-        """A quarter of the runs is faster than the first, a quarter slower than the second."""
+        """The lower and the upper quartile of the milliseconds."""
         if len(self.times_ms) == 1:
             return self.times_ms[0], self.times_ms[0]
         lower, _, upper = quantiles(self.times_ms, n=4, method="inclusive")
@@ -72,7 +69,7 @@ class Runtime:
 
     @property
     def spread(self) -> float:
-        """The distance of the quartiles as a fraction of the median."""
+        """The interquartile range divided by the median."""
         lower, upper = self.quartiles_ms
         return (upper - lower) / self.median_ms
 
@@ -83,8 +80,8 @@ class ChallengeRuntime:
 
     Attributes:
         mean_ms: Mean milliseconds per image of the dataset.
-        peak_memory_bytes: The fullest moment over the whole dataset.
-        images: How many images the dataset has.
+        peak_memory_bytes: Peak memory over the whole dataset.
+        images: Number of images.
     """
 
     mean_ms: float
@@ -102,29 +99,30 @@ def measure(
     dtype: torch.dtype = torch.float32,
     progress: bool = True,
 ) -> dict[str, Runtime]:
-    """Measure networks side by side on one random LR image.
+    """Measure several networks on one random LR image.
 
-    Every round runs every network once, in an order drawn afresh, so that neither a drifting clock rate nor the state
-    in which a predecessor leaves the caches favours one of them. The networks themselves are left untouched.
+    Every round runs every network once, in a new random order, so that neither a drifting clock rate nor the contents
+    of the caches favours one of them. The networks are not changed. float32 is computed as PyTorch's flags say; see
+    :func:`arithmetic`.
 
     Args:
         networks: Modules by name; each maps RGB ``(1, 3, H, W)`` to the SR image.
         lr_size: ``(H, W)`` of the LR image.
         device: Where they run, e.g. ``"cpu"`` or ``"cuda"``.
-        runs: Timed forward passes per network.
-        warmup: Untimed ones before them.
-        dtype: Of parameters and image.
-        progress: Show a bar over the rounds.
+        runs: Number of timed forward passes per network.
+        warmup: Number of untimed passes before them.
+        dtype: Type of parameters and image.
+        progress: Show a progress bar.
 
     Returns:
-        A result per network, in the order given.
+        The results by name, in the order given.
 
     Raises:
-        EvaluationError: There is no network to measure, or nothing to measure it by.
+        EvaluationError: There is no network, or the number of runs is not positive.
     """
     if not networks or runs < 1 or warmup < 0:
         raise EvaluationError(
-            f"{len(networks)} networks, {runs} runs and {warmup} for warm-up: one network and run at least"
+            f"{len(networks)} networks, {runs} runs, {warmup} warm-up runs: give at least one network and one run"
         )
     device = torch.device(device)
     image = torch.rand(1, 3, *lr_size, generator=torch.Generator().manual_seed(0)).to(device, dtype)
@@ -144,16 +142,16 @@ def measure(
 def measure_as_challenge(
     network: nn.Module, images: Iterable[Tensor], *, device: torch.device | str = "cpu", progress: bool = True
 ) -> ChallengeRuntime:
-    """Measure a network as the NTIRE challenges' ``test_demo.py`` does: one pass over the images, nothing warmed up.
+    """Measure a network as the NTIRE challenges' ``test_demo.py`` does: one pass over the images, without warm-up.
 
-    On CUDA the peak is that of all passes, as ``torch.cuda.max_memory_allocated`` has it. The CPU keeps no such record,
-    so there the largest image is run once more, untimed, to measure it.
+    On CUDA the peak memory is that of all passes. On the CPU, which has no such counter, the largest image runs once
+    more, untimed, to measure it.
 
     Args:
         network: Maps RGB ``(1, 3, H, W)`` to the SR image.
-        images: LR images ``(1, 3, H, W)`` in the network's data range; read one at a time, untimed.
+        images: LR images ``(1, 3, H, W)`` in the network's data range; read one at a time, outside the timing.
         device: Where it runs, e.g. ``"cpu"`` or ``"cuda"``.
-        progress: Show a bar over the images.
+        progress: Show a progress bar.
 
     Raises:
         EvaluationError: There are no images.
@@ -177,9 +175,9 @@ def measure_as_challenge(
 
 
 def peak_memory(network: nn.Module, image: Tensor) -> PeakMemory:
-    """The memory that one forward pass needs at its fullest moment.
+    """Measure the peak memory of one forward pass.
 
-    Run the network on the image once before, so that what only a first pass allocates is not counted.
+    Run the network on the image once before, so that allocations of the first pass alone are not counted.
 
     Args:
         network: In eval mode, on the device of the image.
@@ -189,16 +187,13 @@ def peak_memory(network: nn.Module, image: Tensor) -> PeakMemory:
     if image.device.type == "cuda":
         before = _reset_cuda_peak(image.device)
         _forward(network, image)
-        return PeakMemory(standing + torch.cuda.max_memory_allocated(image.device) - before, None)
-    allocated = allocated_by(lambda: _forward(network, image))
-    resident = resident_growth(lambda: _forward(network, image))
-    return PeakMemory(standing + allocated, None if resident is None else standing + resident)
+        return PeakMemory(standing + torch.cuda.max_memory_allocated(image.device) - before)
+    return PeakMemory(standing + allocated_by(lambda: _forward(network, image)))
 
 
 def allocated_by(action: Callable[[], None]) -> int:
-    """The most bytes that PyTorch's CPU allocator had handed out at a time during ``action``, above the start."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else the profiler announces its start and stop on stderr
-    with torch.autograd.profiler.profile(profile_memory=True) as profiler:
+    """Return the largest sum of bytes that ``action`` had allocated at a time with PyTorch's CPU allocator."""
+    with _quiet_profiler(), torch.autograd.profiler.profile(profile_memory=True) as profiler:
         action()
     log = [event for event in profiler.kineto_results.events() if event.name() == "[memory]"]
     held = peak = 0
@@ -208,20 +203,35 @@ def allocated_by(action: Callable[[], None]) -> int:
     return peak
 
 
-def resident_growth(action: Callable[[], None]) -> int | None:
-    """How far the process's resident set grew at most during ``action``, in bytes; None where Linux does not tell."""
+@contextmanager
+def _quiet_profiler() -> Iterator[None]:
+    """Suppress the profiler's messages on standard error; they are on by default."""
+    name = "KINETO_LOG_LEVEL"
+    before = os.environ.get(name)
+    os.environ.setdefault(name, "6")
     try:
-        ctypes.CDLL(None).malloc_trim(0)  # what earlier passes freed goes back, or this one would reuse it unseen
-        Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark to the present size
-    except (OSError, AttributeError, TypeError):
-        return None
-    before = _process_status("VmRSS")
-    action()
-    return max(0, _process_status("VmHWM") - before)
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+
+
+def arithmetic(device: torch.device | str, dtype: torch.dtype = torch.float32) -> str:
+    """Name the arithmetic of convolutions for a result's conditions, e.g. ``"float32 without TF32"`` on a GPU.
+
+    PyTorch's flags decide whether float32 convolutions on a GPU run in TF32, which they do by default.
+    """
+    name = str(dtype).removeprefix("torch.")
+    if torch.device(device).type != "cuda" or dtype != torch.float32:
+        return name
+    cudnn: Any = torch.backends.cudnn
+    # PyTorch 2.9 has a flag for each operation and may refuse to read the older one.
+    tf32 = cudnn.conv.fp32_precision == "tf32" if hasattr(cudnn, "conv") else cudnn.allow_tf32
+    return f"{name} {'with' if tf32 else 'without'} TF32"
 
 
 def device_name(device: torch.device | str) -> str:
-    """What a report calls the machine: the GPU's name, or the CPU's and its number of threads in use."""
+    """Return the GPU's name, or the CPU's name and PyTorch's number of threads."""
     device = torch.device(device)
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
@@ -240,7 +250,7 @@ def _forward(network: nn.Module, image: Tensor) -> None:
 
 
 def _timed(network: nn.Module, image: Tensor) -> float:
-    """Milliseconds of one forward pass."""
+    """Return the milliseconds of one forward pass."""
     if image.device.type != "cuda":
         started = time.perf_counter()
         _forward(network, image)
@@ -260,15 +270,9 @@ def _weight_bytes(network: nn.Module) -> int:
 
 
 def _reset_cuda_peak(device: torch.device) -> int:
-    """Forget the peak so far; returns the bytes in use now. On other devices nothing happens and nothing is in use."""
+    """Reset the peak on a GPU and return the bytes that are allocated now; 0 on other devices."""
     if device.type != "cuda":
         return 0
     torch.cuda.synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)
     return torch.cuda.memory_allocated(device)
-
-
-def _process_status(field: str) -> int:
-    """A field of Linux's account of this process, in bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))

@@ -1,4 +1,4 @@
-"""A dataset, an upscaler and a protocol in; PSNR, SSIM and seconds per image out."""
+"""Measure PSNR, SSIM and time of an upscaler over a dataset."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from fmen_eval.metrics import Image, Protocol, psnr, ssim
 
 @dataclass(frozen=True)
 class ImageResult:
-    """What was measured on one image.
+    """The measurements of one image.
 
     Attributes:
-        name: The image's name, as the dataset gave it.
+        name: The image's name in the dataset.
         psnr: In dB; infinite for identical images.
-        ssim: None if it was not asked for.
-        seconds: Wall time of the upscaler's call, transfers to and from its device included.
+        ssim: None if it was not measured.
+        seconds: Wall time of the upscaler's call, including transfers to and from its device.
     """
 
     name: str
@@ -32,7 +32,7 @@ class ImageResult:
 
 @dataclass(frozen=True)
 class ValidationResult:
-    """What was measured on a dataset; the means are plain means over its images, as papers report them."""
+    """The measurements of a dataset. Means are taken over its images, as papers report them."""
 
     protocol: Protocol
     scale: int
@@ -45,7 +45,7 @@ class ValidationResult:
 
     @property
     def ssim(self) -> float | None:
-        """Mean SSIM; None if it was not asked for."""
+        """Mean SSIM; None if it was not measured."""
         values = [image.ssim for image in self.images if image.ssim is not None]
         return sum(values) / len(values) if values else None
 
@@ -55,7 +55,7 @@ class ValidationResult:
         return sum(image.seconds for image in self.images) / len(self.images)
 
     def table(self) -> str:
-        """A text table: one line per image, the means last."""
+        """Format a text table with one line per image and the means in the last line."""
         rows = [(image.name, image.psnr, image.ssim, image.seconds) for image in self.images]
         rows.append(("mean", self.psnr, self.ssim, self.seconds))
         width = max(len("image"), *(len(row[0]) for row in rows))
@@ -66,12 +66,12 @@ class ValidationResult:
         lines.insert(-1, "-" * len(lines[0]))
         return "\n".join(lines)
 
-    def to_json(self, *, model: str, weights: str) -> dict[str, Any]:
-        """The result as ``fmen validate --json`` writes it.
+    def to_dict(self, *, model: str, weights: str) -> dict[str, Any]:
+        """Return the content of ``fmen validate --json``.
 
         Args:
             model: The network's name.
-            weights: The weights file.
+            weights: Path of the weights file.
         """
         return {
             "model": model,
@@ -101,12 +101,12 @@ def validate(
 
     Args:
         upscaler: Maps an LR image to an SR image, both uint8 RGB ``(H, W, 3)``.
-        pairs: ``(name, lr, hr)`` for each image; HR of exactly ``scale`` times the size of LR. Read one at a time.
-        scale: The upscaling factor, which is also the border that the metrics leave out.
+        pairs: ``(name, lr, hr)`` for each image; HR is exactly ``scale`` times as large as LR. Read one at a time.
+        scale: The upscaling factor, and the border that the metrics ignore.
         protocol: ``"ntire"``, ``"paper"`` or ``"kair-y"``.
-        total: How many pairs there are, for the progress bar.
-        progress: Show a bar with the running mean PSNR.
-        measure_ssim: Measure SSIM too, which takes far longer than PSNR.
+        total: The number of pairs, for the progress bar.
+        progress: Show a progress bar with the running mean PSNR.
+        measure_ssim: Measure SSIM, too, which takes longer than PSNR.
         on_image: Called with the name and the SR image of each pair, e.g. to save it.
 
     Raises:

@@ -15,10 +15,21 @@ from fmen.charts.networks import Network
 from fmen.errors import UserError
 from fmen_core import Upscaler
 from fmen_core.architecture import scale_and_range
+from fmen_core.precision import float32_mode
 from fmen_core.upscaler import pick_device
 from fmen_data import PairDataset, open_dataset
 from fmen_data.datasets import parse_source
-from fmen_eval import MemoryReport, Runtime, analyse, complexity, device_name, measure, measure_as_challenge, validate
+from fmen_eval import (
+    MemoryReport,
+    Runtime,
+    analyse,
+    arithmetic,
+    complexity,
+    device_name,
+    measure,
+    measure_as_challenge,
+    validate,
+)
 
 BASELINE = "imdn-baseline"
 """The network that the challenge's report compares the others with, and so does the table."""
@@ -86,7 +97,7 @@ class Row:
             "runtime_quartiles_ms": list(self.runtime.quartiles_ms),
             "runs": len(self.runtime.times_ms),
             "peak_memory_bytes": self.runtime.memory.allocated_bytes,
-            "resident_memory_bytes": self.runtime.memory.resident_bytes,
+            "resident_memory_bytes": None,
             "weights": None if self.model.weights is None else str(self.model.weights),
         }
         if self.score is not None:
@@ -124,6 +135,7 @@ class Benchmark:
         return [{**row.to_dict(), "conditions": self.conditions} for row in self.rows]
 
 
+@float32_mode()
 def run_bench(
     models: Sequence[BenchModel],
     *,
@@ -179,8 +191,8 @@ def run_bench(
     spread = max(row.runtime.spread for row in rows)
     return Benchmark(
         tuple(with_scores(rows) if score else rows),
-        f"{device_name(device)}; PyTorch {torch.__version__}, float32; LR image {width}x{height}; median of {runs} "
-        f"interleaved runs, quartiles at most {100 * spread:.1f} % apart; complexity for 256x256",
+        f"{device_name(device)}; PyTorch {torch.__version__}, {arithmetic(device)}; LR image {width}x{height}; "
+        f"median of {runs} interleaved runs, quartiles at most {100 * spread:.1f} % apart; complexity for 256x256",
     )
 
 

@@ -100,18 +100,17 @@ def memory_table(rows: Sequence[Row]) -> str:
 
     *needed* is the paper's sum: a node's input, its output, tensors that later nodes use, and the parameters. *held*
     adds tensors that are unused but still referenced. *in place saves* is the difference to the peak without in-place
-    operations. *allocated* and *resident* are measured.
+    operations. *allocated* is measured.
     """
-    table = [("model", "needed", "at", "held", "at", "in place saves", "allocated", "resident")]
+    table = [("model", "needed", "at", "held", "at", "in place saves", "allocated")]
     for row in rows:
         if row.prediction is None:
             continue
         peak, held, measured = row.prediction.peak, row.prediction.peak_held, row.runtime.memory
         saved = row.prediction.peak_out_of_place.total_out_of_place - peak.total
-        resident = "-" if measured.resident_bytes is None else f"{measured.resident_bytes / MIB:.2f}"
         predicted = (f"{peak.total / MIB:.2f}", str(peak), f"{held.total_held / MIB:.2f}", str(held))
         allocated = f"{measured.allocated_bytes / MIB:.2f}"
-        table.append((row.model.name, *predicted, f"{saved / MIB:.2f}", allocated, resident))
+        table.append((row.model.name, *predicted, f"{saved / MIB:.2f}", allocated))
     return format_text(table, words={0, 2, 4})
 
 
