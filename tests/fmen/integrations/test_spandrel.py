@@ -1,4 +1,4 @@
-"""FMEN through the real spandrel: every layout of its weights, and the images that our own upscaler gives."""
+"""FMEN through the real spandrel: every layout of its weights, and the same images as the upscaler's."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 
 import fmen_core
 from fmen.export.run import export_weights
-from fmen_data import open_dataset
+from fmen_data import open_dataset, read_image
 
 Image = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -106,6 +106,30 @@ def test_half_precision_stays_close(load: Callable[[Path], Any], weights: Path) 
     exact = load(weights)(x)
     half = load(weights).half()(x.half()).float()
     assert (half - exact).abs().mean() < 1 / 255
+
+
+@pytest.mark.parametrize("file", ["team03_fmen.pth", "fmen_test_weights.pt"])
+def test_released_weights_stay_finite_in_half_precision_on_set5(
+    load: Callable[[Path], Any], reference: Path, file: str
+) -> None:
+    descriptor = load(reference / "weights" / file)
+    assert descriptor.supports_half
+    bird = read_image(reference / "data/Set5/LR_bicubic/X4/birdx4.png")
+    x = torch.from_numpy(bird[:36, :36]).permute(2, 0, 1)[None].float() / 255
+    exact = descriptor(x)
+    half = descriptor.half()(x.half()).float()
+    assert half.isfinite().all()
+    assert (half - exact).abs().max() < 3 / 255
+
+
+def test_half_precision_is_not_offered_for_a_network_that_leaves_its_range(
+    load: Callable[[Path], Any], tmp_path: Path
+) -> None:
+    network = fmen_core.reparameterize(fmen_core.create_model("fmen-s"))
+    with torch.no_grad():
+        network.tail[0].bias.add_(1e6)
+    fmen_core.save(network, tmp_path / "large.safetensors")
+    assert not load(tmp_path / "large.safetensors").supports_half
 
 
 def test_no_architecture_of_spandrels_own_takes_fmen_for_its_own(spandrel: ModuleType, weights: Path) -> None:

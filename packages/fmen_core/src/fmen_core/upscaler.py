@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fmen_core.architecture import scale_and_range
+from fmen_core.architecture import scale_and_range, unwrap
 from fmen_core.errors import ModelError
 from fmen_core.precision import DTYPES, PROBE_SIDE, Precision, automatic_precisions, convert, float32_mode
 from fmen_core.reparam import reparameterize
@@ -109,7 +109,7 @@ class Upscaler:
         self._lock = threading.RLock()
         self._measured: dict[str, Any] = {}
         self._largest_tile: int | None = None
-        self._float32 = reparameterize(copy.deepcopy(model).float()).to(self.device)
+        self._float32 = reparameterize(copy.deepcopy(unwrap(model)).float()).to(self.device)
         choices = automatic_precisions(self.device) if precision == "auto" else (precision,)
         self._prepared = self._prepare(choices)
         if isinstance(tile, int) and self.radius is None:

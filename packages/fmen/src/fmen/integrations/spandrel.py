@@ -1,10 +1,10 @@
-"""FMEN for spandrel, and so for the programs that load upscaling models through it, such as ComfyUI.
+"""FMEN for spandrel, the library through which ComfyUI and other programs load upscaling models.
 
     from fmen.integrations.spandrel import register
     register()
     model = spandrel.ModelLoader().load_from_file("fmen.safetensors")
 
-Needs spandrel, which ``pip install 'fmen[spandrel]'`` brings along; no other module of this package imports this one.
+Needs spandrel: ``pip install 'fmen[spandrel]'``. No other module of this package imports this one.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from fmen_core import reparameterize
 from fmen_core.checkpoint import normalise_keys
 from fmen_core.models.fmen import ARCHITECTURES
+from fmen_core.precision import rescale_for_fp16
 
 REQUIRED = {"head.weight", "lr_conv.weight", "tail.0.weight"}
-"""What all published layouts of FMEN call by the same name."""
+"""Keys that all published layouts of FMEN share."""
 
 
 class FMENArchitecture(Architecture[nn.Module]):  # type: ignore[misc]  # spandrel ships no types
@@ -30,23 +31,27 @@ class FMENArchitecture(Architecture[nn.Module]):  # type: ignore[misc]  # spandr
         super().__init__(id="FMEN", detect=lambda state_dict: recognise(state_dict) is not None)
 
     def load(self, state_dict: dict[str, Any]) -> ImageModelDescriptor[nn.Module]:
-        """The network that a state dict belongs to, in its inference form, with the weights in it.
+        """Build the network of a state dict in its inference form, with its weights.
 
-        Called, the result takes and returns ``(1, 3, H, W)`` in ``[0, 1]`` as every model of spandrel does; its
-        ``model`` is the network itself and takes ``[0, 255]``.
+        The network is rescaled so that its features fit into fp16, which does not change its function.
+
+        Returns:
+            A descriptor that maps ``(1, 3, H, W)`` in ``[0, 1]`` to the SR image, as every model of spandrel does. Its
+            ``model`` is the network itself, which takes ``[0, 255]``.
         """
         found = recognise(state_dict)
         assert found is not None, "load is called with what detect has recognised"
         model, state = found
         model.load_state_dict(state)
-        network = reparameterize(model)
+        network = reparameterize(model.float())
+        supports_half = rescale_for_fp16(network)
         return ImageModelDescriptor(
             network,
             network.state_dict(),
             architecture=self,
             purpose="SR",
             tags=[str(network.name)],
-            supports_half=True,
+            supports_half=supports_half,
             supports_bfloat16=True,
             scale=int(network.scale),  # type: ignore[arg-type]
             input_channels=3,
@@ -56,9 +61,9 @@ class FMENArchitecture(Architecture[nn.Module]):  # type: ignore[misc]  # spandr
 
 
 def recognise(state_dict: Mapping[str, Any]) -> tuple[nn.Module, dict[str, Tensor]] | None:
-    """The network that a state dict belongs to, and the weights under its names; None if it is not FMEN's.
+    """Return the network of a state dict and its weights under the network's keys; None if it is not FMEN.
 
-    Every file that spandrel opens comes by here, so that nothing is assumed about it, and nothing done in vain.
+    spandrel calls this for every file that it opens, so the content may be anything.
     """
     if not state_dict.keys() >= REQUIRED:
         return None
@@ -77,5 +82,5 @@ def call(network: nn.Module, image: Tensor) -> Tensor:
 
 
 def register(registry: ArchRegistry = MAIN_REGISTRY) -> None:
-    """Add FMEN to a registry, spandrel's main one unless told otherwise; doing so twice is no mistake."""
+    """Add FMEN to a registry, by default spandrel's main one. Repeated calls have no effect."""
     registry.add(ArchSupport.from_architecture(FMENArchitecture()), ignore_duplicates=True)
