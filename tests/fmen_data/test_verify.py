@@ -78,6 +78,14 @@ def test_a_damaged_image_is_reported_in_every_layout(tmp_path: Path, layout: str
     assert problem.startswith(f"{file} is truncated")
 
 
+@pytest.mark.parametrize("file", ["HR/a.png", "LR_bicubic/X4/ax4.png"])
+def test_a_damaged_image_of_a_pair_is_reported_once(tmp_path: Path, file: str) -> None:
+    make_layout(tmp_path, "benchmark")
+    (tmp_path / file).write_bytes(b"")
+    (problem,) = verify(tmp_path, progress=False).problems
+    assert problem.startswith(f"{tmp_path / file} is empty")
+
+
 def test_images_without_a_partner_are_all_reported(tmp_path: Path) -> None:
     make_layout(tmp_path, "DIV2K_LSDIR")
     write(tmp_path / "DIV2K_LSDIR_valid_HR", "0802", "0803")
@@ -120,6 +128,7 @@ def test_div2k_must_be_complete_and_one_hr_folder_of_it_alone_may_be_verified(tm
     assert verify(tmp_path / "DIV2K_valid_HR", progress=False) == Verification(200, ())
     found = verify(tmp_path, progress=False)
     assert found.images == 200
+    assert "DIV2K_train_HR lacks 800 of 800 images: 0001.png, 0002.png, 0003.png; get them with" in found.problems[0]
     assert [problem.split(":")[0] for problem in found.problems] == [
         f"{tmp_path}/DIV2K_train_HR lacks 800 of 800 images",
         f"{tmp_path}/DIV2K_train_LR_bicubic/X4 lacks 800 of 800 images",
