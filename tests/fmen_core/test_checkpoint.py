@@ -1,8 +1,9 @@
-"""Weights files: what is read, what is recognised, and what is refused in one clear line."""
+"""Weights files: what is read and recognised, and what is refused with one line."""
 
 from __future__ import annotations
 
 import errno
+import json
 import os
 import pickle
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fmen_core import FMEN, FMENTraining, WeightsError, load, read_metadata, reparameterize, save
+from fmen_core import FMEN, FMENTraining, WeightsError, create_model, load, read_metadata, reparameterize, save
 
 SIZES = {"scale": 2, "n_feats": 12, "mid_feats": 8, "down_blocks": 3, "up_blocks": (2, 1, 3, 1)}
 
@@ -80,7 +81,7 @@ def test_another_network_is_named_with_the_nearest_match_and_the_keys_that_diffe
         load(tmp_path / "w.pth")
 
 
-def test_a_stranger_is_refused(tmp_path: Path) -> None:
+def test_an_unknown_network_is_refused(tmp_path: Path) -> None:
     torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "w.pth")
     with pytest.raises(WeightsError, match="no known network has these weights; its first keys are weight, bias"):
         load(tmp_path / "w.pth")
@@ -160,7 +161,7 @@ def test_bad_files_are_refused_in_one_line(
     assert not (tmp_path / "exploited").exists()
 
 
-def test_a_missing_file_is_said_to_be_missing(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="no such weights file"):
         load(tmp_path / "w.pth")
 
@@ -182,3 +183,125 @@ def test_a_failed_save_keeps_the_old_file_and_leaves_no_other(
     monkeypatch.undo()
     assert file.read_bytes() == before
     assert list(tmp_path.iterdir()) == [file]
+
+
+# --- weights that cannot be used --------------------------------------------------------------------------------------
+
+
+def refused(state: object, tmp_path: Path) -> str:
+    """The message with which a file is refused."""
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(WeightsError) as caught:
+        load(tmp_path / "w.pth")
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path / 'w.pth'}: ") and "\n" not in message
+    return message.removeprefix(f"{tmp_path / 'w.pth'}: ")
+
+
+@pytest.mark.parametrize("key", ["head.weight", "tail.0.weight", "lr_conv.bias"])
+def test_a_scalar_weight_is_reported_with_its_shape(model: FMENTraining, key: str, tmp_path: Path) -> None:
+    state = reparameterize(model).state_dict()
+    state[key] = torch.tensor(1.0)
+    assert f"nearest match FMEN, but {key} is (), expected (" in refused(state, tmp_path)
+
+
+def test_a_dictionary_that_contains_itself_is_refused(tmp_path: Path) -> None:
+    state: dict[str, object] = {"epoch": 1}
+    state["model"] = state
+    assert "contains no tensors by name" in refused(state, tmp_path)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("key", ["lr_conv.weight", "warmup.1.bn1.running_var"])
+def test_weights_that_are_not_finite_are_refused_by_name(
+    model: FMENTraining, key: str, value: float, tmp_path: Path
+) -> None:
+    state = model.state_dict()
+    state[key].view(-1)[-1] = value
+    assert refused(state, tmp_path) == f"{key} contains NaN or infinity; use an earlier checkpoint of the run"
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int64, torch.bool, torch.float8_e4m3fn, torch.complex64])
+def test_weights_that_are_not_floating_point_numbers_are_refused_by_name(
+    model: FMENTraining, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    state = model.state_dict() | {"lr_conv.weight": model.lr_conv.weight.detach().to(dtype)}
+    name = str(dtype).removeprefix("torch.")
+    assert refused(state, tmp_path).startswith(f"lr_conv.weight is {name}; expected float32, float16, bfloat16")
+
+
+def test_sparse_weights_are_refused_by_name(model: FMENTraining, tmp_path: Path) -> None:
+    state = model.state_dict() | {"lr_conv.bias": model.lr_conv.bias.detach().to_sparse()}
+    assert refused(state, tmp_path).startswith("lr_conv.bias is sparse_coo; expected float32")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions_load_as_float32(model: FMENTraining, dtype: torch.dtype, tmp_path: Path) -> None:
+    state = {key: value.to(dtype) if value.is_floating_point() else value for key, value in model.state_dict().items()}
+    torch.save(state, tmp_path / "w.pth")
+    loaded = load(tmp_path / "w.pth").state_dict()
+    for key, value in state.items():
+        expected = value.float() if value.is_floating_point() else value
+        assert loaded[key].dtype == expected.dtype and torch.equal(loaded[key], expected), key
+
+
+def test_a_network_with_sizes_of_its_own_is_compared_with_those_sizes(model: FMENTraining, tmp_path: Path) -> None:
+    state = model.state_dict()
+    state["lr_conv.weight"] = torch.zeros(12, 12, 1, 1)
+    message = refused(state, tmp_path)
+    assert message.endswith("nearest match FMEN, but lr_conv.weight is (12, 12, 1, 1), expected (12, 12, 3, 3)")
+
+
+# --- the file ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["training", "inference"])
+def test_metadata_describes_the_network(form: str, tmp_path: Path) -> None:
+    save(create_model("fmen", form=form, **SIZES), tmp_path / "w.safetensors")
+    metadata = read_metadata(tmp_path / "w.safetensors")
+    sizes = {**{key: value for key, value in SIZES.items() if key != "scale"}, "up_blocks": [2, 1, 3, 1]}
+    assert json.loads(metadata.pop("sizes")) == (sizes | {"ratio": 2} if form == "training" else sizes)
+    assert metadata.pop("fmen_core")
+    assert metadata == {
+        "format": "pt",
+        "name": "fmen",
+        "form": form,
+        "scale": "2",
+        "data_range": "255.0",
+        "recipe": "",
+    }
+
+
+def test_a_network_that_is_not_in_the_package_is_saved_with_its_attributes(tmp_path: Path) -> None:
+    network = nn.Linear(2, 2)
+    network.name, network.scale, network.data_range, network.sizes = "own", 2, 1.0, {"depth": 3}
+    save(network, tmp_path / "w.safetensors", metadata={"recipe": "mine"})
+    metadata = read_metadata(tmp_path / "w.safetensors")
+    assert (metadata["name"], metadata["form"], metadata["scale"], metadata["sizes"]) == (
+        "own",
+        "inference",
+        "2",
+        '{"depth": 3}',
+    )
+    assert metadata["recipe"] == "mine"
+    torch.save({}, tmp_path / "w.pth")
+    assert read_metadata(tmp_path / "w.pth") == {}
+
+
+def test_saving_writes_to_the_disk_under_a_random_name_first(
+    model: FMENTraining, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names, synced, sync = [], [], os.fsync
+
+    def observe(handle: int) -> None:
+        names.extend(path.name for path in tmp_path.iterdir())
+        synced.append(os.fstat(handle).st_size)
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", observe)
+    for _ in range(2):
+        save(model, tmp_path / "w.safetensors")
+    temporary = {name for name in names if name != "w.safetensors"}
+    assert len(temporary) == 2 and all(name.startswith(".w.safetensors.") for name in temporary)
+    assert synced == [(tmp_path / "w.safetensors").stat().st_size] * 2
+    assert [path.name for path in tmp_path.iterdir()] == ["w.safetensors"]

@@ -1,17 +1,23 @@
-"""Weights by name: what ships inside the package, what is published elsewhere, and what is missing."""
+"""Weights by name: bundled ones, published ones, downloads."""
 
 from __future__ import annotations
 
-import hashlib
+import threading
+from collections.abc import Iterator
+from hashlib import sha256
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import torch
 
 from fmen_core import (
+    FMEN,
     FMENTraining,
+    ModelError,
     WeightsError,
     create_model,
+    download_weights,
     find_weights,
     fmen_full,
     fmen_s,
@@ -19,7 +25,7 @@ from fmen_core import (
     reparameterize,
     save,
 )
-from fmen_core.pretrained import PUBLISHED, bundled, known_names
+from fmen_core.pretrained import PUBLISHED, Published, bundled, known_names
 
 FILES = {
     "fmen-s-ntire2022": "team03_fmen.pth",
@@ -39,9 +45,9 @@ FILES = {
 
 
 @pytest.fixture
-def box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A box that holds FMEN-S x2 alone, and an empty cache."""
-    folder = tmp_path / "box"
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of bundled weights with FMEN-S x2 only, and an empty cache."""
+    folder = tmp_path / "bundled"
     folder.mkdir()
     torch.manual_seed(0)
     save(reparameterize(create_model("fmen-s", 2)), folder / "fmen-s_x2.safetensors")
@@ -51,39 +57,64 @@ def box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_a_pretrained_network_comes_out_of_the_box_ready_to_use(box: Path) -> None:
+def test_a_pretrained_network_has_the_bundled_weights(folder: Path) -> None:
     model = fmen_s(scale=2, pretrained=True)
+    assert type(model) is FMEN
     assert (model.name, model.scale, model.training) == ("fmen-s", 2, False)
     torch.manual_seed(0)
     expected = reparameterize(create_model("fmen-s", 2))
     assert all(torch.equal(value, expected.state_dict()[key]) for key, value in model.state_dict().items())
 
 
-def test_a_network_that_is_not_pretrained_is_fresh_and_in_its_training_form(box: Path) -> None:
-    assert isinstance(fmen_s(3), FMENTraining) and fmen_s(3).scale == 3
-    assert fmen_full().name == "fmen"
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(("given", "kind"), [(None, FMENTraining), ("training", FMENTraining), ("inference", FMEN)])
+def test_a_network_that_is_not_pretrained_is_freshly_initialised(given: str | None, kind: type) -> None:
+    model = fmen_s(3, form=given)
+    assert type(model) is kind and (model.name, model.scale) == ("fmen-s", 3)
+    assert fmen_full(form=given).name == "fmen"
 
 
-def test_what_the_box_lacks_is_said_with_what_it_has(box: Path) -> None:
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(("given", "kind"), [(None, FMEN), ("training", FMENTraining), ("inference", FMEN)])
+def test_the_form_of_a_pretrained_network_can_be_chosen(given: str | None, kind: type) -> None:
+    assert type(fmen_s(2, pretrained=True, form=given)) is kind
+
+
+@pytest.mark.usefixtures("folder")
+def test_missing_bundled_weights_are_reported_with_the_available_ones() -> None:
     with pytest.raises(WeightsError, match=r"no trained fmen x4 is in the package \(available: fmen-s_x2\)"):
         fmen_full(pretrained=True)
-    with pytest.raises(ValueError, match="fmen-s is not defined for scale 5; choose one of 2, 3, 4"):
-        fmen_s(5)
+    for trained in (True, False):
+        with pytest.raises(ModelError, match="fmen-s is not defined for scale 5; choose one of 2, 3, 4"):
+            fmen_s(5, pretrained=trained)
+        with pytest.raises(ModelError, match="there is no form 'both'; choose training or inference"):
+            fmen_s(2, pretrained=trained, form="both")
 
 
-def test_weights_are_found_by_path_and_by_name(box: Path) -> None:
-    assert find_weights("fmen-s_x2") == box / "fmen-s_x2.safetensors"
-    assert find_weights(box / "fmen-s_x2.safetensors") == box / "fmen-s_x2.safetensors"
-    entry = pretrained.published("rfdn")
+def test_weights_are_found_by_path_and_by_name(folder: Path) -> None:
+    assert find_weights("fmen-s_x2") == folder / "fmen-s_x2.safetensors"
+    assert find_weights(folder / "fmen-s_x2.safetensors") == folder / "fmen-s_x2.safetensors"
     with pytest.raises(
         WeightsError, match="the weights rfdn are not on this machine; get them with: fmen weights get rfdn"
     ):
         find_weights("rfdn")
-    entry.file.parent.mkdir(parents=True)
-    entry.file.touch()
-    assert find_weights("rfdn") == entry.file
+    file = pretrained.published("rfdn").file
+    file.parent.mkdir(parents=True)
+    file.touch()
+    assert find_weights("rfdn") == file
 
 
+def test_a_folder_is_not_taken_for_a_weights_file(folder: Path) -> None:
+    Path("rfdn").mkdir()
+    Path("fmen-s_x2").mkdir()
+    assert find_weights("fmen-s_x2") == folder / "fmen-s_x2.safetensors"
+    with pytest.raises(WeightsError, match="get them with: fmen weights get rfdn"):
+        find_weights("rfdn")
+    with pytest.raises(WeightsError, match="bundled: is a folder; name a weights file"):
+        find_weights(folder)
+
+
+@pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize(
     ("weights", "said"),
     [
@@ -92,12 +123,12 @@ def test_weights_are_found_by_path_and_by_name(box: Path) -> None:
         ("folder/rfdn", "folder/rfdn: no such weights file"),
     ],
 )
-def test_an_unknown_name_and_a_missing_file_are_told_apart(box: Path, weights: str, said: str) -> None:
+def test_an_unknown_name_and_a_missing_file_are_told_apart(weights: str, said: str) -> None:
     with pytest.raises(WeightsError, match=said):
         find_weights(weights)
 
 
-def test_every_file_in_the_box_is_the_network_of_its_name() -> None:
+def test_every_bundled_file_contains_the_network_of_its_name() -> None:
     for name, path in bundled().items():
         network, _, scale = name.rpartition("_x")
         model = fmen_s(int(scale), pretrained=True) if network == "fmen-s" else fmen_full(int(scale), pretrained=True)
@@ -113,4 +144,89 @@ def test_published_sizes_and_checksums_are_those_of_the_files(reference: Path, n
     assert FILES.keys() == {entry.name for entry in PUBLISHED}
     content = (reference / "weights" / FILES[name]).read_bytes()
     entry = pretrained.published(name)
-    assert (entry.size, entry.sha256) == (len(content), hashlib.sha256(content).hexdigest())
+    assert (entry.size, entry.sha256) == (len(content), sha256(content).hexdigest())
+
+
+# --- downloads --------------------------------------------------------------------------------------------------------
+
+
+class Server(BaseHTTPRequestHandler):
+    """Answers each path in its own way."""
+
+    content = bytes(range(256)) * 4000
+
+    def do_GET(self) -> None:
+        if self.path == "/missing":
+            self.send_error(404)
+            return
+        body = self.content
+        if self.path == "/other":
+            body = body[:-1] + b"?"
+        if self.path == "/longer":
+            body += b"?"
+        self.send_response(200)
+        if self.path != "/no-length":
+            self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[: len(body) // 2] if self.path == "/truncated" else body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
+    entry = Published("small", "a file", "o/r@c", "small.pth", len(Server.content), sha256(Server.content).hexdigest())
+    monkeypatch.setattr(pretrained, "PUBLISHED", (entry,))
+    monkeypatch.setenv("FMEN_CACHE", str(tmp_path / "cache"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as http:
+        thread = threading.Thread(target=http.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"http://127.0.0.1:{http.server_port}"
+        http.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("path", ["/whole", "/no-length"])
+def test_weights_are_downloaded_once_with_progress(server: str, path: str, tmp_path: Path) -> None:
+    progress: list[tuple[int, int]] = []
+    file = download_weights("small", url=server + path, on_progress=lambda *done: progress.append(done))
+    assert file == tmp_path / "cache" / "weights" / "small.pth" == find_weights("small")
+    assert file.read_bytes() == Server.content and list(file.parent.iterdir()) == [file]
+    assert len(progress) > 1 and progress == sorted(progress) and progress[-1] == (len(Server.content),) * 2
+    assert download_weights("small", url=server + "/missing") == file
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("/other", r"/other: has SHA-256 \w{64}, the published file \w{64}; use another address"),
+        ("/longer", r"/longer: has SHA-256 \w{64}, the published file \w{64}"),
+        ("/truncated", r"/truncated: 512000 of 1024000 bytes arrived; try again"),
+        ("/missing", r"/missing: the server answers 404; check the address"),
+    ],
+)
+def test_a_failed_download_is_reported_and_leaves_no_file(server: str, path: str, reason: str, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=reason) as caught:
+        download_weights("small", url=server + path)
+    assert "\n" not in str(caught.value)
+    assert not list((tmp_path / "cache" / "weights").iterdir())
+
+
+@pytest.mark.usefixtures("server")
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("http://127.0.0.1:1/file", "Connection refused.*; check the connection and try again"),
+        ("file", "cannot download 'file': unknown url type.*; check the address"),
+    ],
+)
+def test_an_address_without_a_server_is_reported(url: str, reason: str) -> None:
+    with pytest.raises(WeightsError, match=reason):
+        download_weights("small", url=url)
+
+
+def test_bundled_weights_need_no_download_and_unknown_names_are_refused(folder: Path) -> None:
+    assert download_weights("fmen-s_x2") == folder / "fmen-s_x2.safetensors"
+    with pytest.raises(WeightsError, match="no weights are called 'large'; choose one of fmen-s_x2, fmen-s-ntire2022"):
+        download_weights("large")

@@ -1,17 +1,29 @@
-"""The networks that FMEN is compared with: sizes, complexity, and how their weights are recognised."""
+"""All networks: sizes, complexity, limits, and how their weights are recognised."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from fmen_core import Architecture, Upscaler, create_model, load, read_weights
+from fmen_core import (
+    FMEN,
+    Architecture,
+    FMENTraining,
+    ModelError,
+    Upscaler,
+    create_model,
+    load,
+    read_weights,
+    save,
+)
 from fmen_core.blocks.attention import ContrastAttention
 from fmen_core.models import ARCHITECTURES
+from fmen_core.tiling import receptive_radius
 
 BY_NAME = {architecture.name: architecture for architecture in ARCHITECTURES}
 
@@ -47,7 +59,7 @@ PUBLISHED = {
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Networks on tiny images lose more time to the meeting of threads than they gain from a second one."""
+    """Networks on small images run faster on one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -55,7 +67,7 @@ def one_thread() -> Iterator[None]:
 
 
 def recognised_as(state: dict[str, Tensor]) -> dict[str, dict[str, object]]:
-    """Every architecture of the zoo that takes the state dict for its own, with the sizes it sees."""
+    """Every architecture that recognises the state dict, with the arguments that it reads."""
     seen = {architecture.name: architecture.detect(state) for architecture in ARCHITECTURES}
     return {name: sizes for name, sizes in seen.items() if sizes is not None}
 
@@ -161,6 +173,71 @@ def test_own_state_is_recognised_by_its_architecture_alone(architecture: Archite
         recognised = recognised_as(architecture.build(scale=scale).state_dict())
         assert recognised.keys() == {architecture.name}
         assert recognised[architecture.name]["scale"] == scale
+
+
+@pytest.mark.parametrize("form", ["training", "inference"])
+def test_name_and_sizes_of_a_loaded_network_reproduce_it(architecture: Architecture, form: str, tmp_path: Path) -> None:
+    save(architecture.build(3, form=form), tmp_path / "w.safetensors")
+    loaded = load(tmp_path / "w.safetensors")
+    again = create_model(loaded.name, loaded.scale, form=form, **loaded.sizes)
+    assert type(again) is type(loaded) and again.sizes == loaded.sizes and again.name == architecture.name
+    assert {key: value.shape for key, value in again.state_dict().items()} == {
+        key: value.shape for key, value in loaded.state_dict().items()
+    }
+
+
+@pytest.mark.parametrize("form", ["training", "inference"])
+def test_name_and_sizes_of_an_fmen_of_other_sizes_reproduce_it(form: str, tmp_path: Path) -> None:
+    sizes = {"n_feats": 12, "mid_feats": 8, "down_blocks": 3, "up_blocks": [2, 1, 3, 1]}
+    ratio = {"ratio": 3} if form == "training" else {}
+    save(create_model("fmen", 2, form=form, **sizes, **ratio), tmp_path / "w.safetensors")
+    loaded = load(tmp_path / "w.safetensors")
+    assert (loaded.name, loaded.sizes) == ("fmen", {**sizes, "up_blocks": (2, 1, 3, 1), **ratio})
+    again = create_model(loaded.name, loaded.scale, form=form, **loaded.sizes)
+    again.load_state_dict(loaded.state_dict())
+    assert create_model("fmen-s", **sizes).name == "fmen" and create_model("fmen", **FMEN_S).name == "fmen-s"
+
+
+@pytest.mark.parametrize(
+    ("sizes", "reason"),
+    [
+        (
+            {"width": 3},
+            "fmen has no size called 'width'; its sizes are n_feats, mid_feats, down_blocks, up_blocks",
+        ),
+        ({"up_blocks": (1, 1)}, "fmen: up_blocks has 2 numbers; 4 down_blocks need 5"),
+        ({"down_blocks": 5}, "fmen: up_blocks has 5 numbers; 5 down_blocks need 6"),
+        ({"mid_feats": 4}, "fmen: mid_feats is 4; the first branch is 4 channels narrower, so that it must be > 4"),
+        ({"form": "deployed"}, "there is no form 'deployed'; choose training or inference"),
+    ],
+)
+@pytest.mark.parametrize("form", ["training", "inference"])
+def test_sizes_that_give_no_network_are_refused(form: str, sizes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ModelError, match=reason):
+        create_model("fmen", **{"form": form, **sizes})
+    assert create_model("fmen", form=form, mid_feats=5).warmup[1].squeeze.out_channels == 1
+
+
+def test_only_fmen_has_two_forms() -> None:
+    assert {architecture.name for architecture in ARCHITECTURES if architecture.training} == {"fmen-s", "fmen"}
+    assert type(create_model("fmen", form="inference")) is FMEN and type(create_model("fmen")) is FMENTraining
+    assert type(create_model("span", form="inference")) is type(create_model("span"))
+
+
+def test_smallest_input_works_and_a_smaller_one_does_not(architecture: Architecture) -> None:
+    side = architecture.min_size
+    for form in ("training", "inference"):
+        network = architecture.build(2, form=form).eval()
+        for height, width in ((side, side), (side, side + 9), (side + 9, side)):
+            assert network(torch.rand(1, 3, height, width)).shape == (1, 3, 2 * height, 2 * width)
+        if side > 1:
+            for height, width in ((side - 1, side + 9), (side + 9, side - 1)):
+                with pytest.raises(RuntimeError):
+                    network(torch.rand(1, 3, height, width))
+
+
+def test_networks_that_cannot_be_tiled_say_so(architecture: Architecture) -> None:
+    assert architecture.tileable == (receptive_radius(architecture.build(2)) is not None)
 
 
 def test_sizes_are_read_from_the_shapes() -> None:
