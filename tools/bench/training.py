@@ -32,8 +32,9 @@ from published_training import PublishedFMEN
 from torch import Tensor, nn
 
 from fmen.training.distributed import Processes
-from fmen.training.loop import make_state, take_step
+from fmen.training.loop import take_step
 from fmen.training.recipe import load_recipe, make_recipe
+from fmen.training.setup import make_state
 from fmen_core import FMENTraining
 from fmen_eval.runtime import allocated_by
 
@@ -99,7 +100,7 @@ def published(device: str = "cpu") -> Way:
 
 def ours(precision: str, compiled: Mapping[str, Any] | None = None, device: str = "cpu") -> Way:
     """As ``fmen train`` trains; ``compiled`` holds options of ``torch.compile``, None leaves the network eager."""
-    settings = {"steps": 1, "lr": 5e-4, "lr_schedule": "constant", "fused": True}
+    settings = {"steps": 1, "learning_rate": 5e-4, "schedule": "constant", "fused": True}
     recipe = make_recipe({**settings, "precision": precision, "device": device})
     state = make_state(recipe, torch.device(device))
     network = state.model

@@ -17,11 +17,10 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 import torch
@@ -30,67 +29,15 @@ from operations import account, copy_rate, matmul_rate, total
 from torch import Tensor
 from training import PUBLISHED, SCALE, TARGETS, Way, check, ours, peak_bytes, published, state_hours
 
-from fmen.training.loop import compiles, to_device
+from fmen.training.feed import ResidentPatches, to_device
 from fmen.training.recipe import load_recipe, make_recipe
+from fmen.training.setup import compiles
 from fmen_data import PatchCache, PatchSampler, open_dataset, prepare_cache, write_image
 
 Batch = tuple[Tensor, Tensor]
 ENDLESS = 10**9
 FED = 0.95
 """The share of the rate on one batch that the trainer, fed by the loader, should reach."""
-
-
-class Pixels:
-    """Images of any size in one uint8 tensor ``(pixels, 3)``, from which square patches are gathered.
-
-    A patch's pixel ``(i, j)`` lies at ``start + i * down + j * right``, whatever its orientation: mirroring turns a
-    step's sign, transposing exchanges the two. So one indexing operation cuts and augments a whole batch.
-    """
-
-    def __init__(self, images: Sequence[Any], device: torch.device) -> None:
-        sizes = np.array([image.shape[:2] for image in images], np.int64)
-        self.flat = torch.from_numpy(np.concatenate([np.reshape(image, (-1, 3)) for image in images])).to(device)
-        self.first = torch.from_numpy(np.cumsum(sizes.prod(1)) - sizes.prod(1)).to(device)
-        self.width = torch.from_numpy(sizes[:, 1].copy()).to(device)
-
-    def cut(self, image: Tensor, top: Tensor, left: Tensor, orientation: Tensor, side: int) -> Tensor:
-        """Patches ``(N, 3, side, side)`` in channels-last memory.
-
-        Args:
-            image: Which image each is from, ``(N,)``, as all others.
-            top: Row of its first pixel.
-            left: Column of its first pixel.
-            orientation: As ``fmen_data.patches`` has it: 1 mirrors left-right, 2 top-bottom, 4 then transposes.
-            side: Its height and width.
-        """
-        width = self.width[image]
-        mirrored, flipped, transposed = (orientation & bit != 0 for bit in (1, 2, 4))
-        start = self.first[image] + (top + flipped * (side - 1)) * width + left + mirrored * (side - 1)
-        row, column = torch.where(flipped, -width, width), torch.where(mirrored, -1, 1)
-        down, right = torch.where(transposed, column, row), torch.where(transposed, row, column)
-        steps = torch.arange(side, device=image.device)
-        lines = start[:, None] + down[:, None] * steps
-        places = lines[:, :, None] + (right[:, None] * steps)[:, None, :]
-        return self.flat[places].permute(0, 3, 1, 2)
-
-
-class ResidentPatches:
-    """A sampler's batches, the same to the last bit, from images that lie on a device."""
-
-    def __init__(self, sampler: PatchSampler, caches: Sequence[PatchCache], device: torch.device) -> None:
-        self.sampler, self.device = sampler, device
-        self.lr = Pixels([image for cache in caches for image in cache.lr], device)
-        self.hr = Pixels([image for cache in caches for image in cache.hr], device)
-
-    def batch(self, step: int) -> Batch:
-        """LR and HR patches, uint8."""
-        drawn = torch.from_numpy(self.sampler.draw(step))
-        if self.device.type == "cuda":
-            drawn = drawn.pin_memory()
-        image, top, left, orientation = drawn.to(self.device, non_blocking=True).unbind(1)
-        side, scale = self.sampler.patch, self.sampler.scale
-        lr = self.lr.cut(image, top, left, orientation, side)
-        return lr, self.hr.cut(image, scale * top, scale * left, orientation, scale * side)
 
 
 @contextmanager
@@ -119,7 +66,7 @@ def check_resident(report: Report, sampler: PatchSampler, resident: ResidentPatc
 def make_ways(device: str) -> dict[str, Way]:
     """Every way by its name; compiled ones where there is a compiler."""
     eager = {"published": published(device), "fp32": ours("fp32", device=device), "bf16": ours("bf16", device=device)}
-    if not compiles(make_recipe({"steps": ENDLESS, "lr": 5e-4, "compile": "auto"}), torch.device(device)):
+    if not compiles(make_recipe({"steps": ENDLESS, "learning_rate": 5e-4, "compile": "auto"}), torch.device(device)):
         return eager
     quick = {"bf16, compiled": {}, "bf16, compiled, CUDA graphs": {"mode": "reduce-overhead"}}
     return eager | {name: ours("bf16", settings, device) for name, settings in quick.items()}
@@ -164,9 +111,9 @@ def compare_feeds(
     report: Report, name: str, way: Way, cache: PatchCache, device: str, batch: int, patch: int, **timing: int
 ) -> None:
     """One way, fed from different places."""
-    recipe = make_recipe({"steps": 1, "lr": 5e-4, "device": device})
+    recipe = make_recipe({"steps": 1, "learning_rate": 5e-4, "device": device})
     sampler = PatchSampler([cache], patch=patch, batch=batch)
-    resident = ResidentPatches(sampler, [cache], torch.device(device))
+    resident = ResidentPatches(sampler, torch.device(device))
     check_resident(report, sampler, resident)
 
     def floats(lr: Tensor, hr: Tensor) -> Batch:

@@ -13,7 +13,7 @@ import torch
 from typer.testing import CliRunner
 
 from fmen.cli.main import app
-from fmen.training.logger import Journal
+from fmen.training.logger import Logger
 from fmen.training.run_folder import Run
 from fmen_core import FMENTraining, create_model, load, read_metadata, save
 from fmen_data import imresize, list_images, read_image, write_image
@@ -76,15 +76,15 @@ def test_train_then_validate_then_resume(work: Path) -> None:
     best = max(record.get("psnr", 0) for record in Run(work / "runs" / "fmen-s_x4_quick").records())
     assert result["mean"]["psnr"] == pytest.approx(best, abs=1e-6)
 
-    fmen("train", "--resume", "--set", "steps=61")
+    fmen("train", "--resume", "--set", "steps=61", "--set", "schedule_steps=61")
     assert Run(work / "runs" / "fmen-s_x4_quick").records()[-1]["step"] == 61
 
 
 def test_an_interrupted_run_tells_how_to_go_on(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Journal, "tick", lambda self: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(Logger, "tick", lambda self: os.kill(os.getpid(), signal.SIGTERM))
     _, stderr = fmen(*TRAIN, "--set", "steps=70", status=128 + signal.SIGTERM)
     assert "stopped after step 1 of 70; continue with: fmen train --resume --out runs/fmen-s_x4_quick" in stderr
-    monkeypatch.setattr(Journal, "tick", lambda self: os.kill(os.getpid(), signal.SIGINT))
+    monkeypatch.setattr(Logger, "tick", lambda self: os.kill(os.getpid(), signal.SIGINT))
     fmen("train", "--resume", "--out", "runs/fmen-s_x4_quick", status=130)
     assert torch.load("runs/fmen-s_x4_quick/resume.pt", weights_only=True)["step"] == 2
 
@@ -102,7 +102,7 @@ def test_ctrl_c_outside_the_training_loop_is_no_traceback(work: Path, monkeypatc
     ("arguments", "said"),
     [
         (["train", "--recipe", "slow"], "no recipe 'slow'"),
-        ([*TRAIN, "--set", "lr=9"], "lr = 9: input should be less than or equal to 1"),
+        ([*TRAIN, "--set", "learning_rate=9"], "learning_rate = 9: input should be less than or equal to 1"),
         ([*TRAIN, "--set", "optimiser=sgd"], "unknown key 'optimiser'"),
         ([*TRAIN, "--scale", "5"], "scale = 5: input should be 2, 3 or 4"),
         ([*TRAIN, "--set", "patch=100"], "smaller than a 100x100 patch"),

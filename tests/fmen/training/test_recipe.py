@@ -12,7 +12,7 @@ from fmen.training.recipe import Recipe, RecipeError, dump_recipe, load_recipe, 
 from fmen.training.schedule import learning_rate
 
 
-def test_the_shipped_recipes_are_valid_and_carry_their_names() -> None:
+def test_the_bundled_recipes_are_valid_and_carry_their_names() -> None:
     assert set(recipe_names()) == {"paper", "fast", "cpu", "quick"}
     for name in recipe_names():
         assert load_recipe(name).name == name
@@ -22,8 +22,8 @@ def test_paper_is_section_4_1_to_the_letter() -> None:
     recipe = load_recipe("paper")
     assert recipe.data == ("data/DIV2K", "data/Flickr2K")
     assert (recipe.patch, recipe.batch, recipe.loss, recipe.init) == (64, 64, "l1", "he")
-    assert (recipe.betas, recipe.eps, recipe.lr, recipe.steps) == ((0.9, 0.999), 1e-8, 5e-4, 3_000_000)
-    assert (recipe.precision, recipe.ema, recipe.grad_clip, recipe.warmup) == ("fp32", 0, 0, 0)
+    assert (recipe.betas, recipe.eps, recipe.learning_rate, recipe.steps) == ((0.9, 0.999), 1e-8, 5e-4, 3_000_000)
+    assert (recipe.precision, recipe.tf32, recipe.ema, recipe.grad_clip, recipe.warmup) == ("fp32", False, 0, 0, 0)
     rates = [learning_rate(recipe, step) for step in (0, 599_999, 600_000, 1_199_999, 1_200_000, 2_999_999)]
     assert rates == [5e-4, 5e-4, 2.5e-4, 2.5e-4, 1.25e-4, 3.125e-5]
 
@@ -33,7 +33,7 @@ def test_quick_needs_no_download() -> None:
 
 
 def test_a_cosine_starts_after_the_warmup_and_ends_at_its_final_rate() -> None:
-    recipe = Recipe(steps=110, lr=1.0, lr_final=0.1, warmup=10)
+    recipe = Recipe(steps=110, learning_rate=1.0, final_learning_rate=0.1, warmup=10)
     assert learning_rate(recipe, 0) == pytest.approx(1 / 11)
     assert learning_rate(recipe, 10) == 1.0
     assert learning_rate(recipe, 60) == pytest.approx(0.55)
@@ -51,15 +51,17 @@ def test_losses_of_a_difference_of_three_gray_levels() -> None:
 
 
 def test_a_dumped_recipe_reads_back_as_itself(tmp_path: Path) -> None:
-    recipe = load_recipe("fast", {"data": ("a b", "hr,lr"), "lr": 3e-4, "val_data": "Ä"})
+    recipe = load_recipe("fast", {"data": ("a b", "hr,lr"), "learning_rate": 3e-4, "val_data": "Ä"})
     (tmp_path / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
     assert load_recipe(tmp_path / "recipe.yaml") == recipe
 
 
 def test_settings_are_read_as_people_mean_them() -> None:
-    settings = parse_settings(["lr=1e-3", "steps=3e6", "data=x", "ema=0", "betas=[0.9, 0.99]", "compile=true"])
+    settings = parse_settings(
+        ["learning_rate=1e-3", "steps=3e6", "data=x", "ema=0", "betas=[0.9, 0.99]", "compile=true"]
+    )
     recipe = load_recipe("paper", settings)
-    assert (recipe.lr, recipe.steps, recipe.data, recipe.betas, recipe.compile) == (
+    assert (recipe.learning_rate, recipe.steps, recipe.data, recipe.betas, recipe.compile) == (
         1e-3,
         3_000_000,
         ("x",),
@@ -72,14 +74,15 @@ def test_settings_are_read_as_people_mean_them() -> None:
     ("setting", "said"),
     [
         ("warm_up=3", "unknown key 'warm_up' (did you mean 'warmup'?)"),
-        ("optimizer.lr=1e-3", "unknown key 'optimizer.lr' (did you mean 'lr'?)"),
-        ("lr=2", "lr = 2: input should be less than or equal to 1"),
-        ("lr=nan", "lr = 'nan': input should be a finite number"),
+        ("optimizer.eps=1e-3", "unknown key 'optimizer.eps' (did you mean 'eps'?)"),
+        ("learning_rate=2", "learning_rate = 2: input should be less than or equal to 1"),
+        ("lr=nan", "learning_rate = 'nan': input should be a finite number"),
         ("scale=5", "scale = 5: input should be 2, 3 or 4"),
         ("loss=l3", "loss = 'l3': input should be 'l1', 'l2' or 'charbonnier'"),
         ("steps=1.5", "steps = 1.5: input should be a valid integer"),
         ("warmup=10_000", "warmup (10000) must be shorter than the run"),
-        ("lr_final=0.5", "lr_final (0.5) is above lr"),
+        ("final_learning_rate=0.5", "final_learning_rate (0.5) is above learning_rate (0.002)"),
+        ("schedule_steps=999", "steps (1000) exceeds schedule_steps (999)"),
         ("data=[]", "data = []"),
         ("lr", "write it as key=value"),
         ("lr=[1", "the value is not valid YAML"),
@@ -110,3 +113,39 @@ def test_a_file_that_is_no_recipe_is_refused_in_one_line(tmp_path: Path, text: s
 def test_an_unknown_recipe_is_answered_with_the_nearest_one() -> None:
     with pytest.raises(RecipeError, match=r"no recipe 'papr' \(did you mean 'paper'\?\).*cpu, fast, paper, quick"):
         load_recipe("papr")
+
+
+def test_every_fault_of_a_recipe_is_named_at_once() -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe("quick", {"warm_up": 3, "scale": 5, "steps": 0})
+    for said in ("unknown key 'warm_up' (did you mean 'warmup'?)", "scale = 5", "steps = 0"):
+        assert said in str(caught.value)
+    with pytest.raises(
+        RecipeError, match=r"final_learning_rate .* is above learning_rate .*; warmup .* must be shorter"
+    ):
+        load_recipe("quick", {"final_learning_rate": 0.5, "warmup": 5_000})
+
+
+def test_former_names_of_keys_are_read_with_a_note(tmp_path: Path) -> None:
+    notes: list[str] = []
+    (tmp_path / "old.yaml").write_text("lr: 1.0e-3\nlr_schedule: halving\nlr_halve_every: 7\nlr_final: 0.0\nsteps: 9\n")
+    overrides = parse_settings(["lr=2e-3"], note=notes.append)
+    recipe = load_recipe(tmp_path / "old.yaml", overrides, note=notes.append)
+    assert (recipe.learning_rate, recipe.schedule, recipe.halve_every) == (2e-3, "halving", 7)
+    assert notes == [
+        "note: --set: lr is now called learning_rate",
+        f"note: {tmp_path / 'old.yaml'}: lr is now called learning_rate, lr_schedule is now called schedule, "
+        "lr_halve_every is now called halve_every, lr_final is now called final_learning_rate",
+    ]
+    with pytest.raises(RecipeError, match="--set: lr is the former name of learning_rate; give only learning_rate"):
+        parse_settings(["lr=2e-3", "learning_rate=2e-3"])
+    load_recipe("quick", {"learning_rate": 1e-3}, note=lambda line: pytest.fail(line))
+
+
+def test_fast_uses_tf32_and_paper_does_not() -> None:
+    assert {name: load_recipe(name).tf32 for name in recipe_names()} == {
+        "fast": True,
+        "paper": False,
+        "cpu": False,
+        "quick": False,
+    }

@@ -52,7 +52,7 @@ class PatchSampler:
         self.patch, self.batch_size, self.seed = patch, batch, seed
         self._lr: list[Any] = [image for cache in caches for image in cache.lr]
         self._hr: list[Any] = [image for cache in caches for image in cache.hr]
-        self._caches = tuple(caches)
+        self.caches = tuple(caches)
         sizes = np.array([image.shape[:2] for image in self._lr], np.int64).reshape(-1, 2)
         names = [f"{name} of {cache.dataset}" for cache in caches for name in cache.names]
         small = np.flatnonzero(sizes.min(1) < patch)
@@ -65,7 +65,7 @@ class PatchSampler:
         self._positions = sizes - patch + 1
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restore, (self._caches, self.patch, self.batch_size, self.seed)
+        return _restore, (self.caches, self.patch, self.batch_size, self.seed)
 
     def draw(self, step: int) -> npt.NDArray[np.int64]:
         """Sample a step: int64 ``(batch, 4)``, rows of image, top, left (LR pixels) and orientation (0..7)."""

@@ -18,43 +18,49 @@ class Variant(str, Enum):
     full = "full"
 
 
-def speaker() -> Callable[[str], None]:
-    """Prints a line, in the first process of a distributed run alone."""
-    return typer.echo if os.environ.get("RANK", "0") == "0" else lambda line: None
+def printer(*, err: bool = False) -> Callable[[str], None]:
+    """Return a function that prints a line in the first process of a distributed run, and nothing in the others."""
+    return lambda line: typer.echo(line, err=err) if os.environ.get("RANK", "0") == "0" else None
 
 
 def train(
-    variant: Annotated[Variant | None, typer.Option(help="s: FMEN-S; full: FMEN. Default: the recipe's.")] = None,
-    scale: Annotated[int | None, typer.Option(help="2, 3 or 4. Default: the recipe's.")] = None,
-    recipe: Annotated[str, typer.Option(help="paper, fast, cpu, quick, or a YAML file.")] = "fast",
-    data: Annotated[
-        list[str] | None, typer.Option(help="Training set: a folder, HR_DIR,LR_DIR or sample. May be repeated.")
+    variant: Annotated[Variant | None, typer.Option(help="s: FMEN-S; full: FMEN. Default: the recipe's value.")] = None,
+    scale: Annotated[int | None, typer.Option(help="2, 3 or 4. Default: the recipe's value.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="paper, fast, cpu, quick, or a YAML file. Default: fast. Not with --resume.")
     ] = None,
-    val_data: Annotated[str | None, typer.Option(help="Validation set, likewise.")] = None,
+    data: Annotated[
+        list[str] | None, typer.Option(help="Training set: a folder, HR_DIR,LR_DIR or sample. Can be repeated.")
+    ] = None,
+    val_data: Annotated[str | None, typer.Option(help="Validation set: a folder, HR_DIR,LR_DIR or sample.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder. Default: a new one under runs/.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue --out, or else the newest run.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out, or the newest run.")] = False,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Another value for a key of the recipe."),
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe. Can be repeated."),
     ] = None,
 ) -> None:
     """Train a network."""
-    from fmen.training.recipe import load_recipe, parse_settings
+    from fmen.training.recipe import RecipeError, load_recipe, parse_settings
     from fmen.training.run_folder import Run, new_run, newest_run, resumed_recipe
 
+    say, note = printer(), printer(err=True)
     given: dict[str, object] = {"variant": variant and variant.value, "scale": scale, "val_data": val_data}
     given["data"] = tuple(data) if data else None
-    overrides = {key: value for key, value in given.items() if value is not None} | parse_settings(settings or [])
+    overrides = {key: value for key, value in given.items() if value is not None} | parse_settings(
+        settings or [], note=note
+    )
     if resume:
+        if recipe:
+            raise RecipeError(f"--recipe {recipe}: a resumed run follows the recipe in its folder; leave --recipe out")
         run = Run(out) if out else newest_run()
         resolved = resumed_recipe(run, overrides)
     else:
-        resolved = load_recipe(recipe, overrides)
+        resolved = load_recipe(recipe or "fast", overrides, note=note)
         run = Run(out) if out else new_run(resolved)
 
     from fmen.training.loop import train as run_training
 
-    say = speaker()
     say(f"run {run.folder}: {resolved.network} x{resolved.scale}, {resolved.steps} steps")
     outcome = run_training(resolved, run, resume=resume)
     if outcome.signal is not None:

@@ -1,1 +1,1 @@
-"""Training: the loop, recipes, run folders, checkpoints."""
+"""Training: the loop, recipes, run folders and checkpoints."""

@@ -1,4 +1,4 @@
-"""All that a training run carries from one step to the next, and its way to disk and back."""
+"""The state of a training run, in memory and on disk."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class State:
 
     Attributes:
         model: The network being trained.
-        ema: Its average, or None.
-        optimizer: With its moments.
-        scaler: Of the loss, for fp16; disabled otherwise.
+        ema: Its moving average, or None.
+        optimizer: The optimizer, with its moments.
+        scaler: The loss scaler for fp16; disabled in other precisions.
+        losses: Sum of the losses since the last line of metrics, a scalar on the device.
+        counted: Number of losses in that sum.
         step: Steps done.
         seconds: Wall time spent so far.
-        best: The best validation PSNR so far, in dB.
-        losses: Sum of the losses since the last line of metrics, a number on the device.
-        counted: How many they are.
+        best: Best validation PSNR so far, in dB.
     """
 
     model: nn.Module
@@ -44,11 +44,17 @@ class State:
 
     @property
     def network(self) -> nn.Module:
-        """The network whose weights are validated and kept: the average where there is one."""
+        """The network that is validated and saved: the moving average where there is one."""
         return self.ema.model if self.ema else self.model
 
+    def count(self, loss: Tensor) -> None:
+        """Count one more step."""
+        self.losses += loss
+        self.counted += 1
+        self.step += 1
+
     def save(self, path: Path) -> None:
-        """Write everything to ``path``, as a whole or not at all."""
+        """Write the state to ``path`` atomically."""
         content: dict[str, Any] = {
             "model": self.model.state_dict(),
             "ema": self.ema.model.state_dict() if self.ema else None,
@@ -60,15 +66,15 @@ class State:
             "seconds": self.seconds,
             "best": self.best,
         }
-        buffer = io.BytesIO()  # a full disk is then an OSError, which torch's own writer hides
+        buffer = io.BytesIO()  # torch.save to a file hides a full disk's OSError.
         torch.save(content, buffer)
         atomic_write_bytes(path, buffer.getvalue())
 
     def load(self, path: Path) -> None:
-        """Become the state that ``path`` holds.
+        """Read the state from ``path``.
 
         Raises:
-            RunError: The file is missing, broken, or of another network.
+            RunError: The file is missing, damaged, or of another network.
         """
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -80,7 +86,7 @@ class State:
             self.losses.copy_(content["losses"])
         except FileNotFoundError:
             raise RunError(f"{path}: no checkpoint to resume from; start the run again with another --out") from None
-        except (RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
+        except (RuntimeError, KeyError, TypeError, ValueError, EOFError, pickle.UnpicklingError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise RunError(f"{path}: not a checkpoint of this run ({reason}); start again with another --out") from None
         self.counted, self.step = content["counted"], content["step"]

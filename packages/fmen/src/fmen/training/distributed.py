@@ -1,6 +1,6 @@
-"""This process among those of a distributed run, as ``torchrun`` describes it in the environment.
+"""The processes of a distributed run, as ``torchrun`` describes them in the environment.
 
-One process is the plain case: rank 0 of 1, and every function here is then free of cost.
+A run of one process is rank 0 of 1; every function here then returns at once.
 """
 
 from __future__ import annotations
@@ -17,7 +17,13 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Processes:
-    """Attributes: this process's ``rank`` among ``size`` processes, and its ``local_rank`` on this machine."""
+    """This process among those of the run.
+
+    Attributes:
+        rank: Index of this process in the run.
+        size: Number of processes.
+        local_rank: Index of this process on its machine.
+    """
 
     rank: int = 0
     size: int = 1
@@ -25,16 +31,16 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that validates, logs and writes files."""
+        """Whether this process validates, logs and writes files."""
         return self.rank == 0
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Wait until all processes have called this."""
         if self.size > 1:
             dist.barrier()
 
     def any(self, flag: bool, device: torch.device) -> bool:
-        """Whether ``flag`` is true in any process; all must call it."""
+        """Return whether ``flag`` is true in any process; all processes must call it."""
         if self.size == 1:
             return flag
         total = torch.tensor(float(flag), device=device)
@@ -54,7 +60,7 @@ class Processes:
 
 
 def average_gradients(processes: Processes, model: nn.Module) -> None:
-    """Average gradients and running statistics, so that every process takes the same step to the same network."""
+    """Average gradients and BatchNorm statistics, so that every process takes the same step."""
     processes.average(parameter.grad for parameter in model.parameters() if parameter.grad is not None)
     processes.average(buffer for buffer in model.buffers() if buffer.is_floating_point())
 

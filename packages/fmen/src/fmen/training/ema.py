@@ -1,4 +1,4 @@
-"""The exponential moving average of a network's weights."""
+"""Exponential moving average of a network's weights."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 class Ema(Generic[Module]):
-    """A copy of ``model`` whose weights follow it slowly.
+    """The exponential moving average of a network's weights and BatchNorm statistics.
 
-    The statistics of the batch normalizations are averaged like the weights, to which they belong. Early on the decay
-    is lower, ``(1 + step) / (10 + step)``, or the random first weights would stay for ``1 / (1 - decay)`` steps.
+    The decay of the first steps is ``(1 + step) / (10 + step)``; with the full decay, the random initial weights would
+    dominate the average for ``1 / (1 - decay)`` steps.
 
     Attributes:
         model: The averaged network, in eval mode.
@@ -27,12 +27,12 @@ class Ema(Generic[Module]):
 
     @torch.no_grad()
     def update(self, model: Module, step: int) -> None:
-        """Move towards ``model`` after ``step`` (the first being 0)."""
+        """Include the weights of ``model`` after ``step``, counted from 0."""
         weight = 1 - min(self.decay, (1 + step) / (10 + step))
         mine, theirs = self.model.state_dict(), model.state_dict()
         floats = [name for name, value in mine.items() if value.is_floating_point()]
         averages: list[Tensor] = [mine[name] for name in floats]
         torch._foreach_lerp_(averages, [theirs[name] for name in floats], weight)
         for name, value in mine.items():
-            if not value.is_floating_point():  # how many batches a normalization has seen
+            if not value.is_floating_point():  # BatchNorm's count of batches
                 value.copy_(theirs[name])

@@ -1,21 +1,36 @@
-"""What training reads: patches for every process, validation images for the first one."""
+"""The data of a run: patches for every process, validation images for the first one.
+
+Patches are cut on the CPU in a background thread, or on the device from images that stay in its memory as uint8. Both
+give the same samples, bit for bit.
+"""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
 from fmen.training.distributed import Processes
-from fmen.training.recipe import Recipe
+from fmen.training.recipe import Recipe, RecipeError
 from fmen_data import PairDataset, PatchCache, PatchSampler, open_dataset, prepare_cache
 from fmen_data.datasets import find_official, parse_source
 
 SAMPLE = "sample"
 DATA = "data"
 
+MEMORY_SHARE = 0.5
+"""The share of a GPU's free memory that ``feed: auto`` gives to images; the rest is for the training step."""
+
+Batch = tuple[Tensor, Tensor]
+
 
 def open_patches(recipe: Recipe, processes: Processes) -> PatchSampler:
-    """The training patches of a recipe; caches that are missing are prepared first, by one process for all."""
+    """Return the sampler of the recipe's training patches; one process prepares missing caches for all."""
     datasets = [open_dataset(parse_source(source), scale=recipe.scale, split="train") for source in recipe.data]
     if not processes.first:
         processes.wait()
@@ -28,7 +43,7 @@ def open_patches(recipe: Recipe, processes: Processes) -> PatchSampler:
 
 
 def open_validation(recipe: Recipe) -> PairDataset | None:
-    """The images that a run is validated on as it goes, or None if there are none."""
+    """Return the images on which a run is validated, or None if there are none."""
     if recipe.val_data is not None:
         return open_dataset(parse_source(recipe.val_data), scale=recipe.scale, split="val")
     if SAMPLE in recipe.data:
@@ -37,3 +52,111 @@ def open_validation(recipe: Recipe) -> PairDataset | None:
         if find_official(folder, "val", recipe.scale):
             return open_dataset(folder, scale=recipe.scale, split="val")
     return None
+
+
+def batches(
+    recipe: Recipe, sampler: PatchSampler, processes: Processes, device: torch.device, *, start: int
+) -> Iterator[Batch]:
+    """Yield this process's batches from step ``start`` to the recipe's last step.
+
+    Yields:
+        Float LR ``(n, 3, patch, patch)`` and HR ``(n, 3, scale * patch, scale * patch)`` on ``device``, in [0, 255].
+
+    Raises:
+        RecipeError: ``feed: device``, and the images do not fit into the device's memory.
+    """
+    rank, size = processes.rank, processes.size
+    if resident(recipe, sampler, device):
+        patches = ResidentPatches(sampler, device)
+        for step in range(start, recipe.steps):
+            yield to_device(*patches.batch(step, rank=rank, world_size=size), recipe, device)
+    else:
+        for lr, hr in sampler.batches(start, recipe.steps, rank=rank, world_size=size):
+            yield to_device(lr, hr, recipe, device)
+
+
+def to_device(lr: Tensor, hr: Tensor, recipe: Recipe, device: torch.device) -> Batch:
+    """Convert uint8 patches to floats in [0, 255] on ``device``; bytes are transferred, a quarter of the floats."""
+    layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+    if device.type == "cuda" and lr.device.type == "cpu":
+        lr, hr = lr.pin_memory(), hr.pin_memory()
+    lr, hr = (tensor.to(device, non_blocking=True).to(torch.float32, memory_format=layout) for tensor in (lr, hr))
+    return lr, hr
+
+
+def resident(recipe: Recipe, sampler: PatchSampler, device: torch.device) -> bool:
+    """Return whether the images stay on the device.
+
+    Raises:
+        RecipeError: They should, and do not fit.
+    """
+    if recipe.feed == "cpu" or (recipe.feed == "auto" and device.type != "cuda"):
+        return False
+    if device.type != "cuda":
+        return True
+    needed = sum(image.size for cache in sampler.caches for image in (*cache.lr, *cache.hr))
+    free = torch.cuda.mem_get_info(device)[0]
+    if needed <= MEMORY_SHARE * free:
+        return True
+    if recipe.feed == "auto":
+        return False
+    raise RecipeError(
+        f"feed = 'device': the images take {needed / 2**30:.1f} GiB, more than half of the GPU's {free / 2**30:.1f} "
+        "free GiB; use --set feed=cpu"
+    )
+
+
+class ResidentPatches:
+    """A sampler's batches, cut on a device from images that stay in its memory."""
+
+    def __init__(self, sampler: PatchSampler, device: torch.device) -> None:
+        self.sampler, self.device = sampler, device
+        self.lr = Pixels([image for cache in sampler.caches for image in cache.lr], device)
+        self.hr = Pixels([image for cache in sampler.caches for image in cache.hr], device)
+
+    def batch(self, step: int, *, rank: int = 0, world_size: int = 1) -> Batch:
+        """Return what ``PatchSampler.batch`` returns, on the device."""
+        samples = torch.from_numpy(self.sampler.draw(step)[rank::world_size].copy())
+        if self.device.type == "cuda":
+            samples = samples.pin_memory()
+        image, top, left, orientation = samples.to(self.device, non_blocking=True).unbind(1)
+        side, scale = self.sampler.patch, self.sampler.scale
+        lr = self.lr.cut(image, top, left, orientation, side)
+        return lr, self.hr.cut(image, scale * top, scale * left, orientation, scale * side)
+
+
+class Pixels:
+    """Images of any sizes in one uint8 tensor ``(pixels, 3)``, from which square patches are gathered.
+
+    Pixel ``(i, j)`` of a patch is at ``start + i * down + j * right``: mirroring changes a step's sign, transposing
+    exchanges the two steps. One indexing operation therefore cuts and augments a whole batch.
+    """
+
+    def __init__(self, images: Sequence[npt.NDArray[np.uint8]], device: torch.device) -> None:
+        sizes = torch.tensor([image.shape[:2] for image in images])
+        counts = sizes.prod(1)
+        self.flat = torch.empty((int(counts.sum()), 3), dtype=torch.uint8, device=device)
+        for image, pixels in zip(images, torch.split(self.flat, counts.tolist()), strict=True):
+            pixels.copy_(torch.from_numpy(np.array(image)).view(-1, 3))
+        self.first = (counts.cumsum(0) - counts).to(device)
+        self.width = sizes[:, 1].to(device)
+
+    def cut(self, image: Tensor, top: Tensor, left: Tensor, orientation: Tensor, side: int) -> Tensor:
+        """Return patches ``(N, 3, side, side)`` in channels-last memory.
+
+        Args:
+            image: Index of each patch's image, ``(N,)`` like all others.
+            top: Row of its first pixel.
+            left: Column of its first pixel.
+            orientation: As in ``fmen_data.patches``: 1 mirrors left-right, 2 top-bottom, 4 then transposes.
+            side: Height and width.
+        """
+        width = self.width[image]
+        mirrored, flipped, transposed = (orientation & bit != 0 for bit in (1, 2, 4))
+        start = self.first[image] + (top + flipped * (side - 1)) * width + left + mirrored * (side - 1)
+        row, column = torch.where(flipped, -width, width), torch.where(mirrored, -1, 1)
+        down, right = torch.where(transposed, column, row), torch.where(transposed, row, column)
+        steps = torch.arange(side, device=image.device)
+        lines = start[:, None] + down[:, None] * steps
+        places = lines[:, :, None] + (right[:, None] * steps)[:, None, :]
+        return self.flat[places].permute(0, 3, 1, 2)

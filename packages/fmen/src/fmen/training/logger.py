@@ -1,4 +1,4 @@
-"""What a run says while it goes on: a bar or plain lines for people, metrics.jsonl and TensorBoard for programs."""
+"""Progress of a run: a bar or lines on standard error for people, metrics.jsonl and TensorBoard for programs."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from typing import Any
 from tqdm import tqdm
 
 from fmen.training.checkpoint import State
-from fmen.training.recipe import Recipe, RecipeError
+from fmen.training.recipe import Recipe
 from fmen.training.run_folder import Run
+
+SECONDS_BETWEEN_LINES = 5
+"""The shortest time between two lines on standard error; a validation is always printed."""
 
 
 class Clock:
-    """How long a run takes: it goes on where the checkpoint stopped."""
+    """The training time of a run, which includes the time before its checkpoint."""
 
     def __init__(self, state: State) -> None:
         self.state = state
@@ -25,11 +28,11 @@ class Clock:
         self.since, self.since_step = time.perf_counter(), state.step
 
     def read(self) -> None:
-        """Bring ``state.seconds`` up to date."""
+        """Update ``state.seconds``."""
         self.state.seconds = time.perf_counter() - self.started
 
     def rate(self) -> float:
-        """Training steps per second since the last call."""
+        """Return training steps per second since the last call."""
         now, step = time.perf_counter(), self.state.step
         rate = (step - self.since_step) / (now - self.since)
         self.since, self.since_step = now, step
@@ -37,35 +40,32 @@ class Clock:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Time that is no training time."""
+        """Exclude the block's time from the rate."""
         begun = time.perf_counter()
         yield
         self.since += time.perf_counter() - begun
 
 
-class Journal:
-    """Follows the run's first process; the others keep silent.
+class Logger:
+    """Writes the metrics of a run.
 
     Args:
-        run: Where ``metrics.jsonl`` lies.
-        recipe: How many steps there are, and whether TensorBoard is wanted.
-        step: Where the run starts.
-        silent: Write nothing at all.
-
-    Raises:
-        RecipeError: TensorBoard is wanted and not installed.
+        run: The folder with ``metrics.jsonl`` and TensorBoard's files.
+        recipe: Number of steps, and whether to write for TensorBoard.
+        step: Steps done before. TensorBoard discards later points of an earlier process, which this run repeats.
+        silent: Write nothing, for all processes but the first.
     """
 
     def __init__(self, run: Run, recipe: Recipe, *, step: int, silent: bool = False) -> None:
         self.run, self.recipe, self.silent = run, recipe, silent
-        self.board = _open_board(run) if recipe.tensorboard and not silent else None
+        self.board = _open_board(run, step) if recipe.tensorboard and not silent else None
         self.bar: tqdm[Any] | None = None
         if not silent and sys.stderr.isatty():
             self.bar = tqdm(total=recipe.steps, initial=step, unit="step", dynamic_ncols=True, smoothing=0.05)
         self.shown: dict[str, str] = {}
         self.last_line = time.monotonic()
 
-    def __enter__(self) -> Journal:
+    def __enter__(self) -> Logger:
         return self
 
     def __exit__(
@@ -77,12 +77,12 @@ class Journal:
             self.board.close()
 
     def tick(self) -> None:
-        """One more step is done."""
+        """Advance the bar by one step."""
         if self.bar is not None:
             self.bar.update()
 
     def record(self, record: dict[str, float]) -> None:
-        """Write one line of metrics; ``record`` has ``step`` and what was measured there."""
+        """Write one line of metrics: ``step`` and the values measured there."""
         if self.silent:
             return
         self.run.log(record)
@@ -90,21 +90,17 @@ class Journal:
             if self.board is not None and name != "step":
                 self.board.add_scalar(name, value, record["step"])
         formats = {"loss": "loss {:.3f}", "lr": "lr {:.1e}", "steps_per_second": "{:.2f} steps/s", "psnr": "{:.2f} dB"}
-        news = {name: form.format(record[name]) for name, form in formats.items() if name in record}
-        self.shown |= news
-        if self.bar is not None:  # it has a rate of its own
+        texts = {name: form.format(record[name]) for name, form in formats.items() if name in record}
+        self.shown |= texts
+        if self.bar is not None:  # The bar shows its own rate.
             self.bar.set_postfix_str(", ".join(text for text in self.shown.values() if not text.endswith("/s")))
-        elif "psnr" in record or time.monotonic() - self.last_line >= 5:  # a log file is no place for a line a second
+        elif "psnr" in record or time.monotonic() - self.last_line >= SECONDS_BETWEEN_LINES:
             self.last_line = time.monotonic()
-            line = "  ".join([f"step {record['step']:>7}/{self.recipe.steps}", *news.values()])
+            line = "  ".join([f"step {record['step']:>7}/{self.recipe.steps}", *texts.values()])
             print(line, file=sys.stderr, flush=True)
 
 
-def _open_board(run: Run) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise RecipeError(
-            "tensorboard: true, but TensorBoard is not installed: pip install 'fmen[tensorboard]', or leave the key out"
-        ) from None
-    return SummaryWriter(str(run.folder / "tensorboard"))
+def _open_board(run: Run, step: int) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(run.folder / "tensorboard"), purge_step=step + 1)

@@ -1,4 +1,4 @@
-"""The losses that training minimises."""
+"""Loss functions of float images ``(N, 3, H, W)`` in [0, 255]."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import Tensor
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 CHARBONNIER_EPS = 1e-3 * 255
-"""The rounding of the corner at zero: the customary 1e-3 of images in [0, 1], in gray levels."""
+"""The usual 1e-3 for images in [0, 1], in gray levels."""
 
 
 def charbonnier(sr: Tensor, hr: Tensor) -> Tensor:
-    """Mean of ``sqrt((sr - hr)^2 + eps^2)`` (Lai et al., LapSRN, 2017)."""
+    """Return the mean of ``sqrt((sr - hr)^2 + eps^2)`` (Lai et al., LapSRN, 2017)."""
     return torch.sqrt((sr - hr).square() + CHARBONNIER_EPS**2).mean()
 
 
 LOSSES: dict[str, Loss] = {"l1": F.l1_loss, "l2": F.mse_loss, "charbonnier": charbonnier}
-"""Each maps two float images ``(N, 3, H, W)`` in [0, 255] to a number."""
+"""Loss functions by their names in a recipe. Each returns a scalar."""

@@ -1,12 +1,12 @@
-"""Muon: an optimizer that turns every step of a convolution's kernel into an orthogonal matrix.
+"""Muon: an optimizer that orthogonalizes the step of every convolution kernel.
 
-A kernel is a matrix from what lies under it to its output channels. A gradient's matrix has a few large singular values
-and many small ones; Adam's step follows the large ones. Muon sets all of them to about 1, so that the rare directions
-are learned at the rate of the common ones. The card of the weights in the box says what that gave.
+A kernel is a matrix from its receptive field to its output channels. The gradient's matrix has a few large singular
+values and many small ones; Adam's step follows the large ones. Muon sets all of them to about 1, so that rare
+directions are learned as fast as common ones. The cards of the bundled weights (docs/weights.md) show its effect.
 
 Source: Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024, for the method and the
-iteration's coefficients; Liu et al., "Muon is scalable for LLM training", 2025, for the size of a step, which makes
-learning rates comparable to Adam's. PyTorch's own ``torch.optim.Muon`` takes matrices alone and one at a time.
+coefficients of the iteration; Liu et al., "Muon is scalable for LLM training", 2025, for the size of a step, which
+makes learning rates comparable to Adam's. PyTorch's ``torch.optim.Muon`` takes only matrices, one at a time.
 """
 
 from __future__ import annotations
@@ -22,14 +22,13 @@ MOMENTUM = 0.95
 ITERATIONS = 5
 COEFFICIENTS = 3.4445, -4.7750, 2.0315
 ADAM_RMS = 0.2
-"""The root mean square of Adam's step in units of the learning rate, as it is found in practice."""
+"""Typical root mean square of Adam's step, in units of the learning rate (Liu et al., section 2.2)."""
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:
-    """Bring all singular values of ``(B, n, m)`` matrices to between about 0.7 and 1.2; the singular vectors stay.
+    """Bring the singular values of matrices ``(B, n, m)`` to between about 0.7 and 1.2; the singular vectors stay.
 
-    A quintic polynomial of the matrix, iterated. What is smaller than a hundredth of the norm is not brought up all
-    the way.
+    This iterates a quintic polynomial. Singular values below a hundredth of the matrix norm end below 0.7.
     """
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
@@ -45,10 +44,10 @@ class Muon(torch.optim.Optimizer):
     """Muon for the kernels of convolutions ``(O, I, kh, kw)``, Adam for everything else, at the same learning rate.
 
     Args:
-        params: The parameters of a network.
-        lr: Learning rate: a step of either kind has a root mean square of about ``0.2 * lr``.
-        betas: Adam's.
-        eps: Adam's.
+        params: Parameters of a network.
+        lr: Learning rate. A step of either kind has a root mean square of about ``0.2 * lr``.
+        betas: Decay rates of Adam's moments.
+        eps: Added to the root of Adam's second moment.
     """
 
     def __init__(self, params: Iterable[nn.Parameter], lr: float, betas: tuple[float, float], eps: float) -> None:
@@ -61,8 +60,8 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Move every parameter that has a gradient."""
-        assert closure is None, "the loss is not evaluated again"
+        """Update every parameter that has a gradient."""
+        assert closure is None, "Muon evaluates no closure"
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             group["steps"] += 1
@@ -72,13 +71,13 @@ class Muon(torch.optim.Optimizer):
                 self.step_others(params, group)
 
     def step_kernels(self, kernels: list[Tensor], lr: float) -> None:
-        """Momentum after Nesterov, then one batch of orthogonalizations for all kernels of one shape."""
+        """Apply Nesterov momentum, then orthogonalize all kernels of one shape in one batch."""
         alike: dict[torch.Size, list[tuple[Tensor, Tensor]]] = defaultdict(list)
         for kernel in kernels:
             assert kernel.grad is not None
             momentum = self.state[kernel].setdefault("momentum", torch.zeros_like(kernel))
             momentum.lerp_(kernel.grad, 1 - MOMENTUM)
-            # The order of a matrix's columns is free: this one needs no copy where channels lie together in memory.
+            # The order of the columns does not matter; this one needs no copy in channels-last memory.
             matrix = kernel.grad.lerp(momentum, MOMENTUM).permute(0, 2, 3, 1).flatten(1)
             alike[matrix.shape].append((kernel, matrix))
         for shape, pairs in alike.items():
@@ -88,7 +87,7 @@ class Muon(torch.optim.Optimizer):
                 kernel.sub_(matrix.view(out, height, width, inputs).permute(0, 3, 1, 2), alpha=lr * size)
 
     def step_others(self, params: list[Tensor], group: dict[str, Any]) -> None:
-        """Adam (Kingma and Ba, 2015)."""
+        """Apply Adam (Kingma and Ba, 2015)."""
         (beta1, beta2), steps = group["betas"], group["steps"]
         for param in params:
             assert param.grad is not None

@@ -1,14 +1,14 @@
-"""What a training run is: one flat, validated set of keys, written as YAML.
+"""The recipe of a training run: one flat, validated set of keys, written as YAML.
 
-The recipes that ship with the package lie in ``recipes/``. A recipe of one's own is a file with the same keys; a key
-that it leaves out has the default below. Every key can be given on the command line with ``--set key=value``.
+The bundled recipes are in ``recipes/``. Any YAML file with the same keys is a recipe; a key that it omits has the
+default below. ``--set key=value`` overrides any key on the command line.
 """
 
 from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,23 +19,31 @@ from fmen.errors import UserError
 
 RECIPES = Path(__file__).parent / "recipes"
 
+RENAMED = {
+    "lr": "learning_rate",
+    "lr_schedule": "schedule",
+    "lr_halve_every": "halve_every",
+    "lr_final": "final_learning_rate",
+}
+"""Former names of keys, which are still read."""
+
+Note = Callable[[str], None]
+
 
 class RecipeError(UserError):
-    """A recipe, or a value given with ``--set``, is at fault; the message is one line and names the remedy."""
+    """A recipe, or a value given with ``--set``, is at fault. The message is one line and names the remedy."""
 
 
 class Recipe(BaseModel):
-    """A training run. Losses and norms are in gray levels, ``[0, 255]``, because FMEN takes and returns that range."""
+    """A training run. Losses and norms are in gray levels, ``[0, 255]``, the range of FMEN's images."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    name: str = Field(
-        "custom", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="what the run folder is called after"
-    )
+    name: str = Field("custom", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="part of the run folder's name")
 
     variant: Literal["s", "full"] = Field("s", description="FMEN-S or FMEN")
     scale: Literal[2, 3, 4] = 4
-    init: Literal["he", "default"] = Field("default", description="first weights: He et al. 2015, or PyTorch's own")
+    init: Literal["he", "default"] = Field("default", description="initial weights: He et al. 2015, or PyTorch's own")
     weights: str | None = Field(None, description="start from these weights of another run, of any scale")
 
     data: tuple[str, ...] = Field(("data",), min_length=1, description="folders, HR_DIR,LR_DIR, or sample")
@@ -46,26 +54,31 @@ class Recipe(BaseModel):
     steps: int = Field(ge=1)
     loss: Literal["l1", "l2", "charbonnier"] = "l1"
     optimizer: Literal["adam", "muon"] = Field("adam", description="muon learns more per step; see the training guide")
-    lr: float = Field(gt=0, le=1, description="learning rate at the end of the warm-up")
-    lr_schedule: Literal["constant", "halving", "cosine"] = "cosine"
-    lr_halve_every: int = Field(600_000, ge=1, description="steps between two halvings (halving)")
-    lr_final: float = Field(0.0, ge=0, le=1, description="learning rate at the last step (cosine)")
+    learning_rate: float = Field(gt=0, le=1, description="learning rate at the end of the warm-up")
+    schedule: Literal["constant", "halving", "cosine"] = Field("cosine", description="course of the learning rate")
+    schedule_steps: int | None = Field(None, ge=1, description="length of the cosine; default: steps")
+    halve_every: int = Field(600_000, ge=1, description="steps between two halvings (halving)")
+    final_learning_rate: float = Field(0.0, ge=0, le=1, description="learning rate at the end of the cosine")
     warmup: int = Field(0, ge=0, description="steps over which the learning rate rises from zero")
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     eps: float = Field(1e-8, gt=0, le=1)
     grad_clip: float = Field(0.0, ge=0, description="largest norm of the whole gradient, loss in gray levels; 0: none")
-    ema: float = Field(0.0, ge=0, lt=1, description="decay of the averaged weights, which are the ones kept; 0: none")
+    ema: float = Field(0.0, ge=0, lt=1, description="decay of the averaged weights, which are then saved; 0: none")
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    feed: Literal["auto", "cpu", "device"] = Field(
+        "auto", description="where patches are cut; auto: on a GPU whose memory holds all images"
+    )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("fp32", description="auto: bf16 where the device has it")
+    tf32: bool = Field(False, description="compute float32 convolutions and matrix products as TF32 on a GPU")
     channels_last: bool = True
     collapsed: bool = Field(True, description="run every RRRB as the one convolution that it equals")
     fused: bool = Field(False, description="Adam as one kernel over all parameters")
-    compile: bool | Literal["auto"] = Field(False, description="torch.compile; auto: where a long run pays for it")
+    compile: bool | Literal["auto"] = Field(False, description="torch.compile; auto: for long runs")
 
     val_data: str | None = Field(None, description="validation set; default: the one that belongs to the training data")
     val_protocol: Literal["ntire", "paper", "kair-y"] = "paper"
-    val_every: int = Field(5_000, ge=0, description="steps between two validations; 0: never")
+    val_every: int = Field(5_000, ge=0, description="steps between two validations; 0: after the last step only")
     save_every: int = Field(5_000, ge=1, description="steps between two checkpoints")
     log_every: int = Field(100, ge=1, description="steps between two lines in metrics.jsonl")
     tensorboard: bool = False
@@ -77,27 +90,41 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _keys_agree(self) -> Recipe:
-        if self.lr_final > self.lr:
-            raise ValueError(f"lr_final ({self.lr_final:g}) is above lr ({self.lr:g})")
+        faults = []
+        if self.final_learning_rate > self.learning_rate:
+            faults.append(
+                f"final_learning_rate ({self.final_learning_rate:g}) is above learning_rate ({self.learning_rate:g})"
+            )
         if self.warmup >= self.steps:
-            raise ValueError(f"warmup ({self.warmup}) must be shorter than the run ({self.steps} steps)")
+            faults.append(f"warmup ({self.warmup}) must be shorter than the run ({self.steps} steps)")
+        length = self.schedule_steps or self.steps
+        if self.schedule == "cosine" and not self.final_learning_rate and self.steps > length:
+            faults.append(
+                f"steps ({self.steps}) exceeds schedule_steps ({length}), where the cosine reaches 0; "
+                f"set schedule_steps={self.steps} to stretch the cosine, or a final_learning_rate"
+            )
+        if faults:
+            raise ValueError("; ".join(faults))
         return self
 
 
 def recipe_names() -> list[str]:
-    """The recipes that ship with the package."""
+    """Return the names of the bundled recipes."""
     return sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
-def load_recipe(name_or_file: str | Path, overrides: Mapping[str, object] | None = None) -> Recipe:
-    """Read a shipped recipe by name, or a YAML file by path.
+def load_recipe(
+    name_or_file: str | Path, overrides: Mapping[str, object] | None = None, *, note: Note | None = None
+) -> Recipe:
+    """Read a bundled recipe by name, or a YAML file by path.
 
     Args:
         name_or_file: One of ``recipe_names()``, or a file.
-        overrides: Keys that replace the file's.
+        overrides: Values that replace the file's.
+        note: Called with one line if the file has keys under former names.
 
     Raises:
-        RecipeError: No such recipe, no YAML, an unknown key, or a value of the wrong type or out of range.
+        RecipeError: There is no such recipe, it is not YAML, or its keys or values are at fault.
         OSError: The file cannot be read.
     """
     path = Path(name_or_file)
@@ -115,7 +142,8 @@ def load_recipe(name_or_file: str | Path, overrides: Mapping[str, object] | None
         raise RecipeError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise RecipeError(f"{path}: a recipe is a list of 'key: value' lines")
-    return make_recipe({"name": path.stem} | values | dict(overrides or {}), source=source)
+    values = {"name": path.stem} | current_keys(values, source=source, note=note)
+    return make_recipe(values | current_keys(overrides or {}, source="overrides"), source=source)
 
 
 def make_recipe(values: Mapping[str, object], *, source: str = "recipe") -> Recipe:
@@ -124,21 +152,41 @@ def make_recipe(values: Mapping[str, object], *, source: str = "recipe") -> Reci
     Raises:
         RecipeError: One line that starts with ``source`` and names every key at fault.
     """
-    keys = list(Recipe.model_fields)
-    for key in values:
-        if key not in keys:
-            raise RecipeError(f"{source}: unknown key {key!r}{_nearest(key, keys)}; the keys are {', '.join(keys)}")
     try:
-        return Recipe.model_validate(dict(values))
+        return Recipe.model_validate(current_keys(values, source=source))
     except ValidationError as error:
         raise RecipeError(f"{source}: {'; '.join(_fault(item) for item in error.errors())}") from None
 
 
-def parse_settings(settings: Sequence[str]) -> dict[str, object]:
-    """Turn ``["lr=1e-3", "data=[a, b]"]`` into values, each read as YAML reads it.
+def current_keys(values: Mapping[str, object], *, source: str, note: Note | None = None) -> dict[str, object]:
+    """Return ``values`` with former names of keys replaced by current ones.
+
+    Args:
+        values: Keys and values of a recipe.
+        source: Where they come from, for messages.
+        note: Called with one line if a key was replaced.
 
     Raises:
-        RecipeError: An item without ``=``, or a value that is no YAML.
+        RecipeError: A key is given under both names.
+    """
+    former = [key for key in values if key in RENAMED]
+    for key in former:
+        if RENAMED[key] in values:
+            raise RecipeError(f"{source}: {key} is the former name of {RENAMED[key]}; give only {RENAMED[key]}")
+    if former and note:
+        note(f"note: {source}: " + ", ".join(f"{key} is now called {RENAMED[key]}" for key in former))
+    return {RENAMED.get(key, key): value for key, value in values.items()}
+
+
+def parse_settings(settings: Sequence[str], *, note: Note | None = None) -> dict[str, object]:
+    """Convert ``["learning_rate=1e-3", "data=[a, b]"]`` to keys and values, parsed as YAML.
+
+    Args:
+        settings: Items ``key=value``.
+        note: Called with one line if a key has its former name.
+
+    Raises:
+        RecipeError: An item has no ``=``, or its value is not YAML.
     """
     values: dict[str, object] = {}
     for setting in settings:
@@ -152,16 +200,16 @@ def parse_settings(settings: Sequence[str]) -> dict[str, object]:
         values[key.strip()] = _as_number(value)
     if isinstance(values.get("data"), str):
         values["data"] = (values["data"],)
-    return values
+    return current_keys(values, source="--set", note=note)
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """``recipe`` as YAML with every key written out, which ``load_recipe`` reads back as the same recipe."""
+    """Return ``recipe`` as YAML with every key; ``load_recipe`` reads it back as the same recipe."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
 def _as_number(value: object) -> object:
-    """YAML 1.1 reads ``1e-3`` as text for want of a dot; people mean the number."""
+    """Convert text such as ``1e-3``, in which YAML 1.1 sees no number because it has no dot."""
     if isinstance(value, str):
         try:
             number = float(value)
@@ -172,16 +220,19 @@ def _as_number(value: object) -> object:
 
 
 def _nearest(word: str, words: Sequence[str]) -> str:
-    last = word.rpartition(".")[2]  # optimizer.lr means lr
+    last = word.rpartition(".")[2]  # optimizer.eps is meant as eps.
     match = [last] if last in words else difflib.get_close_matches(word, words, n=1, cutoff=0.5)
     return f" (did you mean {match[0]!r}?)" if match else ""
 
 
 def _fault(item: Any) -> str:
-    """One entry of pydantic's error list in words."""
+    """Return one entry of pydantic's error list in words."""
     message: str = item["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
     if not item["loc"]:
         return message
     key = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        keys = list(Recipe.model_fields)
+        return f"unknown key {key!r}{_nearest(key, keys)}; the keys are {', '.join(keys)}"
     return f"{key} is missing" if item["type"] == "missing" else f"{key} = {item['input']!r}: {message}"

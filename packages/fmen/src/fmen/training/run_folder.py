@@ -1,13 +1,13 @@
-"""The folder of a training run: what lies in it, and how it is found again.
+"""The folder of a training run.
 
-| file | what it is |
+| file | content |
 |---|---|
-| ``recipe.yaml`` | the resolved recipe, every key written out |
-| ``versions.json`` | the software and the machine that started the run |
+| ``recipe.yaml`` | the resolved recipe, with every key |
+| ``versions.json`` | the software and the machine on which the run started |
 | ``metrics.jsonl`` | one JSON object per line: ``step``, ``seconds``, ``loss``, ``lr``, ``psnr`` and more |
 | ``best.safetensors`` | the weights with the best validation PSNR, training form |
 | ``last.safetensors`` | the weights of the last checkpoint, training form |
-| ``resume.pt`` | everything that continuing needs: network, optimizer, average, scaler, step |
+| ``resume.pt`` | the checkpoint: network, optimizer, average, scaler, step |
 """
 
 from __future__ import annotations
@@ -21,24 +21,34 @@ from pathlib import Path
 from typing import Any
 
 from fmen.errors import UserError
-from fmen.training.recipe import Recipe, dump_recipe, load_recipe, make_recipe
+from fmen.training.recipe import Recipe, current_keys, dump_recipe, load_recipe, make_recipe
 from fmen_data.atomic import atomic_write_bytes
 
 RUNS = Path("runs")
-"""Where runs go unless ``--out`` says otherwise, and where the newest one is looked for."""
+"""The default parent of run folders."""
 
-RESUMABLE = ("steps", "val_every", "save_every", "log_every", "val_data", "val_protocol", "tensorboard")
-"""Keys that a resumed run may change: how far it goes, and what it reports on the way."""
+RESUMABLE = (
+    "steps",
+    "schedule_steps",
+    "feed",
+    "val_every",
+    "save_every",
+    "log_every",
+    "val_data",
+    "val_protocol",
+    "tensorboard",
+)
+"""Keys that a resumed run may change. ``steps`` alone leaves the learning rate of every step unchanged."""
 
 PACKAGES = ("fmen", "fmen-core", "fmen-data", "fmen-eval", "torch", "numpy", "opencv-python-headless", "h5py")
 
 
 class RunError(UserError):
-    """There is no run, or already one; the message is one line and names the remedy."""
+    """A run is missing, exists already, or cannot be resumed. The message is one line and names the remedy."""
 
 
 class Run:
-    """One run's folder."""
+    """The folder of one run."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -51,33 +61,32 @@ class Run:
 
     @property
     def weights(self) -> Path:
-        """The best weights, or the last ones of a run that does not validate."""
+        """The file of the best weights, or of the last weights of a run that does not validate."""
         return self.best if self.best.is_file() else self.last
 
     def begin(self, recipe: Recipe, machine: Mapping[str, object], resumed_from: int | None = None) -> None:
-        """Write down what is going to happen.
+        """Write the recipe, and the versions of a new run.
 
         Args:
-            recipe: What the run follows from now on.
+            recipe: The resolved recipe.
             machine: Entries for ``versions.json``.
-            resumed_from: The checkpoint's step; the lines of ``metrics.jsonl`` behind it are going to be written again.
-
+            resumed_from: The checkpoint's step. Later lines of ``metrics.jsonl`` are removed, as the run repeats them.
         """
         if resumed_from is None:
             self.folder.mkdir(parents=True, exist_ok=True)
             atomic_write_bytes(self.versions, (json.dumps(versions() | dict(machine), indent=2) + "\n").encode())
         else:
-            kept = [json.dumps(record) + "\n" for record in self.records() if record["step"] <= resumed_from]
-            atomic_write_bytes(self.metrics, "".join(kept).encode())
+            lines = [json.dumps(record) + "\n" for record in self.records() if record["step"] <= resumed_from]
+            atomic_write_bytes(self.metrics, "".join(lines).encode())
         atomic_write_bytes(self.recipe_file, dump_recipe(recipe).encode())
 
     def require_new(self) -> None:
         """Raise RunError if there is a run in the folder."""
         if self.recipe_file.exists():
-            raise RunError(f"{self.folder}: holds a run; continue it with --resume, or name another folder with --out")
+            raise RunError(f"{self.folder}: contains a run; continue it with --resume, or choose another --out")
 
     def recipe(self) -> Recipe:
-        """The recipe that the run follows.
+        """Return the run's recipe.
 
         Raises:
             RunError: There is no run in the folder.
@@ -92,7 +101,7 @@ class Run:
             file.write(json.dumps(record) + "\n")
 
     def records(self) -> list[dict[str, Any]]:
-        """The lines of ``metrics.jsonl``; one that a full disk or a power cut broke off is left out."""
+        """Return the lines of ``metrics.jsonl``, without one that a full disk or a power failure cut off."""
         records = []
         if self.metrics.is_file():
             for line in self.metrics.read_text(encoding="utf-8").splitlines():
@@ -104,7 +113,7 @@ class Run:
 
 
 def new_run(recipe: Recipe, root: Path = RUNS) -> Run:
-    """The first free folder among ``fmen-s_x4_quick``, ``fmen-s_x4_quick-2``, and so on."""
+    """Return the first free folder among ``fmen-s_x4_quick``, ``fmen-s_x4_quick-2``, and so on."""
     name = f"{recipe.network}_x{recipe.scale}_{recipe.name}"
     folder, number = root / name, 1
     while folder.exists():
@@ -114,10 +123,10 @@ def new_run(recipe: Recipe, root: Path = RUNS) -> Run:
 
 
 def newest_run(root: Path = RUNS) -> Run:
-    """The run that wrote a checkpoint last.
+    """Return the run with the newest checkpoint.
 
     Raises:
-        RunError: There is none.
+        RunError: There is no run.
     """
     found = _newest(root, "resume.pt")
     if found is None:
@@ -126,36 +135,39 @@ def newest_run(root: Path = RUNS) -> Run:
 
 
 def resumed_recipe(run: Run, overrides: Mapping[str, object]) -> Recipe:
-    """The recipe of a run that goes on: its own, save for the keys that change no step of it.
+    """Return the recipe of a run that continues: its own, with new values of the keys in ``RESUMABLE``.
 
     Raises:
-        RunError: Another key is given a value that differs from the run's.
+        RunError: Another key has a value that differs from the run's.
+        RecipeError: A key or value is at fault.
     """
     recipe = run.recipe()
+    recipe = recipe.model_copy(update={"schedule_steps": recipe.schedule_steps or recipe.steps})
+    overrides = current_keys(overrides, source="--resume")
     wanted = make_recipe(recipe.model_dump() | dict(overrides), source="--resume")
     for key in overrides:
         if key not in RESUMABLE and getattr(wanted, key) != getattr(recipe, key):
             raise RunError(
-                f"{run.folder}: its {key} is {getattr(recipe, key)!r} and cannot change on the way; "
+                f"{run.folder}: its {key} is {getattr(recipe, key)!r} and cannot change; "
                 f"leave it out, or start a new run ({', '.join(RESUMABLE)} may change)"
             )
     return wanted
 
 
 def newest_weights(root: Path = RUNS) -> Path:
-    """The best weights of the run that last found better ones.
+    """Return the best weights of the run that wrote weights last.
 
     Raises:
-        RunError: There are none.
+        RunError: There are no weights.
     """
-    found = _newest(root, "best.safetensors") or _newest(root, "last.safetensors")
+    found = _newest(root, "best.safetensors", "last.safetensors")
     if found is None:
         raise RunError(f"no trained weights under {root}/: train with 'fmen train', or name a file with --weights")
     return Run(found).weights
 
 
 def versions() -> dict[str, object]:
-    """The versions of Python and of the packages that decide a result, and the machine."""
+    """Return the versions of Python and of the packages that affect a result, and the machine."""
     found: dict[str, object] = {"python": platform.python_version(), "platform": platform.platform()}
     for package in PACKAGES:
         try:
@@ -165,6 +177,7 @@ def versions() -> dict[str, object]:
     return found | {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
 
 
-def _newest(root: Path, file: str) -> Path | None:
-    files = sorted(root.glob(f"*/{file}"), key=lambda path: path.stat().st_mtime)
-    return files[-1].parent if files else None
+def _newest(root: Path, *names: str) -> Path | None:
+    """Return the folder under ``root`` with the newest file of one of these names."""
+    files = [file for name in names for file in root.glob(f"*/{name}")]
+    return max(files, key=lambda file: file.stat().st_mtime).parent if files else None

@@ -8,11 +8,16 @@ from fmen.training.recipe import Recipe
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
-    """The learning rate of ``step``, the first being 0: a linear warm-up times the recipe's schedule."""
+    """Return the learning rate of ``step``, counted from 0: a linear warm-up times the recipe's schedule.
+
+    The cosine falls from the end of the warm-up to step ``schedule_steps`` and then stays at its final rate.
+    """
     warmup = min(1.0, (step + 1) / (recipe.warmup + 1))
-    if recipe.lr_schedule == "constant":
-        return recipe.lr * warmup
-    if recipe.lr_schedule == "halving":
-        return recipe.lr * warmup * 0.5 ** (step // recipe.lr_halve_every)
-    progress = min(1.0, max(0, step - recipe.warmup) / max(1, recipe.steps - recipe.warmup))
-    return warmup * (recipe.lr_final + (recipe.lr - recipe.lr_final) * 0.5 * (1 + math.cos(math.pi * progress)))
+    if recipe.schedule == "constant":
+        return recipe.learning_rate * warmup
+    if recipe.schedule == "halving":
+        return recipe.learning_rate * warmup * 0.5 ** (step // recipe.halve_every)
+    length = recipe.schedule_steps or recipe.steps
+    progress = min(1.0, max(0, step - recipe.warmup) / max(1, length - recipe.warmup))
+    final = recipe.final_learning_rate
+    return warmup * (final + (recipe.learning_rate - final) * 0.5 * (1 + math.cos(math.pi * progress)))

@@ -1,4 +1,4 @@
-"""A run that is asked to stop finishes its step first."""
+"""Stopping a run after its current step when a signal arrives."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 
 
 class StopRequest:
-    """While it is entered, the first SIGINT or SIGTERM is only noted in ``signal``; a second one acts as usual."""
+    """A context in which the first SIGINT or SIGTERM only sets ``signal``; a second one has its usual effect."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
-        if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
+        if threading.current_thread() is threading.main_thread():  # Python allows handlers only there.
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._before[number] = signal.signal(number, self._note)
         return self

@@ -1,0 +1,137 @@
+"""What a run decides and builds before its first step: device, precision, network, optimizer."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from fmen.training.checkpoint import State
+from fmen.training.distributed import Processes
+from fmen.training.ema import Ema
+from fmen.training.initialization import initial_network
+from fmen.training.muon import Muon
+from fmen.training.recipe import Recipe, RecipeError
+from fmen_core.precision import float32_mode, has_bf16
+
+COMPILE_FROM = 2_000
+"""The shortest run, in steps, for which compiling pays off: ``tools/bench/training.py`` prints the break-even step."""
+
+
+def check_recipe(recipe: Recipe, processes: Processes) -> None:
+    """Check a recipe against this machine, before any data is prepared.
+
+    Raises:
+        RecipeError: One line with every fault.
+    """
+    faults = []
+    if recipe.device == "cuda" and not torch.cuda.is_available():
+        faults.append("device = 'cuda', but this PyTorch sees no GPU; use --set device=cpu")
+    if recipe.batch % processes.size:  # The averaged gradient would differ from the batch gradient.
+        faults.append(f"batch = {recipe.batch} is not a multiple of the {processes.size} processes")
+    if recipe.tensorboard and not has_tensorboard():
+        faults.append("tensorboard = true, but TensorBoard is not installed: pip install 'fmen[tensorboard]'")
+    if faults:
+        raise RecipeError("; ".join(faults))
+
+
+def has_tensorboard() -> bool:
+    """Return whether PyTorch can import TensorBoard."""
+    try:
+        import torch.utils.tensorboard  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def resolve_recipe(recipe: Recipe, device: torch.device) -> Recipe:
+    """Replace every ``auto`` whose choice affects the result, so that the run folder records it.
+
+    A resumed run then repeats the choices of its first start, also on another machine.
+    """
+    return recipe.model_copy(
+        update={
+            "precision": pick_precision(recipe, device),
+            "compile": compiles(recipe, device),
+            "schedule_steps": recipe.schedule_steps or recipe.steps,
+        }
+    )
+
+
+def device_type(recipe: Recipe) -> str:
+    """Return ``"cuda"`` or ``"cpu"``."""
+    return "cuda" if recipe.device != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def pick_device(recipe: Recipe, local_rank: int) -> torch.device:
+    """Return the device of this process, and make it PyTorch's current one."""
+    if device_type(recipe) == "cpu":
+        return torch.device("cpu")
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)
+
+
+def pick_precision(recipe: Recipe, device: torch.device) -> str:
+    """Return the recipe's precision; ``"auto"`` is bf16 on a device with bf16 instructions and fp32 elsewhere."""
+    if recipe.precision != "auto":
+        return recipe.precision
+    return "bf16" if has_bf16(device) else "fp32"
+
+
+def compiles(recipe: Recipe, device: torch.device) -> bool:
+    """Return whether to compile the network.
+
+    ``"auto"`` compiles a run of at least ``COMPILE_FROM`` steps where the device has a compiler; without one, PyTorch
+    fails at the first step.
+    """
+    if recipe.compile != "auto":
+        return recipe.compile
+    if device.type == "cuda":
+        compiler = importlib.util.find_spec("triton") is not None
+    else:
+        compiler = any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++")))
+    return compiler and (recipe.schedule_steps or recipe.steps) >= COMPILE_FROM
+
+
+def make_state(recipe: Recipe, device: torch.device) -> State:
+    """Build the network before the first step, its average, its optimizer and its loss scaler."""
+    model = initial_network(recipe).train().to(device)
+    if recipe.channels_last:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer: torch.optim.Optimizer
+    if recipe.optimizer == "muon":
+        optimizer = Muon(model.parameters(), recipe.learning_rate, recipe.betas, recipe.eps)
+    else:
+        rate = recipe.learning_rate
+        optimizer = torch.optim.Adam(model.parameters(), rate, recipe.betas, recipe.eps, fused=recipe.fused)
+    scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
+    ema: Ema[nn.Module] | None = Ema(model, recipe.ema) if recipe.ema else None
+    return State(model, ema, optimizer, scaler, losses=torch.zeros((), device=device))
+
+
+@contextmanager
+def backend_flags(recipe: Recipe) -> Iterator[None]:
+    """Set PyTorch's process-wide flags for a training step, and restore them afterwards.
+
+    Convolutions and matrix products in float32 use TF32 on a GPU only if the recipe says ``tf32: true``; PyTorch's own
+    default is TF32 for convolutions. cuDNN measures its algorithms, since every step has the same shapes.
+    """
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        with float32_mode(tf32=recipe.tf32):
+            yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+def machine(recipe: Recipe, device: torch.device, processes: Processes) -> dict[str, object]:
+    """Return what the run is computed on, for ``versions.json``."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    tf32 = recipe.tf32 and device.type == "cuda"
+    return {"device": name, "tf32": tf32, "threads": torch.get_num_threads(), "processes": processes.size}

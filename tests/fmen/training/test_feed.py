@@ -1,0 +1,107 @@
+"""Where patches come from: the same samples from the CPU and from images on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fmen.training.distributed import Processes
+from fmen.training.feed import ResidentPatches, batches, open_patches, open_validation, parse_source, resident
+from fmen.training.recipe import Recipe, RecipeError
+from fmen_data import write_image
+
+RecipeMaker = Callable[..., Recipe]
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+ALONE = Processes()
+
+
+def test_patches_cut_on_the_device_are_those_of_the_cpu_bit_for_bit(tiny: RecipeMaker) -> None:
+    sampler = open_patches(tiny(batch=32), ALONE)
+    patches = ResidentPatches(sampler, CPU)
+    orientations = {int(row[3]) for step in range(4) for row in sampler.draw(step)}
+    assert orientations == set(range(8))
+    for step in range(4):
+        for rank in range(2):
+            found = patches.batch(step, rank=rank, world_size=2)
+            for mine, expected in zip(found, sampler.batch(step, rank=rank, world_size=2), strict=True):
+                assert mine.dtype == torch.uint8 and torch.equal(mine, expected)
+    assert torch.equal(patches.batch(0)[1], sampler.batch(0)[1])
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_both_feeds_yield_the_same_floats_from_the_given_step_to_the_last(
+    tiny: RecipeMaker, channels_last: bool
+) -> None:
+    keys = {"steps": 5, "batch": 4, "channels_last": channels_last}
+    found = {}
+    for feed in ("cpu", "device"):
+        recipe = tiny(feed=feed, **keys)
+        sampler = open_patches(recipe, ALONE)
+        found[feed] = list(batches(recipe, sampler, Processes(1, 2), CPU, start=2))
+    assert len(found["cpu"]) == len(found["device"]) == 3
+    for step, (mine, theirs) in enumerate(zip(found["device"], found["cpu"], strict=True), 2):
+        expected = sampler.batch(step, rank=1, world_size=2)
+        for one, other, reference in zip(mine, theirs, expected, strict=True):
+            assert one.dtype == other.dtype == torch.float32
+            assert torch.equal(one, other) and torch.equal(one, reference.float())
+            layout = torch.channels_last if channels_last else torch.contiguous_format
+            assert one.is_contiguous(memory_format=layout) and other.is_contiguous(memory_format=layout)
+
+
+def test_images_stay_on_a_gpu_that_has_twice_their_memory_free(
+    tiny: RecipeMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sampler = open_patches(tiny(), ALONE)
+    needed = 2 * 48 * 64 * 3 * 17 // 16  # Two HR images, and LR images of a sixteenth of their pixels.
+    free = 2 * needed
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 10 * free))
+    assert resident(tiny(), sampler, CUDA)
+    assert resident(tiny(feed="device"), sampler, CUDA)
+    assert not resident(tiny(feed="cpu"), sampler, CUDA)
+    assert not resident(tiny(), sampler, CPU)
+    assert resident(tiny(feed="device"), sampler, CPU)
+    free -= 1
+    assert not resident(tiny(), sampler, CUDA)
+    with pytest.raises(RecipeError, match=r"feed = 'device': the images take .*use --set feed=cpu"):
+        resident(tiny(feed="device"), sampler, CUDA)
+
+
+def test_the_seed_decides_the_samples(tiny: RecipeMaker) -> None:
+    first, same, other = (open_patches(tiny(seed=seed, batch=16), ALONE).draw(0) for seed in (1, 1, 2))
+    assert np.array_equal(first, same)
+    assert not np.array_equal(first, other)
+
+
+def test_validation_images_are_those_of_the_training_data(
+    tiny: RecipeMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert open_validation(tiny()) is None
+    sample = open_validation(tiny(data=("sample",)))
+    assert sample is not None and sample.name == "sample-val"
+    image = np.zeros((32, 32, 3), np.uint8)
+    for folder, name in (("DIV2K_train_HR", "0001"), ("DIV2K_valid_HR", "0801")):
+        (tmp_path / "d" / folder).mkdir(parents=True)
+        write_image(tmp_path / "d" / folder / f"{name}.png", image)
+    div2k = open_validation(tiny(data=("d",)))
+    assert div2k is not None and [pair.name for pair in div2k.pairs] == ["0801"]
+    (tmp_path / "d").rename(tmp_path / "data")
+    default = open_validation(tiny())
+    assert default is not None and [pair.name for pair in default.pairs] == ["0801"]
+
+
+def test_a_named_validation_set_comes_first(tiny: RecipeMaker, photos: Path) -> None:
+    dataset = open_validation(tiny(data=("sample",), val_data=str(photos), scale=2))
+    assert dataset is not None and [pair.name for pair in dataset.pairs] == ["one", "two"]
+    assert dataset.scale == 2
+
+
+def test_a_source_is_a_folder_or_two(tmp_path: Path) -> None:
+    (tmp_path / "a,b").mkdir()
+    assert parse_source("sample") == "sample"
+    assert parse_source("x,y") == (Path("x"), Path("y"))
+    assert parse_source(str(tmp_path / "a,b")) == str(tmp_path / "a,b")

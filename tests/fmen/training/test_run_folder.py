@@ -1,0 +1,173 @@
+"""Run folders: how they are found, and what a resumed run may change."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from typer.testing import CliRunner
+
+from fmen.cli.main import app
+from fmen.training.initialization import initial_network
+from fmen.training.loop import train
+from fmen.training.recipe import Recipe, RecipeError
+from fmen.training.run_folder import Run, RunError, new_run, newest_run, newest_weights, resumed_recipe, versions
+from fmen_core import save
+
+RecipeMaker = Callable[..., Recipe]
+
+
+def test_runs_are_numbered_and_the_newest_is_found(tmp_path: Path) -> None:
+    recipe = Recipe(name="quick", steps=1, learning_rate=1e-3)
+    with pytest.raises(RunError, match="no trained weights under"):
+        newest_weights(tmp_path)
+    with pytest.raises(RunError, match="no run under"):
+        newest_run(tmp_path)
+    names = []
+    for age in (30, 10, 20):
+        run = new_run(recipe, tmp_path)
+        run.folder.mkdir()
+        names.append(run.folder.name)
+        for file in (run.best, run.resume):
+            write_at(file, 1e9 - age)
+    assert names == ["fmen-s_x4_quick", "fmen-s_x4_quick-2", "fmen-s_x4_quick-3"]
+    assert newest_weights(tmp_path) == tmp_path / "fmen-s_x4_quick-2" / "best.safetensors"
+    assert newest_run(tmp_path).folder.name == "fmen-s_x4_quick-2"
+
+
+def write_at(file: Path, seconds: float) -> None:
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(b"")
+    os.utime(file, (seconds, seconds))
+
+
+def test_the_newest_weights_are_those_of_the_newest_run_whether_it_validates_or_not(tmp_path: Path) -> None:
+    older, newer = Run(tmp_path / "older"), Run(tmp_path / "newer")
+    write_at(older.best, 100)
+    write_at(older.last, 110)
+    write_at(newer.last, 200)
+    assert newest_weights(tmp_path) == newer.last
+    write_at(older.last, 300)
+    assert newest_weights(tmp_path) == older.best, "the older run has gone on"
+
+
+def test_the_cosine_of_a_resumed_run_keeps_its_length_unless_it_is_given(tiny: RecipeMaker, tmp_path: Path) -> None:
+    whole, parts = Run(tmp_path / "whole"), Run(tmp_path / "parts")
+    train(tiny(steps=6, log_every=1), whole)
+    train(tiny(steps=6, log_every=1), parts)
+    assert resumed_recipe(parts, {"steps": 5}).schedule_steps == 6
+    with pytest.raises(RecipeError, match=r"steps \(7\) exceeds schedule_steps \(6\).*set schedule_steps=7"):
+        resumed_recipe(parts, {"steps": 7})
+    with pytest.raises(RecipeError, match=r"steps \(9\) exceeds schedule_steps \(8\)"):
+        resumed_recipe(parts, {"steps": 9, "schedule_steps": 8})
+    stretched = resumed_recipe(parts, {"steps": 8, "schedule_steps": 12})
+    assert train(stretched, parts, resume=True).step == 8
+    rates = [record["lr"] for record in parts.records()]
+    assert rates[:6] == [record["lr"] for record in whole.records()]
+    assert rates[6:] == pytest.approx([5e-4, 3.705905e-4], rel=1e-6)
+    assert (parts.recipe().steps, parts.recipe().schedule_steps) == (8, 12)
+
+
+def test_other_schedules_go_on_without_being_stretched(tiny: RecipeMaker, tmp_path: Path) -> None:
+    for number, keys in enumerate(({"schedule": "constant"}, {"schedule": "halving"}, {"final_learning_rate": 1e-4})):
+        run = Run(tmp_path / f"{number}")
+        train(tiny(steps=1, **keys), run)
+        assert train(resumed_recipe(run, {"steps": 2}), run, resume=True).step == 2
+
+
+def test_compiling_and_precision_are_decided_once(
+    tiny: RecipeMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(tmp_path / "run")
+    monkeypatch.setattr("shutil.which", lambda name: "/usr/bin/g++")
+    monkeypatch.setattr("fmen.training.setup.has_bf16", lambda device: False)
+    train(tiny(steps=1, compile="auto", precision="auto"), run)
+    monkeypatch.setattr("fmen.training.setup.has_bf16", lambda device: True)
+    recipe = resumed_recipe(run, {"steps": 5_000, "schedule_steps": 5_000})
+    assert (recipe.compile, recipe.precision) == (False, "fp32")
+
+
+def test_a_resumed_run_does_not_need_the_weights_that_it_started_from(tiny: RecipeMaker, tmp_path: Path) -> None:
+    first = tmp_path / "first.safetensors"
+    save(initial_network(tiny(seed=1)), first)
+    run = Run(tmp_path / "run")
+    train(tiny(steps=2, weights=str(first)), run)
+    first.unlink()
+    assert train(resumed_recipe(run, {"steps": 3, "schedule_steps": 3}), run, resume=True).step == 3
+    assert run.recipe().weights == str(first)
+
+
+def test_resuming_with_another_network_or_rate_is_refused(tiny: RecipeMaker, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    train(tiny(steps=1), run)
+    assert resumed_recipe(run, {"learning_rate": 1e-3, "log_every": 7}).log_every == 7
+    for key in ("learning_rate", "lr"):
+        with pytest.raises(RunError, match=r"its learning_rate is 0\.001 and cannot change"):
+            resumed_recipe(run, {key: 2e-3})
+    with pytest.raises(RunError, match=r"its variant is 's' and cannot change"):
+        resumed_recipe(run, {"variant": "full"})
+
+
+def test_resuming_with_a_recipe_is_refused_in_one_line(tiny: RecipeMaker, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    train(tiny(steps=1), run)
+    before = run.resume.read_bytes()
+    for recipe in ("fast", "paper"):
+        result = CliRunner().invoke(app, ["train", "--resume", "--recipe", recipe, "--out", str(run.folder)])
+        assert result.exit_code == 2
+        assert result.stderr == (
+            f"error: --recipe {recipe}: a resumed run follows the recipe in its folder; leave --recipe out\n"
+        )
+    assert run.resume.read_bytes() == before
+
+
+def test_a_run_of_an_earlier_version_is_resumed(tiny: RecipeMaker, tmp_path: Path) -> None:
+    run, whole = Run(tmp_path / "run"), Run(tmp_path / "whole")
+    keys = {"steps": 6, "log_every": 1, "halve_every": 2, "final_learning_rate": 1e-4}
+    train(tiny(**keys), whole)
+    train(tiny(**keys | {"steps": 3, "schedule_steps": 6}), run)
+    values = yaml.safe_load(run.recipe_file.read_text())
+    former = {"learning_rate": "lr", "schedule": "lr_schedule", "halve_every": "lr_halve_every"}
+    former["final_learning_rate"] = "lr_final"
+    old = {
+        former.get(key, key): value for key, value in values.items() if key not in ("schedule_steps", "feed", "tf32")
+    }
+    run.recipe_file.write_text(yaml.safe_dump(old | {"steps": 6}))
+    train(resumed_recipe(run, {}), run, resume=True)
+    assert [record["lr"] for record in run.records()] == [record["lr"] for record in whole.records()]
+    found, expected = (torch.load(each.resume, weights_only=True)["model"] for each in (run, whole))
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert run.recipe().schedule_steps == 6
+
+
+def test_a_resumed_run_keeps_the_lines_up_to_its_checkpoint_and_the_versions_of_its_start(
+    tiny: RecipeMaker, tmp_path: Path
+) -> None:
+    run = Run(tmp_path / "run")
+    train(tiny(steps=2, log_every=1), run)
+    begun = json.loads(run.versions.read_text())
+    assert begun.items() >= versions().items()
+    assert begun["device"] == "cpu" and begun["tf32"] is False and begun["processes"] == 1
+    with run.metrics.open("a") as file:
+        file.write('{"step": 3, "loss": 1.0}\n{"step": 4, "lo')
+    assert [record["step"] for record in run.records()] == [1, 2, 3]
+    run.versions.write_text("{}")
+    run.begin(run.recipe(), {}, 2)
+    assert [record["step"] for record in run.records()] == [1, 2]
+    assert run.versions.read_text() == "{}"
+
+
+def test_a_folder_without_a_run_or_without_a_checkpoint_is_named(tiny: RecipeMaker, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    with pytest.raises(RunError, match=re.escape(f"{run.folder}: no run to resume (no recipe.yaml there)")):
+        resumed_recipe(run, {})
+    train(tiny(steps=1), run)
+    run.resume.unlink()
+    with pytest.raises(RunError, match="no checkpoint to resume from"):
+        train(run.recipe(), run, resume=True)

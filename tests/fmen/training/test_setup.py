@@ -1,0 +1,78 @@
+"""What a run decides before its first step."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from fmen.training.distributed import Processes
+from fmen.training.loop import train
+from fmen.training.recipe import Recipe, RecipeError
+from fmen.training.run_folder import Run
+from fmen.training.setup import check_recipe, compiles, device_type, pick_device, pick_precision, resolve_recipe
+
+RecipeMaker = Callable[..., Recipe]
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+def test_only_a_long_run_on_a_machine_with_a_compiler_is_compiled(
+    tiny: RecipeMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    assert compiles(tiny(compile="auto", steps=2_000), CPU)
+    assert not compiles(tiny(compile="auto", steps=1_999), CPU)
+    assert compiles(tiny(compile="auto", steps=1_999, schedule_steps=2_000), CPU)
+    assert compiles(tiny(compile=True, steps=1), CPU)
+    assert not compiles(tiny(compile=False, steps=2_000), CPU)
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert not compiles(tiny(compile="auto", steps=2_000), CPU)
+    for spec in (None, object()):
+        monkeypatch.setattr("importlib.util.find_spec", lambda name, spec=spec: spec if name == "triton" else None)
+        assert compiles(tiny(compile="auto", steps=2_000), CUDA) is (spec is not None)
+
+
+def test_auto_precision_is_bf16_where_the_device_has_it(tiny: RecipeMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    for has, expected in ((True, "bf16"), (False, "fp32")):
+        monkeypatch.setattr("fmen.training.setup.has_bf16", lambda device, has=has: has)
+        assert pick_precision(tiny(precision="auto"), CPU) == expected
+        assert pick_precision(tiny(precision="fp16"), CPU) == "fp16"
+
+
+def test_a_resolved_recipe_has_no_choice_left_that_changes_the_result(tiny: RecipeMaker) -> None:
+    recipe = resolve_recipe(tiny(precision="auto", compile="auto"), CPU)
+    assert recipe.precision in ("fp32", "bf16") and recipe.compile is False and recipe.schedule_steps == 6
+    assert resolve_recipe(tiny(schedule_steps=9), CPU).schedule_steps == 9
+
+
+def test_the_device_is_a_gpu_where_there_is_one(tiny: RecipeMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[int] = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert pick_device(tiny(device="auto"), 3) == torch.device("cuda", 3) and chosen == [3]
+    assert pick_device(tiny(device="cpu"), 3) == CPU
+    assert (device_type(tiny(device="cuda")), device_type(tiny(device="cpu"))) == ("cuda", "cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert pick_device(tiny(device="auto"), 3) == CPU
+
+
+def test_all_faults_are_named_in_one_line_before_any_data_is_prepared(
+    tiny: RecipeMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    monkeypatch.setattr("fmen.training.loop.open_patches", lambda *_: pytest.fail("data were opened"))
+    with pytest.raises(RecipeError) as caught:
+        check_recipe(tiny(device="cuda", batch=3, tensorboard=True), Processes(0, 2))
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "device = 'cuda', but this PyTorch sees no GPU; use --set device=cpu" in message
+    assert "batch = 3 is not a multiple of the 2 processes" in message
+    assert "pip install 'fmen[tensorboard]'" in message
+    for keys in ({"device": "cuda"}, {"tensorboard": True}, {"weights": "missing.safetensors"}):
+        with pytest.raises(ValueError, match=r"no GPU|pip install|missing\.safetensors"):
+            train(tiny(**keys), Run(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
