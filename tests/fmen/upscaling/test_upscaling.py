@@ -381,7 +381,7 @@ def test_ctrl_c_leaves_whole_files_only(tree: Path, monkeypatch: pytest.MonkeyPa
 
 def test_weights_come_from_the_package_or_else_from_the_newest_run(tree: Path) -> None:
     _, stderr = fmen("in/one.png", "-o", "big.png", status=2)
-    assert "no trained weights for x4: inside the package are no weights, under runs/ are none" in stderr
+    assert "no trained weights for x4: bundled are none, and there is no run under runs/" in stderr
     (tree / "runs" / "r").mkdir(parents=True)
     save(network(), tree / "runs" / "r" / "best.safetensors")
     assert b"weights runs/r/best.safetensors" in fmen("in/one.png", "-o", "big.png")[0]
