@@ -12,7 +12,7 @@ import torch
 from typer.testing import CliRunner
 
 from fmen.cli.main import app
-from fmen.validation import Report
+from fmen.validation import Report, describe_network
 from fmen_core import create_model, save
 from fmen_data import imresize, list_images, write_image
 from fmen_eval import ImageResult, ValidationResult
@@ -83,6 +83,13 @@ def test_equal_images_give_infinite_psnr_and_null_in_the_json_file(work: Path, m
     written = json.loads((work / "new/r.json").read_text(), parse_constant=pytest.fail)
     assert written["mean"] == {"psnr": None, "ssim": 1.0}
     assert written["images"][0]["psnr"] is None
+
+
+@pytest.mark.parametrize(("name", "form"), [("fmen-s", "training"), ("fmen-s", "inference"), ("span", "inference")])
+def test_validate_prints_name_scale_and_form_of_the_network(name: str, form: str) -> None:
+    model = create_model(name, form=form)  # type: ignore[arg-type]
+    described = "training form, re-parameterized to the inference form" if form == "training" else "inference form"
+    assert describe_network(model) == f"{name} x4, {described}"
 
 
 @pytest.mark.usefixtures("work")

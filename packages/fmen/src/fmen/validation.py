@@ -12,7 +12,8 @@ from torch import nn
 
 from fmen.sources.datasets import measured_source
 from fmen.sources.weights import named_or_newest_weights
-from fmen_core import FMENTraining, Upscaler, load
+from fmen_core import Upscaler, load
+from fmen_core.models import recognise
 from fmen_data import open_dataset, write_image
 from fmen_eval import ValidationResult
 from fmen_eval import validate as measure
@@ -114,7 +115,7 @@ def run_validation(
 
 def describe_network(model: nn.Module) -> str:
     """Describe a network in a few words: name, scale and form."""
-    form = (
-        "training form, re-parameterized to the inference form" if isinstance(model, FMENTraining) else "inference form"
-    )
+    _, arguments = recognise(model.state_dict()) or (None, {})
+    training = arguments.get("form") == "training"
+    form = "training form, re-parameterized to the inference form" if training else "inference form"
     return f"{model.name} x{model.scale}, {form}"
