@@ -19,7 +19,7 @@ from fmen.upscaling import batch as upscaling
 from fmen.upscaling.batch import enlarge, spread_colours
 from fmen.upscaling.jobs import plan
 from fmen.upscaling.photo import Photo, read_photo, write_photo
-from fmen_core import FMENTraining, Upscaler, pretrained, save
+from fmen_core import FMENTraining, ModelError, Upscaler, pretrained, save
 from fmen_data import DataError, imresize
 
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -336,14 +336,14 @@ def test_what_is_done_is_skipped_until_the_source_changes(tree: Path) -> None:
     stdout, _ = fmen("in", *options)
     assert b"w.safetensors: fmen x2, fp32 on cpu" in stdout
     assert b"in/one.png (20x12) -> out/one.png (40x24)" in stdout
-    assert fmen("in", *options)[0] == b"2 of 2 are there already (--overwrite makes them again)\n"
-    os.utime(tree / "out" / "one.png", (0, 0))
+    assert fmen("in", *options)[0] == b"2 of 2 exist already (--overwrite makes them again)\n"
+    os.utime(tree / "in" / "one.png", (0, 0))
     stdout, _ = fmen("in", *options)
-    assert b"1 of 2 are there already" in stdout and b"two.jpg" not in stdout
+    assert b"1 of 2 exist already" in stdout and b"two.jpg" not in stdout
     assert b"in/sub/two.jpg" in fmen("in", *options, "--overwrite")[0]
     fmen("in/one.png", "-o", "big.png", *options[2:])
     said = fmen("in/one.png", "-o", "big.png", *options[2:])[0]
-    assert said == b"big.png is there already (--overwrite makes it again)\n"
+    assert said == b"big.png exists already (--overwrite makes it again)\n"
 
 
 def test_standard_input_and_output_carry_nothing_but_the_image(work: Path) -> None:
@@ -362,10 +362,27 @@ def test_one_bad_image_does_not_stop_the_others(tree: Path) -> None:
     assert (tree / "out" / "one.png").is_file() and (tree / "out" / "sub" / "two.png").is_file()
 
 
-def test_tiles_precision_and_ensemble_reach_the_upscaler(tree: Path) -> None:
-    options = ["--tile", "16", "--precision", "bf16", "--ensemble"]
-    stdout, _ = fmen("in/one.png", "-o", "big.png", "--weights", "w.safetensors", *options)
+def test_tiles_precision_and_ensemble_reach_the_upscaler(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[dict[str, object]] = []
+
+    class Recorder(Upscaler):
+        def __init__(self, model: torch.nn.Module, **options: object) -> None:
+            made.append(options)
+            super().__init__(model, **options)
+
+    monkeypatch.setattr("fmen_core.Upscaler", Recorder)
+    weights = ["--weights", "w.safetensors", "--overwrite"]
+    options = ["--tile", "16", "--precision", "bf16", "--ensemble", "--device", "cpu"]
+    stdout, _ = fmen("in/one.png", "-o", "big.png", *weights, *options)
     assert b"bf16 on cpu" in stdout and Image.open("big.png").size == (40, 24)
+    fmen("in/one.png", "-o", "big.png", *weights, "--tile", "none")
+    fmen("in/one.png", "-o", "big.png", *weights)
+    expected = [("cpu", "bf16", 16, True), ("auto", "auto", None, False), ("auto", "auto", "auto", False)]
+    assert [
+        tuple(given[name] for name in ("device", "precision", "tile", "self_ensemble")) for given in made
+    ] == expected
+    _, stderr = fmen("in/one.png", "-o", "big.png", *weights, "--tile", "big", status=2)
+    assert stderr == "error: --tile big: give a number of pixels, or auto, or none\n"
 
 
 def test_ctrl_c_leaves_whole_files_only(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -392,10 +409,66 @@ def test_weights_come_from_the_package_or_else_from_the_newest_run(tree: Path) -
     assert b"fmen-s_x2" in fmen("in/one.png", "-o", "big.png", "--weights", "fmen-s_x2", "--overwrite")[0]
 
 
-def test_memory_that_does_not_suffice_is_a_line_with_a_remedy(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_is_a_line_with_a_remedy(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def exhausted(*_: object, **__: object) -> None:
         raise MemoryError
 
     monkeypatch.setattr(upscaling, "enlarge", exhausted)
     _, stderr = fmen("in/one.png", "-o", "big.png", "--weights", "w.safetensors", status=2)
-    assert stderr == "error: the memory does not suffice; choose smaller tiles, such as --tile 256\n"
+    assert stderr == "error: in/one.png: out of memory; upscale a part of the image, or free some memory\n"
+
+
+@pytest.mark.parametrize("error", [MemoryError(), ModelError("out of memory on 20x12 pixels")])
+def test_one_image_that_is_out_of_memory_does_not_stop_the_others(
+    tree: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    original = upscaling.enlarge
+
+    def exhausted(upscaler: Upscaler, photo: Photo, on_tile: object = None) -> Photo:
+        if not (tree / "out").exists():
+            (tree / "out").mkdir()
+            raise error
+        return original(upscaler, photo)
+
+    monkeypatch.setattr(upscaling, "enlarge", exhausted)
+    _, stderr = fmen("in", "-o", "out", "--weights", "w.safetensors", status=2)
+    first, second = stderr.splitlines()
+    assert first.startswith("error: in/one.png: out of memory")
+    assert second == "error: 1 of 2 images could not be upscaled, for the reasons above"
+    assert (tree / "out" / "sub" / "two.png").is_file() and not (tree / "out" / "one.png").exists()
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        ["--weights", "x3.safetensors"],
+        ["--ensemble"],
+        ["--precision", "bf16"],
+        ["--quality", "50"],
+    ],
+)
+def test_results_made_with_other_settings_are_made_again(tree: Path, changed: list[str]) -> None:
+    torch.manual_seed(0)
+    save(FMENTraining(scale=3, n_feats=8, mid_feats=8, down_blocks=1, up_blocks=(1, 1)), tree / "x3.safetensors")
+    options = ["in", "-o", "out", "--weights", "w.safetensors", "--precision", "fp32"]
+    fmen(*options)
+    assert b"2 of 2 exist already" in fmen(*options)[0]
+    stdout, _ = fmen(*options, *changed)
+    assert b"one.png" in stdout and b"two.jpg" in stdout and b"already" not in stdout
+    assert b"2 of 2 exist already" in fmen(*options, *changed)[0]
+    assert b"already" not in fmen(*options)[0]
+
+
+def test_a_record_that_was_cut_off_is_ignored(tree: Path) -> None:
+    options = ["in", "-o", "out", "--weights", "w.safetensors"]
+    fmen(*options)
+    records = tree / "out" / ".fmen-upscale.jsonl"
+    with records.open("a") as file:
+        file.write('["one.png", {"si')
+    assert b"2 of 2 exist already" in fmen(*options)[0]
+
+
+def test_a_file_that_fmen_did_not_write_is_not_overwritten(tree: Path) -> None:
+    Image.fromarray(picture()).save("big.png")
+    assert b"big.png exists already" in fmen("in/one.png", "-o", "big.png", "--weights", "w.safetensors")[0]
+    assert Image.open("big.png").size == (20, 12)

@@ -1,4 +1,4 @@
-"""``fmen upscale``: the command line."""
+"""``fmen upscale``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Precision(str, Enum):
-    """Arithmetic of the convolutions."""
+    """Number format of the convolutions."""
 
     auto = "auto"
     fp32 = "fp32"
@@ -25,7 +25,7 @@ class Precision(str, Enum):
 
 
 class Format(str, Enum):
-    """What is written into a folder."""
+    """Format of the files in a folder."""
 
     png = "png"
     jpg = "jpg"
@@ -42,40 +42,40 @@ def upscale(
     scale: Annotated[int, typer.Option(min=2, max=4, help="Without --weights: how many times larger.")] = 4,
     format_: Annotated[Format, typer.Option("--format", help="Of the files in a folder.")] = Format.png,
     quality: Annotated[int, typer.Option(min=1, max=100, help="Of JPEG and WebP.")] = 95,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Also what is done already.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Overwrite existing outputs.")] = False,
     ensemble: Annotated[
-        bool, typer.Option("--ensemble", help="Mean over eight flips: better, 8 times slower.")
+        bool, typer.Option("--ensemble", help="Mean over 8 flips and rotations: better, 8 times slower.")
     ] = False,
-    precision: Annotated[Precision, typer.Option(help="Arithmetic; auto: what is fast here.")] = Precision.auto,
+    precision: Annotated[Precision, typer.Option(help="Number format; auto: the fastest here.")] = Precision.auto,
     tile: Annotated[str, typer.Option(help="Side of the tiles in pixels; auto: from the memory; or none.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Enlarge images."""
     side = parse_tile(tile)
-    from fmen.upscaling.jobs import plan
+    from fmen.upscaling.jobs import Settings, pending, plan
 
     jobs = plan(inputs, output, f".{format_.value}")
-    todo = [job for job in jobs if overwrite or not job.done]
+    from fmen.sources.weights import choose_weights
+
+    path = choose_weights(weights, scale)
+    settings = Settings.of(path, precision.value, ensemble, quality)
+    todo = jobs if overwrite else pending(jobs, settings)
     say = partial(typer.echo, err=output == "-")  # standard output may be the image
     if not todo and len(jobs) == 1:
-        say(f"{jobs[0].target} is there already (--overwrite makes it again)")
+        say(f"{jobs[0].target} exists already (--overwrite makes it again)")
     elif len(todo) < len(jobs):
-        say(f"{len(jobs) - len(todo)} of {len(jobs)} are there already (--overwrite makes them again)")
+        say(f"{len(jobs) - len(todo)} of {len(jobs)} exist already (--overwrite makes them again)")
     if not todo:
         return
 
-    import torch
-
-    from fmen.sources.weights import choose_weights
-    from fmen.upscaling.batch import Workshop, report_faults
+    from fmen.upscaling.batch import BatchUpscaler, report_faults
     from fmen_core import Upscaler, load
 
-    path = choose_weights(weights, scale)
     model = load(path)
     upscalers: dict[Precision, Upscaler] = {}
 
     def upscaler_for(bits: int) -> Upscaler:
-        # What is fast has 8 to 11 significant bits: too few for an image of 16, unless the user says so.
+        # bf16 and fp16 have 8 and 11 significant bits, too few for an image of 16.
         wanted = Precision.fp32 if precision is Precision.auto and bits == 16 else precision
         if wanted not in upscalers:
             upscalers[wanted] = Upscaler(
@@ -86,19 +86,16 @@ def upscale(
     first = upscaler_for(8)
     say(f"weights {path}: {model.name} x{model.scale}, {first.precision} on {first.device}")
     complain = partial(typer.echo, err=True)
-    workshop = Workshop(upscaler_for, quality=quality, progress=sys.stderr.isatty(), say=say, complain=complain)
-    try:
-        faults = workshop.run(todo)
-    except (MemoryError, torch.OutOfMemoryError):
-        raise UserError("the memory does not suffice; choose smaller tiles, such as --tile 256") from None
-    report_faults(faults, todo)
+    progress = sys.stderr.isatty()
+    batch = BatchUpscaler(upscaler_for, settings=settings, progress=progress, say=say, complain=complain)
+    report_faults(batch.run(todo), todo)
 
 
 def parse_tile(text: str) -> int | Literal["auto"] | None:
-    """``"auto"``, a number of pixels, or None for ``"none"``.
+    """Parse ``"auto"``, a number of pixels, or ``"none"`` (None).
 
     Raises:
-        UserError: It is none of these.
+        UserError: The text is none of these.
     """
     if text == "auto":
         return "auto"

@@ -1,4 +1,4 @@
-"""``fmen upscale``: a photograph in, a larger one out, with everything that belongs to it."""
+"""Upscale photographs with their transparency, one after another."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from fmen.upscaling.jobs import Job
+from fmen.upscaling.jobs import Job, Settings, write_record
 from fmen.upscaling.photo import Photo, Pixels, check_fits, encode_photo, read_photo, write_photo
 from fmen_core import ModelError, Upscaler
 from fmen_data import DataError
@@ -22,10 +22,9 @@ from fmen_data.images import read_bytes
 def enlarge(upscaler: Upscaler, photo: Photo, on_tile: Callable[[int, int], object] | None = None) -> Photo:
     """Upscale a photograph with its transparency.
 
-    The colours behind transparent pixels are often black, and a network would draw them into the edges as a fringe. So
-    they are first replaced by those of the nearest visible pixels. The alpha channel goes through the network, too,
-    which draws edges as sharp as those of the colours; it is kept within the alphas around each pixel, so that what was
-    opaque stays opaque.
+    Colors of transparent pixels are often black and would show as a fringe at edges. They are first replaced by the
+    colors of the nearest visible pixels. The alpha channel is upscaled with the network, too, so that its edges match
+    those of the colors. It is clamped to the alpha values around each pixel, so that opaque areas stay opaque.
     """
     if photo.alpha is None:
         return replace(photo, pixels=upscaler(photo.pixels, on_tile=on_tile))
@@ -35,7 +34,7 @@ def enlarge(upscaler: Upscaler, photo: Photo, on_tile: Callable[[int, int], obje
 
 
 def spread_colours(pixels: Pixels, alpha: Pixels) -> Pixels:
-    """``pixels`` ``(H, W, 3)`` with those that ``alpha`` hides replaced by the nearest ones that it does not."""
+    """Replace the pixels ``(H, W, 3)`` whose ``alpha`` is 0 by the nearest ones whose alpha is not."""
     visible = alpha > 0
     if visible.all() or not visible.any():
         return pixels
@@ -48,54 +47,55 @@ def spread_colours(pixels: Pixels, alpha: Pixels) -> Pixels:
 
 
 def within_neighbours(sr: Pixels, lr: Pixels, scale: int) -> Pixels:
-    """``sr`` ``(scale*H, scale*W)`` clamped to the least and the largest of the 3x3 pixels of ``lr`` around each."""
+    """Clamp ``sr`` ``(scale*H, scale*W)`` to the minimum and maximum of the 3x3 pixels of ``lr`` around each pixel."""
     square = np.ones((3, 3), np.uint8)
     least, largest = cv2.erode(lr, square), cv2.dilate(lr, square)
     clamped: Pixels = np.clip(sr, least.repeat(scale, 0).repeat(scale, 1), largest.repeat(scale, 0).repeat(scale, 1))
     return clamped
 
 
-class Workshop:
-    """Upscales one job after another, with bars where somebody is looking.
+class BatchUpscaler:
+    """Upscales a sequence of images.
 
     Args:
-        upscaler_for: Gives the upscaler for images of 8 or of 16 bits per channel.
-        quality: Of JPEG and WebP.
-        progress: Show bars on standard error.
-        say: Takes a line about each image that was upscaled.
-        complain: Takes a line about each that could not be.
+        upscaler_for: Returns the upscaler for images of 8 or 16 bits per channel.
+        settings: The settings, which are recorded next to each result.
+        progress: Show progress bars on standard error.
+        say: Called with a line about each image that was upscaled.
+        complain: Called with a line about each image that could not be upscaled.
     """
 
     def __init__(
         self,
         upscaler_for: Callable[[int], Upscaler],
         *,
-        quality: int = 95,
+        settings: Settings,
         progress: bool = False,
         say: Callable[[str], None] = print,
         complain: Callable[[str], None] = print,
     ) -> None:
         self.upscaler_for = upscaler_for
-        self.quality = quality
+        self.settings = settings
         self.progress = progress
         self.say = say
         self.complain = complain
 
     def run(self, jobs: Sequence[Job]) -> list[str]:
-        """Do the jobs; a file appears when it is whole.
+        """Run the jobs. A result appears when it is complete.
 
         Returns:
-            What was wrong with the images that could not be upscaled, a line each, where there are several jobs.
+            A line for each image that could not be upscaled, if there are several jobs.
 
         Raises:
-            DataError: The only image cannot be read, upscaled or written.
+            DataError: The only image cannot be read or written.
+            ModelError: The only image cannot be upscaled, or the memory runs out.
         """
         faults = []
         with tqdm(total=len(jobs), desc="upscale", unit="image", disable=not self.progress or len(jobs) == 1) as bar:
             for job in jobs:
                 tell = self.say
                 try:
-                    line = self.do(job)
+                    line = self.upscale(job)
                 except (DataError, ModelError) as error:
                     if len(jobs) == 1:
                         raise
@@ -106,13 +106,22 @@ class Workshop:
                 bar.update()
         return faults
 
-    def do(self, job: Job) -> str:
-        """Upscale one image; returns a line about it."""
+    def upscale(self, job: Job) -> str:
+        """Upscale one image and return a line about it."""
+        try:
+            return self._upscale(job)
+        except MemoryError:
+            raise ModelError(f"{job.name}: out of memory; upscale a part of the image, or free some memory") from None
+        except ModelError as error:
+            raise ModelError(f"{job.name}: {error}") from error
+
+    def _upscale(self, job: Job) -> str:
+        origin = job.origin(self.settings) if job.source is None or job.source.exists() else {}
         content = sys.stdin.buffer.read() if job.source is None else read_bytes(job.source)
         photo = read_photo(content, job.source or "standard input")
         upscaler = self.upscaler_for(8 * photo.pixels.itemsize)
         height, width = photo.pixels.shape[:2]
-        if job.target is not None:  # better now than when the work is done
+        if job.target is not None:  # before the work
             check_fits(job.target, height * upscaler.scale, width * upscaler.scale, transparent=photo.alpha is not None)
         with TileBar(job.name, self.progress) as bar:
             large = enlarge(upscaler, photo, bar.show)
@@ -122,13 +131,14 @@ class Workshop:
             sys.stdout.buffer.write(buffer.getvalue())
             sys.stdout.buffer.flush()
         else:
-            write_photo(job.target, large, quality=self.quality)
+            write_photo(job.target, large, quality=self.settings.quality)
+            write_record(job.target, origin)
         tall, wide = large.pixels.shape[:2]
         return f"{job.name} ({width}x{height}) -> {job.target or 'standard output'} ({wide}x{tall})"
 
 
 class TileBar:
-    """A bar over the tiles of an image; there is none for an image of one."""
+    """A progress bar over the tiles of an image, if there are several."""
 
     def __init__(self, name: str, enabled: bool) -> None:
         self.name = name
@@ -143,7 +153,7 @@ class TileBar:
             self.bar.close()
 
     def show(self, done: int, total: int) -> None:
-        """So many tiles are done."""
+        """Show that ``done`` of ``total`` tiles are done."""
         if total == 1:
             return
         if self.bar is None:

@@ -1,49 +1,117 @@
-"""What ``fmen upscale`` reads and what it writes: files, folders, patterns, standard input and output."""
+"""The inputs and outputs of ``fmen upscale``: files, folders, patterns, standard input and output.
+
+Each output folder has a file ``.fmen-upscale.jsonl`` with a line per result: its source and settings. So an
+interrupted or extended run skips the images that are done, and a run with other settings makes them again.
+"""
 
 from __future__ import annotations
 
 import glob
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from fmen.upscaling.photo import READABLE, check_writable
 from fmen_data import DataError
 
 STREAM = "-"
 
+RECORDS = ".fmen-upscale.jsonl"
+
 
 @dataclass(frozen=True)
 class Job:
-    """An image and the file that it is enlarged into; None is standard input or standard output."""
+    """An image and the file of its result; None stands for standard input or standard output."""
 
     source: Path | None
     target: Path | None
 
     @property
     def name(self) -> str:
-        """What messages call the image."""
+        """The image's name in messages."""
         return "standard input" if self.source is None else str(self.source)
 
-    @property
-    def done(self) -> bool:
-        """Whether the target is there and not older than the source."""
-        if self.source is None or self.target is None or not self.target.exists():
+    def origin(self, settings: Settings) -> dict[str, Any]:
+        """Return what the result depends on: size and modification time of the source, and the settings."""
+        state = None if self.source is None else self.source.stat()
+        stamp = {} if state is None else {"size": state.st_size, "mtime_ns": state.st_mtime_ns}
+        return {**stamp, **asdict(settings)}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings that a result depends on.
+
+    Attributes:
+        weights: SHA-256 of the weights file, which also determines the scale.
+        precision: The value of ``--precision``.
+        self_ensemble: Whether the results are means over flips and rotations.
+        quality: Quality of JPEG and WebP.
+    """
+
+    weights: str
+    precision: str
+    self_ensemble: bool
+    quality: int
+
+    @classmethod
+    def of(cls, weights: Path, precision: str, self_ensemble: bool, quality: int) -> Settings:
+        """Create the settings from a weights file."""
+        return cls(hashlib.sha256(weights.read_bytes()).hexdigest(), precision, self_ensemble, quality)
+
+
+def pending(jobs: Sequence[Job], settings: Settings) -> list[Job]:
+    """Return the jobs whose results do not exist, or were made of another source or with other settings.
+
+    A result without a record is taken as done if it is not older than its source: it may be any user's file.
+    """
+    folders = {job.target.parent for job in jobs if job.target is not None}
+    records = {folder: read_records(folder) for folder in folders}
+
+    def is_done(job: Job) -> bool:
+        if job.source is None or job.target is None or not job.target.exists():
             return False
-        return self.target.stat().st_mtime >= self.source.stat().st_mtime
+        record = records[job.target.parent].get(job.target.name)
+        if record is None:
+            return job.target.stat().st_mtime >= job.source.stat().st_mtime
+        return record == job.origin(settings)
+
+    return [job for job in jobs if not is_done(job)]
+
+
+def read_records(folder: Path) -> dict[str, dict[str, Any]]:
+    """Read the records of the results in a folder, by file name; of several for a name, the last one counts."""
+    records = {}
+    file = folder / RECORDS
+    for line in file.read_text(errors="replace").splitlines() if file.is_file() else ():
+        try:
+            name, origin = json.loads(line)
+        except ValueError:  # a line that was cut off when a run was killed
+            continue
+        records[name] = origin
+    return records
+
+
+def write_record(target: Path, origin: dict[str, Any]) -> None:
+    """Append the record of a finished result."""
+    with (target.parent / RECORDS).open("a") as file:
+        file.write(json.dumps([target.name, origin]) + "\n")
 
 
 def plan(inputs: Sequence[str], output: str, suffix: str = ".png") -> list[Job]:
-    """What is to be done.
+    """Return the jobs of a run.
 
     Args:
         inputs: Files, folders (with all folders below), patterns such as ``photos/**/*.jpg``, or ``-``.
-        output: A file for a single image, a folder for any number (their tree is mirrored there), or ``-``.
+        output: A file for a single image, a folder for several (their tree is mirrored there), or ``-``.
         suffix: The format in a folder, such as ``".png"``.
 
     Raises:
-        DataError: There are no images; several for one file; two for the same file; or the format is unknown.
+        DataError: There are no images, several for one file, or two for the same file; or the format is unknown.
     """
     found = list(find_images(inputs, Path(output)))
     if not found:
@@ -63,7 +131,7 @@ def plan(inputs: Sequence[str], output: str, suffix: str = ".png") -> list[Job]:
 
 
 def result_names(images: Sequence[Path], suffix: str) -> list[Path]:
-    """The results' names in their folder; those of ``cat.jpg`` and ``cat.png`` side by side keep the suffix, too."""
+    """Return the names of the results; those of ``cat.jpg`` and ``cat.png`` in one folder contain the old suffix."""
     short = [image.with_suffix(suffix) for image in images]
     count = Counter(short)
     long = [image.with_name(image.name + suffix) for image in images]
@@ -71,14 +139,14 @@ def result_names(images: Sequence[Path], suffix: str) -> list[Path]:
 
 
 def names_file(inputs: Sequence[str], output: str) -> bool:
-    """Whether ``output`` is meant as a file: it looks like one, and there is no folder of that name."""
+    """Return whether ``output`` is a file: it has a suffix, and there is no folder of that name."""
     looks = bool(Path(output).suffix) and not output.endswith(("/", "\\")) and not Path(output).is_dir()
     one = len(inputs) == 1 and not Path(inputs[0]).is_dir()
     return looks and (one or Path(output).suffix.lower() in READABLE)
 
 
 def find_images(inputs: Sequence[str], output: Path) -> Iterator[tuple[Path | None, Path]]:
-    """The images and where in a tree they lie.
+    """Yield the images and their paths relative to the inputs.
 
     Raises:
         DataError: One of the inputs does not exist, or a pattern finds nothing.
@@ -103,19 +171,19 @@ def find_images(inputs: Sequence[str], output: Path) -> Iterator[tuple[Path | No
 
 
 def images_below(folder: Path, output: Path) -> list[Path]:
-    """The images in ``folder`` and below, by name; hidden ones and those in ``output`` are left out."""
+    """Return the images in ``folder`` and below, sorted, without hidden ones and those in ``output``."""
     results = output.resolve()
     files = []
     for file in sorted(folder.rglob("*")):
         hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
-        ours = results != folder.resolve() and results in file.resolve().parents
-        if file.suffix.lower() in READABLE and not hidden and not ours and file.is_file():
+        is_result = results != folder.resolve() and results in file.resolve().parents
+        if file.suffix.lower() in READABLE and not hidden and not is_result and file.is_file():
             files.append(file)
     return files
 
 
 def fixed_part(pattern: Path) -> Path:
-    """The folder in front of the first part of ``pattern`` that is a wildcard."""
+    """Return the folder before the first part of ``pattern`` with a wildcard."""
     fixed = Path()
     for part in pattern.parts[:-1]:
         if glob.has_magic(part):
