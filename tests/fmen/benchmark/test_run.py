@@ -147,6 +147,8 @@ def test_a_module_file_adds_a_network(module_file: Path) -> None:
     ("argument", "message"),
     [
         ("{}", "expected path/to/file.py:ClassName"),
+        ("Mine", "expected path/to/file.py:ClassName"),
+        ("{}:no-name", "expected path/to/file.py:ClassName"),
         ("{}:Broken", r"Broken\(\) failed: RuntimeError: no such luck$"),
         ("{}:Absent", "has no nn.Module called Absent"),
         ("{}:CHANNELS", r"CHANNELS\(\) failed: TypeError"),
@@ -229,6 +231,14 @@ def test_tables_compare_with_the_baseline() -> None:
     assert "| mine | 0.050<sub>(1)</sub> -50% |" in markdown_table(rows)
     assert "%" not in text_table(rows[:1])
     assert "PSNR" not in text_table(rows)
+
+
+def test_cells_are_in_the_units_of_their_headings() -> None:
+    head, _, line = markdown_table([row("mine", 5, 2_000_000, psnr=28.126)]).splitlines()
+    headings = ["PSNR [dB]", "Params [M]", "FLOPs [G]", "Acts [M]", "Convs", "Time [ms]", "Memory [MiB]"]
+    assert [cell.strip() for cell in head.split("|")[2:-1]] == headings
+    cells = [cell.split("<sub>")[0].strip() for cell in line.split("|")[2:-1]]
+    assert cells == ["28.13", "2.000", "0.00", "0.00", "3", "5.00", "190.73"]
 
 
 def test_the_command_writes_json_markdown_and_the_table(tmp_path: Path) -> None:

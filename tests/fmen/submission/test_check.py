@@ -17,7 +17,7 @@ import torch
 
 from fmen.json_file import dump_json
 from fmen.submission.build import SubmissionReport
-from fmen.submission.check.package import read_metrics
+from fmen.submission.check.package import psnr_agrees, read_metrics
 from fmen.submission.check.run import check_submission
 from fmen.submission.rules import SubmissionError
 from fmen.submission.server_archive import build_results
@@ -172,6 +172,20 @@ def test_infinite_psnr_is_null_in_metrics_json(second: float, faults: int, tmp_p
     (tmp_path / "metrics.json").write_text(dump_json(metrics))
     assert "null" in (tmp_path / "metrics.json").read_text()
     assert len(read_metrics(tmp_path)[1]) == faults
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "agree"),
+    [
+        (30.0, 30.0005, True),
+        (30.0005, 30.0, True),
+        (30.0, 30.002, False),
+        (math.inf, math.inf, True),
+        (math.inf, 30.0, False),
+    ],
+)
+def test_psnrs_agree_up_to_the_rounding_of_machines(a: float, b: float, agree: bool) -> None:
+    assert psnr_agrees(a, b) is agree
 
 
 def test_network_that_does_not_return_is_stopped(report: SubmissionReport, tmp_path: Path) -> None:
