@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from fmen.training.losses import CHARBONNIER_EPS, LOSSES
-from fmen.training.recipe import Recipe, RecipeError, dump_recipe, load_recipe, parse_settings, recipe_names
+from fmen.training.recipe import (
+    Recipe,
+    RecipeError,
+    dump_recipe,
+    load_recipe,
+    make_recipe,
+    parse_settings,
+    recipe_names,
+)
 from fmen.training.schedule import learning_rate
 
 
@@ -149,3 +158,74 @@ def test_fast_uses_tf32_and_paper_does_not() -> None:
         "cpu": False,
         "quick": False,
     }
+
+
+def test_a_key_that_a_recipe_omits_has_its_default() -> None:
+    assert Recipe(steps=9, learning_rate=1e-3).model_dump() == {
+        "name": "custom",
+        "variant": "s",
+        "scale": 4,
+        "init": "default",
+        "weights": None,
+        "data": ("data",),
+        "patch": 64,
+        "batch": 64,
+        "seed": 0,
+        "steps": 9,
+        "loss": "l1",
+        "optimizer": "adam",
+        "learning_rate": 1e-3,
+        "schedule": "cosine",
+        "schedule_steps": None,
+        "halve_every": 600_000,
+        "final_learning_rate": 0.0,
+        "warmup": 0,
+        "betas": (0.9, 0.999),
+        "eps": 1e-8,
+        "grad_clip": 0.0,
+        "ema": 0.0,
+        "device": "auto",
+        "feed": "auto",
+        "precision": "fp32",
+        "tf32": False,
+        "channels_last": True,
+        "collapsed": True,
+        "fused": False,
+        "compile": False,
+        "val_data": None,
+        "val_protocol": "paper",
+        "val_every": 5_000,
+        "save_every": 5_000,
+        "log_every": 100,
+        "tensorboard": False,
+    }
+
+
+@pytest.mark.parametrize(
+    ("key", "least", "below", "most", "above"),
+    [
+        ("patch", 8, 7, 512, 513),
+        ("batch", 1, 0, 4096, 4097),
+        ("seed", 0, -1, 2**63 - 1, 2**63),
+        ("steps", 1, 0, 10**9, 1.5),
+        ("learning_rate", 1e-9, 0, 1, 1.01),
+        ("final_learning_rate", 0, -1e-9, 1, 1.01),
+        ("schedule_steps", 3, 0, 10**9, 1.5),
+        ("halve_every", 1, 0, 10**9, 1.5),
+        ("warmup", 0, -1, 2, 3),
+        ("eps", 1e-12, 0, 1, 1.01),
+        ("grad_clip", 0, -1, 1e9, float("inf")),
+        ("ema", 0, -0.1, 0.999, 1),
+        ("betas", (0, 0), (0.9, -0.1), (0.999, 0.999), (0.9, 1)),
+        ("val_every", 0, -1, 10**9, 1.5),
+        ("save_every", 1, 0, 10**9, 1.5),
+        ("log_every", 1, 0, 10**9, 1.5),
+    ],
+)
+def test_a_value_is_accepted_up_to_its_limits(key: str, least: Any, below: Any, most: Any, above: Any) -> None:
+    base = {"steps": 3, "learning_rate": 1.0}
+    for value in (least, most):
+        assert getattr(make_recipe(base | {key: value}), key) == value
+    for value in (below, above):
+        with pytest.raises(RecipeError, match=key):
+            make_recipe(base | {key: value})
