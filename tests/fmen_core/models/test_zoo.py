@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,19 @@ CHALLENGE_TABLE = {
     "repafdn": (326_040, 20.0617, 93.8152, 59),
     "rfdn-pruned": (289_888, 17.7008, 91.7181, 64),
     "imdn-plus": (275_844, 17.9849, 92.7990, 59),
+    "slimrlfn": (207_774, 12.0014, 74.0615, 51),
+    "efdn": (276_192, 16.7288, 111.1167, 65),
+    "dipnet-slim": (154_336, 9.0456, 58.8115, 39),
+    "spanf": (148_288, 9.6815, 39.8459, 18),
+    "safmnv3": (144_672, 9.3837, 76.6935, 44),
+    "tsr": (171_984, 11.2302, 40.8945, 19),
+    "dscf": (130_828, 8.5350, 38.9284, 22),
     "span": (150_688, 9.8338, 41.6809, 22),
+    "spanv2": (139_104, 9.1310, 51.3802, 22),
+    "disp": (163_792, 10.6934, 40.8945, 19),
+    "pds": (141_748, 9.2537, 39.0595, 18),
+    "pkdsr": (143_928, 9.3963, 39.3216, 18),
+    "haesr": (352_869, 20.7601, 503.7781, 165),
 }
 
 FMEN_S = {"n_feats": 50, "mid_feats": 16, "down_blocks": 4, "up_blocks": (2, 1, 1, 1, 1)}
@@ -50,20 +61,26 @@ PUBLISHED = {
     "team10_repafdn.pth": ("repafdn", {"scale": 4, "n_feats": 48}),
     "team40_rfdn_pruned.pth": ("rfdn-pruned", {"scale": 4}),
     "team39_imdn_plus.pth": ("imdn-plus", {"scale": 4, "n_feats": 36, "n_blocks": 8}),
+    "ntire2024_team21_slimrlfn.pth": ("slimrlfn", {"scale": 4, "n_feats": 30, "n_blocks": 6, "esa_feats": 16}),
+    "ntire2025_team15_dipnet_slim.pt": ("dipnet-slim", {"scale": 4, "n_feats": 32, "esa_feats": 16}),
+    "ntire2025_team24_spanf.pth": ("spanf", {"scale": 4, "n_feats": 32}),
+    "ntire2025_team19_safmnv3.pth": (
+        "safmnv3",
+        {"scale": 4, "n_feats": 40, "n_blocks": 6, "split_feats": 12, "hidden_feats": 60},
+    ),
+    "ntire2025_team31_tsr.pth": ("tsr", {"scale": 4, "n_feats": 32, "n_blocks": 4}),
+    "ntire2025_team23_dscf.pth": ("dscf", {"scale": 4}),
     "ntire2026_span.pth": ("span", {"scale": 4, "n_feats": 28}),
+    "ntire2026_team22_spanv2.pth": ("spanv2", {"scale": 4, "n_feats": 32}),
+    "ntire2026_team18_disp.pth": ("disp", {"scale": 4, "n_feats": 32, "n_blocks": 4}),
+    "ntire2026_team01_pds.pth": ("pds", {"scale": 4, "n_feats": 32, "tail_feats": 20}),
     "IMDN_x2.pth": ("imdn", {"scale": 2, "n_feats": 64}),
     "IMDN_x3.pth": ("imdn", {"scale": 3, "n_feats": 64}),
     "IMDN_x4.pth": ("imdn", {"scale": 4, "n_feats": 64}),
 }
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Networks on small images run faster on one thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def recognised_as(state: dict[str, Tensor]) -> dict[str, dict[str, object]]:
@@ -78,11 +95,12 @@ def count_by_the_challenge_rule(model: nn.Module) -> tuple[int, int, int]:
 
     def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal flops, activations, convs
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, nn.Conv2d | nn.Linear):
             flops += output.numel() * module.weight[0].numel()
+        if isinstance(module, nn.Conv2d):
             activations += output.numel()
             convs += 1
-        elif isinstance(module, nn.ReLU | nn.LeakyReLU):
+        elif isinstance(module, nn.ReLU | nn.LeakyReLU | nn.PReLU):
             flops += output.numel()
 
     for module in model.modules():
@@ -121,10 +139,18 @@ def test_network_declares_what_its_table_row_says(architecture: Architecture) ->
     assert (model.name, model.scale, model.data_range) == (architecture.name, 3, architecture.data_range)
 
 
-def test_data_range_is_one_for_both_imdns_super_rainbow_and_span_and_255_for_the_others() -> None:
-    ones = {architecture.name for architecture in ARCHITECTURES if architecture.data_range == 1.0}
-    assert ones == {"imdn-baseline", "imdn", "repafdn", "imdn-plus", "span"}
-    assert all(BY_NAME[name].data_range == 255.0 for name in BY_NAME.keys() - ones)
+def test_data_range_is_255_for_fmen_and_five_networks_and_one_for_the_others() -> None:
+    ranges = {architecture.name: architecture.data_range for architecture in ARCHITECTURES}
+    assert {name for name, data_range in ranges.items() if data_range == 255.0} == {
+        "fmen-s",
+        "fmen",
+        "rfdn",
+        "rlfn-cut",
+        "neesr",
+        "rfdn-pruned",
+        "slimrlfn",
+    }
+    assert set(ranges.values()) == {1.0, 255.0}
 
 
 def test_output_is_scale_times_larger_at_every_scale(architecture: Architecture) -> None:
@@ -162,8 +188,8 @@ def test_contrast_attention_adds_mean_and_standard_deviation() -> None:
     assert torch.allclose(attention(image), image * attention.conv_du(statistics), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["rfdn", "rlfn-cut", "neesr", "repafdn", "rfdn-pruned", "imdn"])
-def test_network_with_attention_over_the_whole_image_is_not_tiled(name: str) -> None:
+@pytest.mark.parametrize("name", [name for name in BY_NAME if not BY_NAME[name].tileable])
+def test_network_that_depends_on_the_whole_image_is_not_tiled(name: str) -> None:
     with pytest.raises(ValueError, match="cannot be tiled"):
         Upscaler(create_model(name, 2), tile=32)
 
@@ -171,7 +197,8 @@ def test_network_with_attention_over_the_whole_image_is_not_tiled(name: str) -> 
 def test_own_state_is_recognised_by_its_architecture_alone(architecture: Architecture) -> None:
     for scale in architecture.scales:
         recognised = recognised_as(architecture.build(scale=scale).state_dict())
-        assert recognised.keys() == {architecture.name}
+        # DSCF is a SPAN with 26 channels, and comes first.
+        assert list(recognised) == (["dscf", "span"] if architecture.name == "dscf" else [architecture.name])
         assert recognised[architecture.name]["scale"] == scale
 
 
@@ -264,7 +291,9 @@ def test_nothing_is_recognised_in_an_empty_state() -> None:
 def test_published_weights_are_recognised_by_one_architecture_and_load_strictly(reference: Path, file: str) -> None:
     name, sizes = PUBLISHED[file]
     state = read_weights(reference / "weights" / file)
-    assert recognised_as(state) == {name: sizes}
+    recognised = recognised_as(state)
+    assert recognised.pop(name) == sizes
+    assert recognised == ({"span": {"scale": 4, "n_feats": 26}} if name == "dscf" else {})
     model = load(reference / "weights" / file)
     assert (model.name, model.scale, model.training) == (name, sizes["scale"], False)
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())

@@ -29,6 +29,9 @@ CHALLENGE_NAMES = {"basic_blocks.": "ERBs.", "hfabs.": "HFABs."}
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
+INTEGERS = ("num_batches_tracked", "sample_indices", "center_indices")
+"""The ends of the keys of integer tensors: BatchNorm's counter and the positions of HAESR's window attention."""
+
 
 class WeightsError(ModelError):
     """A weights file cannot be used. The message is one line: the file, what is wrong, and what to do."""
@@ -67,7 +70,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     """
     state = read_tensors(path)
     for key, value in state.items():
-        if key.endswith("num_batches_tracked"):  # of BatchNorm, an integer
+        if key.endswith(INTEGERS):
             continue
         if value.dtype not in FLOATS or value.layout != torch.strided:
             kind = str(value.dtype if value.layout == torch.strided else value.layout).removeprefix("torch.")

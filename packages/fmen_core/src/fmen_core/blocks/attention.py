@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -34,12 +36,13 @@ class SpatialGate(nn.Module):
     Args:
         n_feats: Channels of the input.
         esa_feats: Channels inside the attention.
+        fine: Whether a convolution ``conv_f`` refines the features at full size.
     """
 
-    def __init__(self, n_feats: int, esa_feats: int) -> None:
+    def __init__(self, n_feats: int, esa_feats: int, *, fine: bool = True) -> None:
         super().__init__()
         self.conv1 = conv1x1(n_feats, esa_feats)
-        self.conv_f = conv1x1(esa_feats, esa_feats)
+        self.conv_f = conv1x1(esa_feats, esa_feats) if fine else nn.Identity()
         self.conv4 = conv1x1(esa_feats, n_feats)
 
     def gate(self, x: Tensor, reduced: Tensor, coarse: Tensor) -> Tensor:
@@ -57,16 +60,26 @@ class ESA(SpatialGate):
         n_feats: Channels of the input.
         esa_feats: Channels inside the attention.
         deep: Three convolutions on the small map with ReLU in between, as in RFDN; otherwise one, as in RLFN.
+        fine: Whether a convolution ``conv_f`` refines the features at full size.
+        conv: Makes the convolutions on the small map from the numbers of input and output channels.
     """
 
-    def __init__(self, n_feats: int, esa_feats: int, *, deep: bool = True) -> None:
-        super().__init__(n_feats, esa_feats)
+    def __init__(
+        self,
+        n_feats: int,
+        esa_feats: int,
+        *,
+        deep: bool = True,
+        fine: bool = True,
+        conv: Callable[[int, int], nn.Module] = conv3x3,
+    ) -> None:
+        super().__init__(n_feats, esa_feats, fine=fine)
         self.deep = deep
         self.conv2 = nn.Conv2d(esa_feats, esa_feats, kernel_size=3, stride=2)
-        self.conv3 = conv3x3(esa_feats, esa_feats)
+        self.conv3 = conv(esa_feats, esa_feats)
         if deep:
-            self.conv_max = conv3x3(esa_feats, esa_feats)
-            self.conv3_ = conv3x3(esa_feats, esa_feats)
+            self.conv_max = conv(esa_feats, esa_feats)
+            self.conv3_ = conv(esa_feats, esa_feats)
             self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -8,15 +8,18 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor, nn
 
-from fmen_core.fmen_deploy import conv3x3 as conv3x3  # defined there, since that file imports torch alone
-
 Kernel = tuple[Tensor, Tensor]
 """The weight ``(O, I, kh, kw)`` and the bias ``(O,)`` of a convolution."""
 
 
-def conv1x1(in_channels: int, out_channels: int) -> nn.Conv2d:
+def conv3x3(in_channels: int, out_channels: int, *, bias: bool = True, groups: int = 1) -> nn.Conv2d:
+    """Return a zero-padded 3x3 convolution; height and width are unchanged."""
+    return nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=bias, groups=groups)
+
+
+def conv1x1(in_channels: int, out_channels: int, *, bias: bool = True) -> nn.Conv2d:
     """Return a 1x1 convolution."""
-    return nn.Conv2d(in_channels, out_channels, kernel_size=1)
+    return nn.Conv2d(in_channels, out_channels, kernel_size=1, bias=bias)
 
 
 def kernel_of(conv: nn.Module, dtype: torch.dtype | None = None) -> Kernel:
@@ -36,14 +39,26 @@ def leaky_relu() -> nn.LeakyReLU:
     return nn.LeakyReLU(negative_slope=0.05, inplace=True)
 
 
-def named(name: str, module: nn.Module) -> nn.Sequential:
-    """Nest ``module`` under ``name``, for published key names with one more level: ``named("eval_conv", conv)``."""
-    return nn.Sequential(OrderedDict([(name, module)]))
+def named(**modules: nn.Module) -> nn.Sequential:
+    """Return the modules in sequence, under published key names: ``named(eval_conv=conv)``."""
+    return nn.Sequential(OrderedDict(modules))
 
 
-def pixel_shuffle_tail(n_feats: int, scale: int) -> nn.Sequential:
+def pixel_shuffle_tail(n_feats: int, scale: int, *, bias: bool = True) -> nn.Sequential:
     """Return a sub-pixel convolution (Shi et al. 2016), ``(N, n_feats, H, W)`` to ``(N, 3, scale*H, scale*W)``."""
-    return nn.Sequential(conv3x3(n_feats, 3 * scale**2), nn.PixelShuffle(scale))
+    return nn.Sequential(conv3x3(n_feats, 3 * scale**2, bias=bias), nn.PixelShuffle(scale))
+
+
+def nearest_conv(scale: int) -> nn.Conv2d:
+    """Return a grouped convolution from RGB to ``3 * scale**2`` channels, initialised to copy the centre pixel.
+
+    With a pixel shuffle, it is nearest-neighbour upsampling until it is trained.
+    """
+    conv = conv3x3(3, 3 * scale**2, bias=False, groups=3)
+    with torch.no_grad():
+        conv.weight.zero_()
+        conv.weight[:, :, 1, 1] = 1.0
+    return conv
 
 
 class Shortcut(nn.Module):

@@ -123,7 +123,7 @@ class ReparamConv2d(Reparameterizable):
         """Return the merged convolution."""
         kernel = self.kernel_and_bias(torch.float64)
         conv = conv_from(kernel, next(self.parameters()))
-        return named(self.fused_name, conv) if self.fused_name else conv
+        return named(**{self.fused_name: conv}) if self.fused_name else conv
 
     @torch.no_grad()
     def expand_from(self, fused: nn.Module, statistics: ConvStatistics) -> None:

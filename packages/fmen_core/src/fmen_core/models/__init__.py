@@ -13,7 +13,30 @@ from torch import nn
 
 from fmen_core.architecture import Architecture, Form, StateDict
 from fmen_core.errors import ModelError
-from fmen_core.models import fmen, imdn, imdn_baseline, imdn_plus, neesr, repafdn, rfdn, rfdn_pruned, rlfn_cut, span
+from fmen_core.models import (
+    dipnet_slim,
+    disp,
+    dscf,
+    efdn,
+    fmen,
+    haesr,
+    imdn,
+    imdn_baseline,
+    imdn_plus,
+    neesr,
+    pds,
+    pkdsr,
+    repafdn,
+    rfdn,
+    rfdn_pruned,
+    rlfn_cut,
+    safmnv3,
+    slimrlfn,
+    span,
+    spanf,
+    spanv2,
+    tsr,
+)
 
 ARCHITECTURES: tuple[Architecture, ...] = (
     *fmen.ARCHITECTURES,
@@ -24,10 +47,25 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     repafdn.ARCHITECTURE,
     rfdn_pruned.ARCHITECTURE,
     imdn_plus.ARCHITECTURE,
+    slimrlfn.ARCHITECTURE,
+    efdn.ARCHITECTURE,
+    dipnet_slim.ARCHITECTURE,
+    spanf.ARCHITECTURE,
+    safmnv3.ARCHITECTURE,
+    tsr.ARCHITECTURE,
+    dscf.ARCHITECTURE,
     span.ARCHITECTURE,
+    spanv2.ARCHITECTURE,
+    disp.ARCHITECTURE,
+    pds.ARCHITECTURE,
+    pkdsr.ARCHITECTURE,
+    haesr.ARCHITECTURE,
     imdn.ARCHITECTURE,
 )
-"""All networks: FMEN, the challenge table's rows in the table's order, then the IMDN of its paper."""
+"""All networks: FMEN, the networks of the challenges by year, then the IMDN of its paper.
+
+The first architecture that recognises a state dict is used: DSCF, a SPAN with 26 channels, precedes SPAN.
+"""
 
 
 def model_names() -> tuple[str, ...]:

@@ -56,7 +56,7 @@ class NEESR(nn.Module):
         self.scale = scale
 
         def conv(in_channels: int, out_channels: int) -> nn.Module:
-            return named("conv3x3", conv3x3(in_channels, out_channels))
+            return named(conv3x3=conv3x3(in_channels, out_channels))
 
         def block() -> FeatureDistillation:
             return FeatureDistillation(n_feats, distilled, PooledESA(n_feats, n_feats // 4), conv=conv)

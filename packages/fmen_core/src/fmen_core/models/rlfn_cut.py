@@ -13,28 +13,7 @@ from torch import Tensor, nn
 from fmen_core.architecture import Architecture, StateDict, out_channels, shuffle_scale
 from fmen_core.blocks.attention import ESA
 from fmen_core.blocks.layers import conv1x1, conv3x3, leaky_relu, pixel_shuffle_tail
-
-
-class Block(nn.Module):
-    """Residual local feature block (section 3.2)."""
-
-    def __init__(self, n_feats: int, mid_feats: int, esa_feats: int) -> None:
-        super().__init__()
-        self.c1_r = conv3x3(n_feats, mid_feats)
-        self.c2_r = conv3x3(mid_feats, mid_feats)
-        self.c3_r = conv3x3(mid_feats, n_feats)
-        self.c5 = conv1x1(n_feats, n_feats)
-        self.esa = ESA(n_feats, esa_feats, deep=False)
-        self.act = leaky_relu()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``(N, n_feats, H, W)`` to the same shape."""
-        local = self.act(self.c1_r(x))
-        local = self.act(self.c2_r(local))
-        local = self.act(self.c3_r(local))
-        local = local + x
-        out: Tensor = self.esa(self.c5(local))
-        return out
+from fmen_core.blocks.residual_local import ResidualLocalFeature
 
 
 class RLFNCut(nn.Module):
@@ -53,11 +32,21 @@ class RLFNCut(nn.Module):
     def __init__(self, scale: int = 4, n_feats: int = 46, mid_feats: int = 48, esa_feats: int = 16) -> None:
         super().__init__()
         self.scale = scale
+
+        def block() -> ResidualLocalFeature:
+            return ResidualLocalFeature(
+                n_feats,
+                mid_feats,
+                act=leaky_relu(),
+                fuse=conv1x1(n_feats, n_feats),
+                attention=ESA(n_feats, esa_feats, deep=False),
+            )
+
         self.fea_conv = conv3x3(3, n_feats)
-        self.B1 = Block(n_feats, mid_feats, esa_feats)
-        self.B2 = Block(n_feats, mid_feats, esa_feats)
-        self.B3 = Block(n_feats, mid_feats, esa_feats)
-        self.B4 = Block(n_feats, mid_feats, esa_feats)
+        self.B1 = block()
+        self.B2 = block()
+        self.B3 = block()
+        self.B4 = block()
         self.LR_conv = conv3x3(n_feats, n_feats)
         self.upsampler = pixel_shuffle_tail(n_feats, scale)
 

@@ -12,33 +12,23 @@ import torch
 from torch import Tensor, nn
 
 from fmen_core.architecture import Architecture, StateDict, out_channels, shuffle_scale
-from fmen_core.blocks.layers import conv1x1, conv3x3, named, pixel_shuffle_tail
+from fmen_core.blocks.layers import conv1x1, pixel_shuffle_tail
+from fmen_core.blocks.swift_attention import SwiftConvs, attention_map, eval_conv
 
 DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
 """Mean RGB of DIV2K's training images, white being 1."""
 
 
-def conv(in_channels: int, out_channels: int) -> nn.Sequential:
-    """What the re-parameterized convolution of the training form becomes."""
-    return named("eval_conv", conv3x3(in_channels, out_channels))
-
-
-class Block(nn.Module):
+class Block(SwiftConvs):
     """Swift parameter-free attention block (section 3.2)."""
 
     def __init__(self, n_feats: int) -> None:
-        super().__init__()
-        self.c1_r = conv(n_feats, n_feats)
-        self.c2_r = conv(n_feats, n_feats)
-        self.c3_r = conv(n_feats, n_feats)
-        self.act = nn.SiLU(inplace=True)
+        super().__init__(n_feats, n_feats)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """``(N, n_feats, H, W)`` to the block's output, its first activation and its attention, of the same shape."""
-        first = self.act(self.c1_r(x))
-        second = self.act(self.c2_r(first))
-        third = self.c3_r(second)
-        attention = torch.sigmoid(third) - 0.5
+        first, _second, third = self.convolve(x)
+        attention = attention_map(third)
         return (third + x) * attention, first, attention
 
 
@@ -58,14 +48,14 @@ class SPAN(nn.Module):
         super().__init__()
         self.scale = scale
         self.register_buffer("mean", torch.tensor(DIV2K_MEAN).view(1, 3, 1, 1), persistent=False)
-        self.conv_1 = conv(3, n_feats)
+        self.conv_1 = eval_conv(3, n_feats)
         self.block_1 = Block(n_feats)
         self.block_2 = Block(n_feats)
         self.block_3 = Block(n_feats)
         self.block_4 = Block(n_feats)
         self.block_5 = Block(n_feats)
         self.block_6 = Block(n_feats)
-        self.conv_2 = conv(n_feats, n_feats)
+        self.conv_2 = eval_conv(n_feats, n_feats)
         self.conv_cat = conv1x1(4 * n_feats, n_feats)
         self.upsampler = pixel_shuffle_tail(n_feats, scale)
 
