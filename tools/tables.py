@@ -1,4 +1,4 @@
-"""Print the README's tables from the JSON that the commands left under ``results/``.
+"""Print the README's tables from the JSON under ``results/``.
 
     python tools/tables.py
 
@@ -13,13 +13,9 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from fmen.charts.tables import format_markdown
+
 RESULTS = Path(__file__).resolve().parents[1] / "results"
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table whose first column is text and whose others are numbers."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def accuracy() -> str:
@@ -34,27 +30,31 @@ def accuracy() -> str:
         row = f"{result['model']} x{result['scale']} (`{Path(result['weights']).name}`)"
         cells[row][column] = f"{result['mean']['psnr']:.4f} / {result['mean']['ssim']:.4f}"
     columns.sort(key=lambda column: (len(column.split()[0]), column))  # Set5 before Set14
-    return table(["weights", *columns], [[row, *(found.get(c, "") for c in columns)] for row, found in cells.items()])
+    return format_markdown(
+        [["weights", *columns], *([row, *(found.get(c, "") for c in columns)] for row, found in cells.items())]
+    )
 
 
 def networks() -> str:
     """Complexity, runtime and memory of every network that ``fmen bench`` measured."""
     rows: list[dict[str, Any]] = json.loads((RESULTS / "bench/cpu.json").read_text())
     header = ["network", "params", "FLOPs [G]", "activations [M]", "convs", "time [ms]", "memory [MiB]"]
-    return table(
-        header,
+    return format_markdown(
         [
-            [
-                f"`{row['model']}`",
-                f"{row['params']:,}",
-                f"{row['flops'] / 1e9:.4f}",
-                f"{row['activations'] / 1e6:.4f}",
-                str(row["convs"]),
-                f"{row['runtime_ms']:.0f}",
-                f"{row['peak_memory_bytes'] / 2**20:.1f}",
-            ]
-            for row in sorted(rows, key=lambda row: float(row["runtime_ms"]))
-        ],
+            header,
+            *(
+                [
+                    f"`{row['model']}`",
+                    f"{row['params']:,}",
+                    f"{row['flops'] / 1e9:.4f}",
+                    f"{row['activations'] / 1e6:.4f}",
+                    str(row["convs"]),
+                    f"{row['runtime_ms']:.0f}",
+                    f"{row['peak_memory_bytes'] / 2**20:.1f}",
+                ]
+                for row in sorted(rows, key=lambda row: float(row["runtime_ms"]))
+            ),
+        ]
     )
 
 

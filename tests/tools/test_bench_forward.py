@@ -32,7 +32,7 @@ def dataset(tmp_path: Path) -> Path:
 
 def test_the_benchmark_checks_its_sides_and_writes_what_it_found(bench: Load, dataset: Path, tmp_path: Path) -> None:
     script = bench("forward")
-    report = script.run(1, folders=[str(dataset)], side=24, sides=(16, 24), rounds=1)
+    report = script.run(1, data=[str(dataset)], side=24, sides=(16, 24), rounds=1)
     report.show()
     found = json.loads(report.write(tmp_path / "forward.json").read_text())
     assert found["checks"]["ours, fp32: largest difference from the published way, of 255"] < 1e-2

@@ -7,19 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-import pytest
 import torch
 import torch.nn.functional as F
 
 Load = Callable[[str], ModuleType]
 
 
-def test_the_benchmark_checks_its_count_and_writes_a_sentence_per_operation(
-    bench: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_benchmark_checks_its_count_and_writes_a_sentence_per_operation(bench: Load, tmp_path: Path) -> None:
     script = bench("operations")
-    monkeypatch.setattr(script, "LARGE", 2**22)
-    report = script.run(size=64, side=16, batch=2, patch=8, rounds=1, image=32)
+    report = script.run(1, size=64, side=16, batch=2, patch=8, image=32, large=2**22)
     found = json.loads(report.write(tmp_path / "operations.json").read_text())
     assert found["checks"]["multiply-accumulates of a forward pass, counted and known, in G"] == 0.3481
     for what in ("a training step", "a forward pass"):
@@ -31,7 +27,7 @@ def test_the_benchmark_checks_its_count_and_writes_a_sentence_per_operation(
 
 
 def test_an_account_knows_the_bytes_and_the_arithmetic_of_a_convolution(bench: Load) -> None:
-    script = bench("operations")
+    script = bench("roofs")
     x, weight = torch.rand(2, 4, 8, 8), torch.rand(6, 4, 3, 3)
     entries = script.account(lambda: F.conv2d(x, weight, padding=1).relu_(), repeats=1)
     conv, relu = entries["4 -> 6 3x3 convolution"], entries["relu_, 6 channels"]

@@ -13,17 +13,16 @@ import pytest
 
 Load = Callable[[str], ModuleType]
 
-SETTINGS = {"small_side": 32, "repeats": 1}
-
 
 def test_the_benchmark_compares_tiles_and_writes_what_it_found(
     bench: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    made = bench("tiling").Bench(tmp_path, (160, 144), tile=24, runs=1, settings=SETTINGS)
-    made.precision("fp32")
-    made.report.show()
-    found = json.loads(made.report.write(tmp_path / "tiling.json").read_text())
+    script = bench("tiling")
+    monkeypatch.setattr(script, "PRECISIONS", ("fp32",))
+    report = script.run(1, size=(160, 144), tile=24, small_side=32, repeats=1)
+    report.show()
+    found = json.loads(report.write(tmp_path / "tiling.json").read_text())
     tiled, auto = found["checks"]
     assert re.match(r"fp32, 80x72, tile=24 \((\d\d|[2-9]) tiles\): values that differ from the whole image, of", tiled)
     assert auto.startswith("fp32, 160x144, tile=auto (1 tiles): values that differ from the whole image, of")

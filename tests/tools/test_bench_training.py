@@ -32,7 +32,7 @@ def test_the_benchmark_checks_its_sides_and_writes_what_it_found(
 
 
 def test_another_gradient_ends_the_benchmark(bench: Load, monkeypatch: pytest.MonkeyPatch) -> None:
-    script = bench("training")
+    script = bench("ways")
     spoilt = script.randomised()
     with torch.no_grad():
         spoilt.head.weight[0, 0, 0, 0] += 1e-3

@@ -1,14 +1,13 @@
-"""FMEN-S's forward pass, against the published way, ONNX Runtime and OpenVINO; its memory, and how both grow.
+"""The forward pass of FMEN-S against the published code, ONNX Runtime and OpenVINO: time, memory, growth.
 
     python tools/bench/forward.py [--weights FILE] [--data shared/data/Set5 shared/data/Set14]
 
-The published way is the inference form as NJU-Jet/FMEN runs it: eager, channels first, the attention map and the
-product allocated anew; written here from that description over the parameters of our module. Ours is the module that
-``Upscaler`` runs. ONNX Runtime and OpenVINO read the file that ``fmen export --format onnx`` writes; OpenVINO is told
-the image's size, which makes it faster. All take the same tensor and may use as many threads as PyTorch does.
+Published is the inference form as NJU-Jet/FMEN runs it: eager, channels first, out of place, over the parameters of our
+module. Ours is the module that ``Upscaler`` runs. ONNX Runtime and OpenVINO read the file of ``fmen export --format
+onnx``; OpenVINO knows the size of the image. All sides take the same tensor and as many threads as PyTorch.
 
 Source: Du et al., "Fast and Memory-Efficient Network Towards Efficient Image Super-Resolution", NTIRE 2022, and
-https://github.com/NJU-Jet/FMEN. With a GPU the script measures that one instead: see ``forward_gpu.py``.
+https://github.com/NJU-Jet/FMEN. With a CUDA GPU, ``forward_gpu.py`` measures that one instead.
 """
 
 from __future__ import annotations
@@ -16,17 +15,17 @@ from __future__ import annotations
 import importlib.util
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from measure import Comparison, Report, in_turns, options, rounded
+from measure import Comparison, Report, in_turns, main, rounded
 from numpy.typing import NDArray
-from skimage import data
+from skimage.data import astronaut
 from torch import Tensor, nn
 
 from fmen.export.formats import write_onnx
@@ -39,15 +38,12 @@ Image = NDArray[np.uint8]
 Run = Callable[[], Tensor]
 
 SIDE = 256
-SIDES = (64, 128, 256, 512, 1024, 2048)
 LARGEST_PUBLISHED = 1024
 MAPS = 3
-"""Feature maps of C x H x W that a pass may take above its input and output."""
+"""Feature maps of C x H x W that a pass may need besides its input and output."""
 
 TOLERANCE = {"fp32": 1e-2, "bf16": 8.0}
-"""How far, in gray levels of 255, a side may be from the published way anywhere on the image."""
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+"""Largest difference from the published code anywhere on the image, in gray levels of 255."""
 
 
 class Published(nn.Module):
@@ -83,53 +79,49 @@ class Published(nn.Module):
 
 
 def photograph(side: int) -> Image:
-    """``side`` x ``side`` pixels of a photograph, enlarged where it is smaller than that; uint8 RGB."""
-    whole = np.asarray(data.astronaut(), np.uint8)
+    """Return ``side`` x ``side`` pixels of a photograph, enlarged if necessary; uint8 RGB."""
+    whole = np.asarray(astronaut(), np.uint8)
     if side > len(whole):
         whole = np.asarray(cv2.resize(whole, (side, side), interpolation=cv2.INTER_CUBIC), np.uint8)
     return np.ascontiguousarray(whole[:side, :side])
 
 
 def tensor(image: Image) -> Tensor:
-    """An image as float32 ``(1, 3, H, W)`` in ``[0, 255]``."""
+    """Return an image as float32 ``(1, 3, H, W)`` in ``[0, 255]``."""
     return torch.from_numpy(image).permute(2, 0, 1)[None].float().contiguous()
 
 
-@dataclass
+@dataclass(frozen=True)
 class Sides:
-    """The ways to run one network.
-
-    Attributes:
-        published: The published one; its parameters are the network's.
-        upscalers: Ours, by precision.
-    """
+    """The ways to run one network in PyTorch: the published one, and upscalers by precision."""
 
     published: Published
-    upscalers: dict[str, Upscaler] = field(default_factory=dict)
+    upscalers: dict[str, Upscaler]
 
     @classmethod
     def of(cls, model: nn.Module) -> Sides:
-        """All that PyTorch runs."""
+        """Return the ways to run FMEN."""
         network = reparameterize(model)
         if not isinstance(network, FMEN):
-            raise SystemExit(f"the published way is FMEN's; these are weights of {type(network).__name__}")
-        made = {name: Upscaler(network, device="cpu", precision=name, tile=None) for name in DTYPES}
+            raise SystemExit(f"the published code is FMEN's; these are weights of {type(network).__name__}")
+        made = {name: Upscaler(network, device="cpu", precision=name, tile=None) for name in TOLERANCE}
         return cls(Published(network.float()), made)
 
-    def ours(self, precision: str, x: Tensor) -> Run:
-        """The pass of our module over ``x``, which is converted beforehand."""
-        upscaler = self.upscalers[precision]
-        ready = x.to(upscaler.dtype).contiguous(memory_format=upscaler.memory_format)
-        return lambda: upscaler.model(ready)
+    def inputs(self, x: Tensor) -> dict[str, tuple[nn.Module, Tensor]]:
+        """Return the module and its input, by the name of the way."""
+        found: dict[str, tuple[nn.Module, Tensor]] = {"published": (self.published, x)}
+        for precision, upscaler in self.upscalers.items():
+            ready = x.to(upscaler.dtype).contiguous(memory_format=upscaler.memory_format)
+            found[f"ours, {precision}"] = (upscaler.model, ready)
+        return found
 
     def runs(self, x: Tensor) -> dict[str, Run]:
-        """Every pass over ``x`` that PyTorch runs, by name."""
-        ours = {f"ours, {precision}": self.ours(precision, x) for precision in DTYPES}
-        return {"published": lambda: self.published(x), **ours}
+        """Return a pass over ``x``, by the name of the way."""
+        return {name: partial(module, ready) for name, (module, ready) in self.inputs(x).items()}
 
 
 def onnx_runtime(file: Path, x: Tensor) -> Run:
-    """ONNX Runtime's pass."""
+    """Return a pass of ONNX Runtime."""
     import onnxruntime
 
     settings = onnxruntime.SessionOptions()
@@ -141,7 +133,7 @@ def onnx_runtime(file: Path, x: Tensor) -> Run:
 
 
 def open_vino(file: Path, x: Tensor, precision: str) -> Run:
-    """OpenVINO's pass."""
+    """Return a pass of OpenVINO."""
     import openvino
 
     model = openvino.Core().read_model(file)
@@ -154,7 +146,7 @@ def open_vino(file: Path, x: Tensor, precision: str) -> Run:
 
 
 def others(model: nn.Module, x: Tensor) -> dict[str, Run]:
-    """The passes of other software over ``x``, by name; what is not installed is left out, and said so."""
+    """Return the passes of other software over ``x``, by name; says which software is not installed."""
     runs: dict[str, Run] = {}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
@@ -166,13 +158,13 @@ def others(model: nn.Module, x: Tensor) -> dict[str, Run]:
         if importlib.util.find_spec("openvino") is None:
             print("openvino is not installed: no comparison with OpenVINO")
             return runs
-        for precision in DTYPES:
+        for precision in TOLERANCE:
             runs[f"OpenVINO, {precision}"] = open_vino(file, x, precision)
     return runs
 
 
 def check(report: Report, runs: dict[str, Run]) -> None:
-    """Make sure that every side computes what the published way does."""
+    """Verify that every side computes what the published code does."""
     expected = runs["published"]()
     for name, run in runs.items():
         if name == "published":
@@ -188,7 +180,7 @@ def check(report: Report, runs: dict[str, Run]) -> None:
 
 
 def check_psnr(report: Report, sides: Sides, folders: Sequence[str]) -> None:
-    """How far bf16 moves the mean PSNR of datasets."""
+    """Measure the change of datasets' mean PSNR in bf16."""
     for folder in folders:
         dataset = open_dataset(folder, scale=sides.published.network.scale)
         means = {}
@@ -209,117 +201,100 @@ ROWS = (
     ("bf16", "published", "the published way, fp32", 3.2),
     ("bf16", "OpenVINO, bf16", "OpenVINO in bf16", 1.0),
 )
-"""Our precision, the other side, what the table calls it, and the ratio that is aimed at."""
+"""Our precision, the other side, its name in the table, and the target of the ratio."""
 
 
 def compare(report: Report, runs: dict[str, Run], side: int, times: int, rounds: int) -> None:
-    """The rows of time, of each other side in ``runs``.
+    """Add the rows of time for each other side in ``runs``.
 
-    Two sides at a time: the threads of ONNX Runtime go on spinning after its pass, at the cost of a third that follows.
+    Two sides at a time: ONNX Runtime's threads keep spinning after its pass and would slow a third side.
     """
     for precision, other, title, target in ROWS:
-        if other not in runs:
-            continue
-        ours = f"ours, {precision}"
-        taken = [in_turns({name: runs[name] for name in (ours, other)}, rounds=rounds) for _ in range(times)]
-        sides = ([1e3 * seconds[name] for seconds in taken] for name in (ours, other))
-        report.comparisons.append(Comparison(f"forward, {side}x{side}, {precision}", title, "ms", *sides, target))
-
-
-def above_input_and_output(network: nn.Module, x: Tensor, unit: int) -> dict[str, float]:
-    """The most memory of a pass besides weights, input and output, in feature maps of ``unit`` bytes."""
-    out = network(x)
-    standing = sum(weight.nbytes for weight in network.parameters()) + x.nbytes
-    peak = peak_memory(network, x)
-    return {
-        "feature maps above input and output": (peak.allocated_bytes - standing - out.nbytes) / unit,
-        "with the output": (peak.allocated_bytes - standing) / unit,
-    }
+        if other in runs:
+            sides = (f"ours, {precision}", other)
+            seconds = [in_turns({name: runs[name] for name in sides}, rounds=rounds) for _ in range(times)]
+            taken = [{name: 1e3 * value for name, value in found.items()} for found in seconds]
+            report.compare(f"forward, {side}x{side}, {precision}", title, "ms", taken, sides, target)
 
 
 def memory(report: Report, sides: Sides, x: Tensor, channels: int) -> None:
-    """The rows of memory."""
-    pixels = x.shape[2] * x.shape[3]
-    found = {"published, fp32": rounded(above_input_and_output(sides.published, x, channels * pixels * 4))}
-    for precision, upscaler in sides.upscalers.items():
-        ready = x.to(upscaler.dtype).contiguous(memory_format=upscaler.memory_format)
-        maps = above_input_and_output(upscaler.model, ready, channels * pixels * upscaler.dtype.itemsize)
-        found[f"ours, {precision}"] = rounded(maps)
-        peak = maps["feature maps above input and output"]
-        what = f"peak memory of the forward above input and output, {precision}"
-        bound = f"{MAPS} feature maps of C x H x W"
-        report.comparisons.append(Comparison(what, bound, "feature maps", [peak], [MAPS], 1, "at most"))
-    report.facts["memory in feature maps of C x H x W of the same precision"] = found
+    """Add the rows of memory, in feature maps of C x H x W above weights, input and output."""
+    table = {}
+    for name, (module, ready) in sides.inputs(x).items():
+        out, peak = module(ready), peak_memory(module, ready).allocated_bytes
+        standing = sum(weight.nbytes for weight in module.parameters()) + ready.nbytes
+        unit = channels * x.shape[2] * x.shape[3] * ready.dtype.itemsize
+        above = (peak - standing - out.nbytes) / unit
+        label = name if "," in name else f"{name}, fp32"
+        table[label] = rounded({
+            "feature maps above input and output": above,
+            "with the output": (peak - standing) / unit,
+        })  # fmt: skip
+        if name != "published":
+            what = f"peak memory of the forward above input and output, {name.removeprefix('ours, ')}"
+            bound = f"{MAPS} feature maps of C x H x W"
+            report.comparisons.append(Comparison(what, bound, "feature maps", [above], [MAPS], 1, "at most"))
+    report.facts["memory in feature maps of C x H x W of the same precision"] = table
 
 
 def curves(report: Report, sides: Sides, lengths: Sequence[int], rounds: int) -> None:
-    """How time and memory grow with the image."""
+    """Add time and memory by the side of the image."""
     times: dict[str, list[tuple[float, float]]] = {}
     taken: dict[str, list[tuple[float, float]]] = {}
     for side in lengths:
-        x = tensor(photograph(side))
-        runs = sides.runs(x)
+        inputs = sides.inputs(tensor(photograph(side)))
         if side > LARGEST_PUBLISHED:
-            del runs["published"]
+            del inputs["published"]
         repeats = max(1, min(rounds, rounds * SIDE * 2 // side))
-        for name, seconds in in_turns(runs, rounds=repeats, warmup=1).items():
+        runs = {name: partial(module, ready) for name, (module, ready) in inputs.items()}
+        for name, seconds in in_turns(runs, rounds=repeats).items():
             times.setdefault(name, []).append((side, seconds))
-        for name in runs:
-            upscaler = None if name == "published" else sides.upscalers[name.removeprefix("ours, ")]
-            network: nn.Module = upscaler.model if upscaler else sides.published
-            ready = x.to(upscaler.dtype).contiguous(memory_format=upscaler.memory_format) if upscaler else x
-            taken.setdefault(name, []).append((side, peak_memory(network, ready).allocated_bytes / 2**20))
-    report.curve("Forward pass", "side of the LR image in pixels", "seconds", times)
+            taken.setdefault(name, []).append((side, peak_memory(*inputs[name]).allocated_bytes / 2**20))
+    x = "side of the LR image in pixels"
+    report.curve("Forward pass", x, "seconds", times)
     per_pixel = {name: [(side, 1e6 * s / side**2) for side, s in line] for name, line in times.items()}
-    report.curve("Forward pass per LR pixel", "side of the LR image in pixels", "microseconds", per_pixel)
-    report.curve("Peak memory of the forward pass", "side of the LR image in pixels", "MiB", taken)
+    report.curve("Forward pass per LR pixel", x, "microseconds", per_pixel)
+    report.curve("Peak memory of the forward pass", x, "MiB", taken)
 
 
 def run(
-    times: int,
+    runs: int,
     *,
     weights: str = "",
-    folders: Sequence[str] = (),
+    data: Sequence[str] = (),
     side: int = SIDE,
-    sides: Sequence[int] = SIDES,
-    rounds: int = 7,
+    sides: Sequence[int] = (64, 128, 256, 512, 1024, 2048),
+    rounds: int = 5,
 ) -> Report:
-    """Check and measure on the CPU."""
+    """Check and measure, on the GPU if there is one."""
+    if torch.cuda.is_available():
+        from forward_gpu import run as run_on_gpu
+
+        return run_on_gpu(runs)
     report = Report("forward")
     model = load(weights) if weights else fmen_s(scale=4, pretrained=True)
     x = tensor(photograph(side))
     with torch.inference_mode():
         ways = Sides.of(model)
-        runs = ways.runs(x)
-        check(report, runs)
-        compare(report, runs, side, times, rounds)
+        passes = ways.runs(x)
+        check(report, passes)
+        compare(report, passes, side, runs, rounds)
         memory(report, ways, x, ways.published.network.head.out_channels)
-        runs |= others(model, x)  # last: other software keeps threads and memory
-        check(report, runs)
-        del runs["published"]
-        compare(report, runs, side, times, rounds)
-        runs.clear()
-        check_psnr(report, ways, folders)
-        curves(report, ways, sides, min(rounds, 5))
+        passes |= others(model, x)  # last, as other software keeps threads and memory
+        check(report, passes)
+        del passes["published"]
+        compare(report, passes, side, runs, rounds)
+        passes.clear()
+        check_psnr(report, ways, data)
+        curves(report, ways, sides, rounds)
     return report
 
 
-def main() -> None:
-    """The command line."""
-    settings: dict[str, dict[str, Any]] = {
-        "weights": {"default": "", "help": "weights file of FMEN (default: FMEN-S x4 with the weights in the box)"},
-        "data": {"nargs": "*", "default": [], "help": "dataset folders whose mean PSNR bf16 must not move"},
-    }
-    chosen = options(__doc__, **settings)
-    if torch.cuda.is_available():
-        from forward_gpu import run as run_on_gpu
-
-        report = run_on_gpu(chosen.runs)
-    else:
-        report = run(chosen.runs, weights=chosen.weights, folders=chosen.data)
-    report.show()
-    print(f"written to {report.write(chosen.json)}")
-
-
 if __name__ == "__main__":
-    main()
+    main(
+        __doc__,
+        run,
+        {"side": 24, "sides": (16, 24), "rounds": 1},
+        weights={"default": "", "help": "weights file of FMEN (default: the bundled weights of FMEN-S x4)"},
+        data={"nargs": "*", "default": [], "help": "dataset folders whose mean PSNR bf16 must not change"},
+    )

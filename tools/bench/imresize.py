@@ -2,24 +2,24 @@
 
     python tools/bench/imresize.py
 
-KAIR's ``imresize_np`` (``utils/utils_image.py``), written anew from its description: weights and positions of every
+KAIR's ``imresize_np`` (``utils/utils_image.py``), reimplemented from its description: weights and positions of every
 output row and column in float32, the image extended by copies of its mirrored border, then a loop over the output rows
 and another over the columns with a matrix-vector product per channel. Both sides take a uint8 image and return one;
 for KAIR's that includes the conversions to floats in [0, 1] and back, without which it is timed, too.
 
-That ours is exact is checked against MATLAB's rule evaluated directly: double precision, rows first, and after either
-pass rounding half away from zero and clamping to uint8.
+Ours is compared with MATLAB's rule evaluated directly: double precision, rows first, rounding half away from zero and
+clamping to uint8 after each pass.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from statistics import median
 
 import cv2
 import numpy as np
 import torch
-from measure import Comparison, Report, in_turns, options
+from measure import Action, Report, in_turns, main
 from numpy.typing import NDArray
 from skimage.data import astronaut
 from torch import Tensor
@@ -46,7 +46,7 @@ def cubic(x: Tensor) -> Tensor:
 
 
 def contributions(length: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Weights and input positions, which may lie outside the image, of every output position; both ``(out, taps)``."""
+    """Return weights and input positions, which may be outside the image, of every output; both ``(out, taps)``."""
     width = 4 / SCALE
     place = torch.arange(1, math.ceil(length * SCALE) + 1, dtype=dtype)
     centre = place / SCALE + 0.5 * (1 - 1 / SCALE)
@@ -58,36 +58,31 @@ def contributions(length: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 
 def kair_rows(image: Tensor) -> Tensor:
-    """One pass of KAIR's way: ``(H, W, 3)`` float32 to ``(H / 4, W, 3)``, an output row and a channel at a time."""
-    height = len(image)
-    weights, positions = contributions(height, torch.float32)
-    before, after = int(-positions.min()), int(positions.max()) - height + 1
-    extended = torch.empty(before + height + after, *image.shape[1:])
-    extended[before : before + height] = image
-    extended[:before] = image[:before].flip(0)
-    extended[before + height :] = image[height - after :].flip(0)
-    out = torch.empty(len(weights), *image.shape[1:])
-    taps = weights.shape[1]
-    for row, start in enumerate((positions[:, 0] + before).tolist()):
-        for channel in range(3):
-            out[row, :, channel] = extended[start : start + taps, :, channel].t().mv(weights[row])
-    return out
+    """One pass of KAIR's port: ``(H, W, 3)`` float32 to ``(H / 4, W, 3)``, an output row and a channel at a time."""
+    return kair_pass(image, 0)
 
 
 def kair_columns(image: Tensor) -> Tensor:
     """The other pass: ``(H, W, 3)`` float32 to ``(H, W / 4, 3)``, an output column and a channel at a time."""
-    width = image.shape[1]
-    weights, positions = contributions(width, torch.float32)
-    before, after = int(-positions.min()), int(positions.max()) - width + 1
-    extended = torch.empty(len(image), before + width + after, 3)
-    extended[:, before : before + width] = image
-    extended[:, :before] = image[:, :before].flip(1)
-    extended[:, before + width :] = image[:, width - after :].flip(1)
-    out = torch.empty(len(image), len(weights), 3)
+    return kair_pass(image, 1)
+
+
+def kair_pass(image: Tensor, axis: int) -> Tensor:
+    """Shrink one axis: extend the image by its mirrored border, then one matrix-vector product per line and channel."""
+    length = image.shape[axis]
+    weights, positions = contributions(length, torch.float32)
+    before, after = int(-positions.min()), int(positions.max()) - length + 1
+    first, last = image.narrow(axis, 0, before), image.narrow(axis, length - after, after)
+    extended = torch.cat([first.flip(axis), image, last.flip(axis)], axis)
     taps = weights.shape[1]
-    for column, start in enumerate((positions[:, 0] + before).tolist()):
+    shape = list(image.shape)
+    shape[axis] = len(weights)
+    out = torch.empty(shape)
+    for line, start in enumerate((positions[:, 0] + before).tolist()):
+        part, target = extended.narrow(axis, start, taps), out.select(axis, line)
         for channel in range(3):
-            out[:, column, channel] = extended[:, start : start + taps, channel].mv(weights[column])
+            plane = part[:, :, channel]
+            target[:, channel] = (plane.t() if axis == 0 else plane).mv(weights[line])
     return out
 
 
@@ -116,7 +111,7 @@ def matlab_imresize(image: Image) -> Image:
 
 
 def check(report: Report, image: Image) -> None:
-    """Make sure that ours is exact, and count where KAIR's way is not."""
+    """Verify that ours is exact, and count the values in which KAIR's port is not."""
     exact, ours, theirs = matlab_imresize(image), imresize(image, SCALE), kair_imresize(image)
     differing = int((ours != exact).sum())
     if differing:
@@ -131,9 +126,9 @@ def check(report: Report, image: Image) -> None:
 
 
 def compare(report: Report, image: Image, runs: int, rounds: int) -> None:
-    """Time both; KAIR's with as many threads as PyTorch takes, and with the one that may suit small products better."""
+    """Time both sides; KAIR's with as many threads as PyTorch takes, and with one."""
     floats = torch.from_numpy(np.float32(image / 255.0))
-    sides: dict[str, Callable[[], object]] = {
+    sides: dict[str, Action] = {
         "ours": lambda: imresize(image, SCALE),
         "theirs": lambda: kair_imresize(image),
         "theirs on floats": lambda: kair_columns(kair_rows(floats)),
@@ -144,14 +139,13 @@ def compare(report: Report, image: Image, runs: int, rounds: int) -> None:
         torch.set_num_threads(count)
         times = [in_turns(sides, rounds=rounds) for _ in range(runs)]
         against = f"KAIR's port, {count} thread{'s' if count > 1 else ''}"
-        ours = [time["ours"] for time in times]
-        report.comparisons.append(Comparison(what, against, "s", ours, [time["theirs"] for time in times], target=2))
-        bare = sorted(time["theirs on floats"] / time["ours"] for time in times)[runs // 2]
+        report.compare(what, against, "s", times, ("ours", "theirs"), target=2)
+        bare = median(time["theirs on floats"] / time["ours"] for time in times)
         report.facts[f"ratio to {against}, without its conversions"] = round(bare, 2)
     torch.set_num_threads(threads)
 
 
-def run(runs: int, size: tuple[int, int] = SIZE, rounds: int = 7) -> Report:
+def run(runs: int, size: tuple[int, int] = SIZE, rounds: int = 5) -> Report:
     """Check and measure."""
     report = Report("imresize")
     image = photograph(size)
@@ -160,13 +154,5 @@ def run(runs: int, size: tuple[int, int] = SIZE, rounds: int = 7) -> Report:
     return report
 
 
-def main() -> None:
-    """The command line."""
-    chosen = options(__doc__)
-    report = run(chosen.runs)
-    report.show()
-    report.write(chosen.json)
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, run, {"size": (120, 88), "rounds": 1})

@@ -2,24 +2,25 @@
 
     python tools/bench/loader.py
 
-All sides read the same images, photographs of scikit-image enlarged and cut into HR images of 480x480 pixels, and
-deliver the same patches: 64x64 LR pixels, x4, in one of eight orientations, 16 of them as a pair of batch tensors.
+All sides read the same photographs, cut into HR images of 480x480 pixels, and return the same patches: 64x64 LR pixels,
+x4, in one of eight orientations, 16 of them as a pair of batch tensors.
 
 - ours: ``PatchSampler.batch``, uint8;
-- PNG: as BasicSR's ``PairedImageDataset`` does (written anew from its description). One sample after the other: both
-  files are read and decoded, cropped, flipped, transposed, and become float tensors in [0, 1], which are stacked;
-- h5py: a slice of ``file[name]`` per patch of the same cache, then our own augmentation.
+- PNG: as BasicSR's ``PairedImageDataset`` (reimplemented from its description): per sample, both files are decoded,
+  cropped, flipped, transposed and converted to float tensors in [0, 1], which are stacked;
+- h5py: a slice of ``file[name]`` per patch of the same cache, then our augmentation.
 
-Then by the number of images in a cache, in one thread, and by the number of threads and processes. Everything has been
-read before, so that it comes from the system's file cache. Takes 2.5 GB of disk in a temporary folder, for a while.
+Then by the number of images in a cache, and by the number of threads and processes. All files are in the system's
+cache. Needs 2.5 GB in a temporary folder.
 """
 
 from __future__ import annotations
 
 import itertools
+import multiprocessing
 import os
-import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -32,12 +33,12 @@ import h5py
 import numpy as np
 import skimage.data
 import torch
-from loader_scale import ranks_rate, synthetic_cache, threads_rate
-from measure import Comparison, Report, in_turns, options
+from measure import Action, Report, in_turns, main
 from numpy.typing import NDArray
 from torch import Tensor
 
 from fmen_data import PatchCache, PatchSampler, imresize, open_dataset, prepare_cache, write_image
+from fmen_data.cache import FORMAT, VERSION
 from fmen_data.patches import place_patch
 
 Batch = tuple[Tensor, Tensor]
@@ -53,12 +54,9 @@ SMALL_PATCH = 16  # of the synthetic caches
 
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """A folder that is gone afterwards."""
-    folder = Path(tempfile.mkdtemp(prefix="fmen-loader-"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    """Yield a temporary folder."""
+    with tempfile.TemporaryDirectory(prefix="fmen-loader-") as folder:
+        yield Path(folder)
 
 
 def photographs(count: int, size: tuple[int, int]) -> Iterator[NDArray[np.uint8]]:
@@ -143,22 +141,6 @@ def as_bytes(batch: Batch) -> Batch:
     return lr, hr
 
 
-def bare_copy(cache: PatchCache, sampler: PatchSampler) -> Make:
-    """What no loader can do without: the same patches, copied as they lie into memory that is there already."""
-    lr, hr = sampler.batch(0)
-    lr_out, hr_out = lr.permute(0, 2, 3, 1).numpy(), hr.permute(0, 2, 3, 1).numpy()
-
-    def batch(step: int) -> Batch:
-        lr_side, hr_side = sampler.patch, sampler.patch * SCALE
-        for slot, (index, top, left, _) in enumerate(sampler.draw(step).tolist()):
-            lr_out[slot] = cache.lr[index][top : top + lr_side, left : left + lr_side]
-            top, left = top * SCALE, left * SCALE
-            hr_out[slot] = cache.hr[index][top : top + hr_side, left : left + hr_side]
-        return lr, hr
-
-    return batch
-
-
 def check(report: Report, sampler: PatchSampler, sides: dict[str, Make], steps: int = 8) -> None:
     """Make sure that all sides deliver the same pixels in every slot of some steps."""
     for name, make in sides.items():
@@ -169,7 +151,7 @@ def check(report: Report, sampler: PatchSampler, sides: dict[str, Make], steps: 
     report.checks[f"{shape} pairs equal on all sides ({', '.join(sides)})"] = steps * sampler.batch_size
 
 
-def rates(sides: dict[str, tuple[Make, int]], batch: int, rounds: int = 7) -> dict[str, float]:
+def rates(sides: dict[str, tuple[Make, int]], batch: int, rounds: int = 5) -> dict[str, float]:
     """Pairs per second of each side, which makes so many batches in a turn; every turn goes on to new steps."""
 
     def turn(make: Make, batches: int, steps: Iterator[int]) -> None:
@@ -181,18 +163,16 @@ def rates(sides: dict[str, tuple[Make, int]], batch: int, rounds: int = 7) -> di
     return {name: batches * batch / seconds[name] for name, (_, batches) in sides.items()}
 
 
-def as_floats(sampler: PatchSampler) -> Make:
-    """Ours with the conversion that a trainer does next, and BasicSR's dataset has done."""
-
-    def batch(step: int) -> Batch:
-        lr, hr = sampler.batch(step)
-        return lr.float(), hr.float()
-
-    return batch
-
-
-def compare_sub_images(report: Report, folder: Path, cache: PatchCache, runs: int, work: int) -> None:
-    """Against PNG files and h5py, on the same sub-images."""
+def compare(
+    report: Report,
+    what: str,
+    folder: Path,
+    cache: PatchCache,
+    runs: int,
+    work: int,
+    targets: dict[str, tuple[str, float]],
+) -> None:
+    """Add the rows of one cache; ``targets`` has a description and a target by side."""
     sampler = PatchSampler([cache], patch=64, batch=16)
     with h5py.File(cache.path) as file:
         sides: dict[str, tuple[Make, int]] = {
@@ -200,51 +180,16 @@ def compare_sub_images(report: Report, folder: Path, cache: PatchCache, runs: in
             "PNG": (png_maker(folder, cache.names, sampler), 1),
             "h5py": (by_name(file, cache.names, sampler), work),
             "h5py kept open": (kept_open(file, cache.names, sampler), work),
-            "ours as floats": (as_floats(sampler), work),
-            "bare copy": (bare_copy(cache, sampler), 4 * work),
         }
-        check(report, sampler, {name: sides[name][0] for name in ("PNG", "h5py", "h5py kept open")})
+        if "PNG" not in targets:
+            del sides["PNG"]
+        else:
+            check(report, sampler, {name: make for name, (make, _) in sides.items() if name != "ours"})
         found = [rates(sides, sampler.batch_size) for _ in range(runs)]
-    what = "patch pairs from the cache (64x64 LR, x4, augmented, as a batch tensor)"
-    ours = [rate["ours"] for rate in found]
-    for side, against, target in (
-        ("PNG", "decoding 480x480 PNG sub-images, as BasicSR does", 50),
-        ("h5py", "h5py slicing of the same file", 3),
-    ):
-        report.comparisons.append(Comparison(what, against, "pairs/s", ours, [rate[side] for rate in found], target))
-    kept = median(rate["ours"] / rate["h5py kept open"] for rate in found)
-    report.facts["ratio to h5py with all dataset objects made beforehand and kept, sub-images"] = round(kept, 2)
-    floats = median(rate["ours as floats"] / rate["PNG"] for rate in found)
-    report.facts["ratio to PNG, ours converted to float32, too"] = round(floats, 1)
-    copied = median(rate["ours"] / rate["bare copy"] for rate in found)
-    report.facts["share of the rate at which NumPy copies the same patches, unturned, into memory that is there"] = (
-        round(copied, 2)
-    )
-
-
-def compare_whole_images(report: Report, cache: PatchCache, runs: int, work: int) -> None:
-    """Against h5py, on images of DIV2K's size, as a cache of DIV2K holds them."""
-    sampler = PatchSampler([cache], patch=64, batch=16)
-    with h5py.File(cache.path) as file:
-        sides: dict[str, tuple[Make, int]] = {
-            "ours": (sampler.batch, 4 * work),
-            "h5py": (by_name(file, cache.names, sampler), work),
-            "h5py kept open": (kept_open(file, cache.names, sampler), work),
-        }
-        found = [rates(sides, sampler.batch_size) for _ in range(runs)]
-    height, width = cache.hr[0].shape[:2]
-    report.comparisons.append(
-        Comparison(
-            f"the same from whole images of {width}x{height}",
-            "h5py slicing of the same file",
-            "pairs/s",
-            [rate["ours"] for rate in found],
-            [rate["h5py"] for rate in found],
-            target=3,
-        )
-    )
-    kept = median(rate["ours"] / rate["h5py kept open"] for rate in found)
-    report.facts["ratio to h5py with all dataset objects made beforehand and kept, whole images"] = round(kept, 2)
+    for side, (against, target) in targets.items():
+        report.compare(what, against, "pairs/s", found, ("ours", side), target)
+    ratio = median(rate["ours"] / rate["h5py kept open"] for rate in found)
+    report.facts[f"ratio to h5py with all dataset objects opened before, {what}"] = round(ratio, 2)
 
 
 def open_cache(path: Path) -> PatchSampler:
@@ -272,11 +217,11 @@ def scale_images(report: Report, counts: Sequence[int], work: int) -> None:
                 slicing = by_name(file, cache.names, sampler)
                 check(report, sampler, {"h5py": slicing}, steps=2)
                 found = rates({"ours": (sampler.batch, 20 * work), "h5py": (slicing, 2 * work)}, 16)
-            ways: dict[str, Callable[[], object]] = {
+            ways: dict[str, Action] = {
                 "ours": partial(open_cache, path),
                 "h5py, all datasets": partial(open_datasets, path),
             }
-            seconds = in_turns(ways, rounds=3 if count <= 10_000 else 1, warmup=0)
+            seconds = in_turns(ways, rounds=3 if count <= 10_000 else 1)
         for name, line in rate.items():
             line.append((count, found[name]))
         for name, line in opening.items():
@@ -286,45 +231,113 @@ def scale_images(report: Report, counts: Sequence[int], work: int) -> None:
     report.curve("Opening a cache by number of images (synthetic)", "images in the cache", "seconds", opening)
 
 
-def scale_workers(report: Report, cache: PatchCache, workers: Sequence[int], work: int) -> None:
-    """How the rate grows with threads, and with processes that share the slots of every step."""
+def scale_workers(report: Report, cache: PatchCache, work: int) -> None:
+    """Add the rate by threads, and by processes that share the slots of every step."""
     sampler = PatchSampler([cache], patch=64, batch=16)
     steps = 40 * work
     lines = {
-        "threads of one process": [(count, threads_rate(sampler, count, steps)) for count in workers],
-        "processes": [(count, ranks_rate(sampler, count, steps)) for count in workers],
+        "threads of one process": [(count, threads_rate(sampler, count, steps)) for count in WORKERS],
+        "processes": [(count, ranks_rate(sampler, count, steps)) for count in WORKERS],
     }
     title = f"Loading by workers (64x64 patches of sub-images, {os.cpu_count()} cores)"
     report.curve(title, "workers", "pairs/s", lines)
+
+
+def synthetic_cache(path: Path, count: int, smallest: int) -> Path:
+    """Write a cache of ``count`` images of noise, ``smallest`` to ``smallest + 4`` LR pixels a side.
+
+    In the format that ``fmen_data.cache`` documents, straight from memory: writing and decoding 200,000 image files
+    would take longer than all else. The source files it names are not there, which opening it finds out one by one,
+    as it would find them unchanged.
+    """
+    generator = np.random.default_rng(0)
+    noise = generator.integers(0, 256, (2 * SCALE * (smallest + 4),) * 2 + (3,), np.uint8)
+    sizes = generator.integers(smallest, smallest + 5, (count, 2))
+    names = [f"{i:06d}" for i in range(count)]
+    with h5py.File(path, "w", libver="latest") as file:
+        file.attrs.update({"format": FORMAT, "version": VERSION, "scale": SCALE, "dataset": "synthetic"})
+        for side, factor in (("lr", 1), ("hr", SCALE)):
+            group = file.create_group(side)
+            for i, (height, width) in enumerate((sizes * factor).tolist()):
+                shift = i % (len(noise) // 2)
+                group.create_dataset(names[i], data=noise[shift : shift + height, :width])
+            describe_sources(group.attrs, [str(path.parent / side / f"{name}.png") for name in names])
+    os.sync()
+    return path
+
+
+def describe_sources(attributes: Any, files: list[str]) -> None:
+    """The attributes that a cache keeps of its images' files."""
+    text = h5py.string_dtype()
+    attributes.create("source", files, dtype=text)
+    attributes.create("source_size", np.zeros(len(files), np.int64))
+    attributes.create("source_mtime_ns", np.zeros(len(files), np.int64))
+    attributes.create("source_checksum", ["0" * 32] * len(files), dtype=text)
+
+
+def threads_rate(sampler: PatchSampler, threads: int, steps: int) -> float:
+    """Pairs per second that ``PatchSampler.batches`` delivers to a consumer that does nothing with them; best of 3."""
+    best = 0.0
+    for _ in range(3):
+        begun = time.perf_counter()
+        for _batch in sampler.batches(0, steps, threads=threads, prefetch=2 * threads):
+            pass
+        best = max(best, steps * sampler.batch_size / (time.perf_counter() - begun))
+    return best
+
+
+def ranks_rate(sampler: PatchSampler, ranks: int, steps: int) -> float:
+    """Pairs per second of ``ranks`` processes that each make their slots of every step; best of 3."""
+    best = 0.0
+    for _ in range(3):
+        context = multiprocessing.get_context("fork")
+        barrier, spans = context.Barrier(ranks), context.SimpleQueue()
+        processes = [
+            context.Process(target=make_slots, args=(sampler, i, ranks, steps, barrier, spans)) for i in range(ranks)
+        ]
+        for process in processes:
+            process.start()
+        times = [spans.get() for _ in processes]
+        for process in processes:
+            process.join()
+        seconds = max(end for _, end in times) - min(begun for begun, _ in times)
+        best = max(best, steps * sampler.batch_size / seconds)
+    return best
+
+
+def make_slots(sampler: PatchSampler, rank: int, ranks: int, steps: int, barrier: Any, spans: Any) -> None:
+    """One of the processes: all begin together, and each tells when it began and ended."""
+    barrier.wait()
+    begun = time.monotonic()
+    for step in range(steps):
+        sampler.batch(step, rank=rank, world_size=ranks)
+    spans.put((begun, time.monotonic()))
 
 
 def run(runs: int, images: int = 256, counts: Sequence[int] = COUNTS, work: int = 10) -> Report:
     """Check and measure.
 
     Args:
-        runs: How often the comparisons are repeated.
-        images: Sub-images; a sixteenth as many whole images.
-        counts: Images of the synthetic caches.
-        work: How many batches, about, one timing makes.
+        runs: Repetitions of the comparisons.
+        images: Number of sub-images; a sixteenth as many whole images.
+        counts: Numbers of images of the synthetic caches.
+        work: About how many batches a timing takes.
     """
     report = Report("loader")
+    slicing = ("h5py slicing of the same file", 3.0)
+    decoding = ("decoding 480x480 PNG sub-images, as BasicSR does", 50.0)
     with scratch() as folder:
         cache = make_cache(folder, images, SUB_IMAGE)
-        compare_sub_images(report, folder, cache, runs, work)
-        scale_workers(report, cache, WORKERS, work)
+        what = "patch pairs from the cache (64x64 LR, x4, augmented, as a batch tensor)"
+        compare(report, what, folder, cache, runs, work, {"PNG": decoding, "h5py": slicing})
+        scale_workers(report, cache, work)
     with scratch() as folder:
-        compare_whole_images(report, make_cache(folder, max(2, images // 16), DIV2K_IMAGE), runs, work)
+        cache = make_cache(folder, max(2, images // 16), DIV2K_IMAGE)
+        what = f"the same from whole images of {DIV2K_IMAGE[1]}x{DIV2K_IMAGE[0]}"
+        compare(report, what, folder, cache, runs, work, {"h5py": slicing})
     scale_images(report, counts, work)
     return report
 
 
-def main() -> None:
-    """The command line."""
-    chosen = options(__doc__)
-    report = run(chosen.runs)
-    report.show()
-    report.write(chosen.json)
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, run, {"images": 3, "counts": (20, 40), "work": 1})

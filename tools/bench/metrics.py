@@ -1,8 +1,8 @@
-"""PSNR and SSIM of a 2040x1356 RGB pair, against the way of cszn/KAIR.
+"""PSNR and SSIM of a 2040x1356 RGB pair, against cszn/KAIR.
 
     python tools/bench/metrics.py
 
-KAIR's ``calculate_psnr`` and ``calculate_ssim`` (``utils/utils_image.py``), written anew from their description: PSNR
+KAIR's ``calculate_psnr`` and ``calculate_ssim`` (``utils/utils_image.py``), reimplemented from their description: PSNR
 in double precision; SSIM channel by channel, each of its five local means an 11x11 ``filter2D`` in double precision
 whose outermost five pixels are cut off. The images are a photograph of scikit-image enlarged to DIV2K's size, and what
 remains of it after shrinking to a quarter and back. Both sides read the same pixels from memory.
@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
 
 import cv2
 import numpy as np
-from measure import Comparison, Report, in_turns, options
+from measure import Action, Report, in_turns, main
 from numpy.typing import NDArray
 from skimage.data import astronaut
 
@@ -39,7 +38,7 @@ def image_pair(size: tuple[int, int] = SIZE) -> tuple[Image, Image]:
 
 
 def inner(image: Image) -> Image:
-    """The pixels inside the border."""
+    """Return the pixels inside the border."""
     return image[BORDER:-BORDER, BORDER:-BORDER]
 
 
@@ -74,7 +73,7 @@ def channel_ssim(x: Image, y: Image) -> float:
 
 
 def check(report: Report, sr: Image, hr: Image) -> None:
-    """Make sure that both sides find the same values."""
+    """Verify that both sides find the same values."""
     for name, ours, theirs in (("PSNR", psnr, kair_psnr), ("SSIM", ssim, kair_ssim)):
         difference = abs(ours(sr, hr, border=BORDER) - theirs(sr, hr))
         if not difference <= TOLERANCE:
@@ -82,28 +81,21 @@ def check(report: Report, sr: Image, hr: Image) -> None:
         report.checks[f"{name} differs from KAIR's by"] = difference
 
 
-def compare(report: Report, sr: Image, hr: Image, runs: int, rounds: int = 5) -> None:
-    """Time both metrics together, and on one core: KAIR's way uses no more, ours works on strips in parallel."""
-    sides: dict[str, Callable[[], object]] = {
+def compare(report: Report, sr: Image, hr: Image, runs: int, rounds: int) -> None:
+    """Time both metrics together; then on one core, as ours works on strips in parallel."""
+    sides: dict[str, Action] = {
         "ours": lambda: (psnr(sr, hr, border=BORDER), ssim(sr, hr, border=BORDER)),
         "theirs": lambda: (kair_psnr(sr, hr), kair_ssim(sr, hr)),
     }
-    times = [in_turns(sides, rounds=rounds, warmup=1) for _ in range(runs)]
-    report.comparisons.append(
-        Comparison(
-            f"PSNR and SSIM of a {hr.shape[1]}x{hr.shape[0]} RGB pair",
-            "KAIR's way: double filter2D per channel and statistic",
-            "s",
-            [time["ours"] for time in times],
-            [time["theirs"] for time in times],
-            target=4,
-        )
-    )
+    times = [in_turns(sides, rounds=rounds) for _ in range(runs)]
+    what = f"PSNR and SSIM of a {hr.shape[1]}x{hr.shape[0]} RGB pair"
+    against = "KAIR's code: double filter2D per channel and statistic"
+    report.compare(what, against, "s", times, ("ours", "theirs"), target=4)
     if hasattr(os, "sched_setaffinity"):
         cores = os.sched_getaffinity(0)
         os.sched_setaffinity(0, {min(cores)})
         try:
-            alone = in_turns(sides, rounds=rounds, warmup=1)
+            alone = in_turns(sides, rounds=rounds)
         finally:
             os.sched_setaffinity(0, cores)
         report.facts["ratio with both sides on one core"] = round(alone["theirs"] / alone["ours"], 2)
@@ -118,13 +110,5 @@ def run(runs: int, size: tuple[int, int] = SIZE, rounds: int = 5) -> Report:
     return report
 
 
-def main() -> None:
-    """The command line."""
-    chosen = options(__doc__)
-    report = run(chosen.runs)
-    report.show()
-    report.write(chosen.json)
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, run, {"size": (120, 88), "rounds": 1})

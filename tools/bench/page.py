@@ -1,16 +1,16 @@
-"""Bring ``docs/performance.md`` and its plots up to date with ``results/speed/*.json``.
+"""Update ``docs/performance.md`` and its plots from ``results/speed/*.json``.
 
     python tools/bench/page.py
 
-The page's prose is written by hand. Between ``<!-- table:NAME -->`` and ``<!-- end -->`` stands what this script puts
-there; NAME is one of
+The prose of the page is written by hand. This script writes the blocks between ``<!-- table:NAME -->`` and
+``<!-- end -->``; NAME is one of
 
-- ``targets``: every comparison that was made without a GPU; ``targets-gpu``: those made with one;
-- ``machines``: where every file was measured, and by which command;
-- ``cost``: what a run of the recipe ``paper`` takes, at every measured rate (``paper_steps_per_second`` of the facts);
+- ``targets``: all comparisons without a GPU; ``targets-gpu``: those with one;
+- ``machines``: machine and command of every file;
+- ``cost``: duration of the recipe ``paper``, from ``paper_steps_per_second`` in the facts;
 - the name of a JSON file without ``.json``: its checks, facts and plots.
 
-Files that are not there leave their place with a line that says so.
+A block without a file says that nothing is measured yet.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from plots import draw
+from fmen.charts.curves import draw_lines
+from fmen.charts.style import save_figure
+from fmen.charts.tables import format_markdown
+from fmen_data.atomic import atomic_write_bytes
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "results" / "speed"
@@ -38,14 +41,14 @@ Reports = Mapping[str, Mapping[str, Any]]
 
 
 def read_reports(folder: Path) -> dict[str, dict[str, Any]]:
-    """The JSON files by their names, in the order in which the page has them."""
+    """Return the JSON files by name, in the order of the page."""
     found = {file.stem: json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))}
     rank = {name: place for place, name in enumerate(ORDER)}
     return dict(sorted(found.items(), key=lambda item: (rank.get(item[1]["name"], len(rank)), item[0])))
 
 
 def amount(value: float, unit: str) -> str:
-    """A figure with a unit that suits its size."""
+    """Format a figure with a unit of its size."""
     if unit in ("s", "ms"):
         seconds = value / 1000 if unit == "ms" else value
         return f"{seconds:.3g} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
@@ -55,7 +58,7 @@ def amount(value: float, unit: str) -> str:
 
 
 def number(value: object) -> str:
-    """Any value of a JSON file, as text; numbers with four digits or all that stand before the point."""
+    """Format a value of a JSON file; numbers with four digits, or all digits before the point."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return str(value)
     if isinstance(value, int) or abs(value) >= 1000:
@@ -64,18 +67,17 @@ def number(value: object) -> str:
 
 
 def factor(value: float) -> str:
-    """A ratio with about three digits, trailing zeros included."""
+    """Format a ratio with about three digits."""
     return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2 if value >= 1 else 3}f}"
 
 
 def table(rows: list[list[str]]) -> str:
-    """A Markdown table; the first row is its header."""
-    cells = [[cell.replace("|", "\\|") for cell in row] for row in [rows[0], ["---"] * len(rows[0]), *rows[1:]]]
-    return "\n".join("| " + " | ".join(row) + " |" for row in cells)
+    """Return a Markdown table; the first row is its header."""
+    return format_markdown(rows, words=range(len(rows[0])))
 
 
 def comparison(row: Mapping[str, Any]) -> list[str]:
-    """One line of the table of targets."""
+    """Return a row of the table of targets."""
     sign, suffix = ("≤", "") if row["goal"] == "at most" else ("≥", "x")
     return [
         row["what"],
@@ -90,7 +92,7 @@ def comparison(row: Mapping[str, Any]) -> list[str]:
 
 
 def targets(reports: Reports, gpu: bool) -> str:
-    """All comparisons, of the machines with or without a GPU."""
+    """Return all comparisons of machines with or without a GPU."""
     header = ["what", "against", "ours", "theirs", "ratio", "lowest–highest", "target", ""]
     chosen = [report for report in reports.values() if ("cuda" in report["machine"]) == gpu]
     rows = [comparison(row) for report in chosen for row in report["comparisons"]]
@@ -98,7 +100,7 @@ def targets(reports: Reports, gpu: bool) -> str:
 
 
 def machines(reports: Reports) -> str:
-    """Where every file comes from."""
+    """Return machine and command of every file."""
     rows = [["result", "command", "machine"]]
     for name, report in reports.items():
         machine = dict(report["machine"])
@@ -110,7 +112,7 @@ def machines(reports: Reports) -> str:
 
 
 def cost(reports: Reports) -> str:
-    """The hours of a paper run, from every rate that a report has for its step."""
+    """Return the duration of the recipe ``paper`` on every machine."""
     lines = []
     for report in reports.values():
         rate = report["facts"].get(COST)
@@ -123,7 +125,7 @@ def cost(reports: Reports) -> str:
 
 
 def fact(name: str, value: object) -> str:
-    """A fact: sentences as a list, dicts of one kind as a table, anything else as a line."""
+    """Format a fact: sentences as a list, dicts as a table, anything else as a line."""
     title = name.replace("_", " ")
     if isinstance(value, dict) and value and all(isinstance(entry, dict) for entry in value.values()):
         value = [{title: key, **entry} for key, entry in value.items()]
@@ -141,24 +143,24 @@ def fact(name: str, value: object) -> str:
 
 
 def details(name: str, report: Mapping[str, Any], images: Path) -> str:
-    """What a report has beside its comparisons: checks, facts, plots."""
+    """Return checks, facts and plots of a report, and write the plots."""
     checked = [f"- {sentence}: {number(figure)}" for sentence, figure in report["checks"].items()]
     facts = [fact(key, value) for key, value in report["facts"].items() if key != COST]
     lines = [text for text in facts if text.startswith("- ")]
     parts = [text for text in facts if not text.startswith("- ")]
     if lines:
-        parts.insert(0, "\n".join(["Beside the table:", "", *lines]))
+        parts.insert(0, "\n".join(["Further figures:", "", *lines]))
     if checked:
-        parts.insert(0, "\n".join(["Checked before anything was timed:", "", *checked]))
+        parts.insert(0, "\n".join(["Verified before timing:", "", *checked]))
     for place, (title, curve) in enumerate(report["curves"].items(), 1):
         file = images / f"speed-{name}-{place}.png"
-        draw(title, curve, file)
+        save_figure(draw_lines(title, **curve), file)
         parts.append(f"![{title}](images/{file.name})")
-    return "\n\n".join(parts) or "Nothing beside the table."
+    return "\n\n".join(parts) or "No further figures."
 
 
 def blocks(reports: Reports, images: Path) -> Iterator[tuple[str, str]]:
-    """Every block that a page may have, by its name."""
+    """Yield the blocks of a page by name."""
     yield "targets", targets(reports, gpu=False)
     yield "targets-gpu", targets(reports, gpu=True)
     yield "machines", machines(reports)
@@ -168,7 +170,7 @@ def blocks(reports: Reports, images: Path) -> Iterator[tuple[str, str]]:
 
 
 def update(page: Path, results: Path) -> list[str]:
-    """Rewrite the page and its plots; returns the names of the reports that it has no place for."""
+    """Rewrite the page and its plots; return the reports without a block."""
     images = page.parent / "images"
     images.mkdir(exist_ok=True)
     for old in images.glob("speed-*.png"):
@@ -178,7 +180,7 @@ def update(page: Path, results: Path) -> list[str]:
     text = page.read_text(encoding="utf-8")
     placed = {match[2] for match in BLOCK.finditer(text)}
     text = BLOCK.sub(lambda match: f"{match[1]}\n{contents.get(match[2], 'Not measured yet.')}\n\n{match[3]}", text)
-    page.write_text(text, encoding="utf-8")
+    atomic_write_bytes(page, text.encode())
     return [name for name in reports if name not in placed]
 
 

@@ -1,19 +1,15 @@
-"""A 4000x3000 LR image upscaled by 4: the memory and the time that it takes, and whether tiles leave a trace.
+"""A 4000x3000 LR image upscaled by 4: memory, time, and differences between tilings.
 
     python tools/bench/tiling.py
 
-Every pass runs in a process of its own that reads the image from a PNG file, upscales it and notes the most memory that
-was resident: with tiles as ``Upscaler`` chooses them, as a whole, and, on a part of the image, with far smaller tiles.
-The result of each is compared, value by value, with that of the whole image at once. The last takes 12 GiB in fp32;
-where the memory does not suffice, results of two different tilings are compared instead.
-
-Time per pixel is set against that of a 256x256 image, taken in the same process. 200 million output pixels are written
-by either: what differs is the margins, which are computed twice, and what the system charges for large memory.
+Every pass runs in its own process, which reads the image from a PNG file, upscales it and reports its peak resident
+memory: with tiles as ``Upscaler`` chooses them, whole, and, on a part of the image, with smaller tiles. Each result is
+compared with that of the whole image. The whole image takes 12 GiB in fp32; with less memory, two tilings are compared.
+Time per pixel is compared with that of a 256x256 image in the same process.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -26,7 +22,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from measure import Comparison, Report, options
+from measure import Report, main
 from numpy.typing import NDArray
 from skimage import data
 
@@ -196,7 +192,6 @@ class Bench:
         enough = free_memory(torch.device("cpu")) > WHOLE_IMAGE * image.size / (3 * 12e6)
         *_, last = self.compare(image, large, ["auto", None if enough else 500])
         passes = [large.run("auto") for _ in range(self.runs)]
-        self.table(name, passes)
         pixels = image.size // 3
         self.report.facts.setdefault("passes", {})[name] = {
             "tiles": passes[0]["tiles"],
@@ -205,51 +200,32 @@ class Bench:
             "seconds as a whole" if enough else "seconds with tile=500": round(last["per_pixel"] * pixels, 2),
             "MiB as a whole" if enough else "MiB with tile=500": round(last["peak"] / 2**20),
         }
-
-    def table(self, precision: str, passes: list[dict[str, Any]]) -> None:
-        """The rows of one precision."""
-        size = "x".join(map(str, self.size))
-        peaks = [found["peak"] for found in passes]
-        micro = [1e6 * found["per_pixel"] for found in passes]
-        small = [1e6 * found["small_per_pixel"] for found in passes]
-        side = self.settings.get("small_side", SMALL_SIDE)
-        self.report.comparisons += [
-            Comparison(
-                f"peak memory of the process, {size} by 4, {precision}",
-                "2 GiB",
-                "bytes",
-                peaks,
-                [float(LIMIT)] * len(peaks),
-                1,
-                "at most",
-            ),
-            Comparison(
-                f"time per LR pixel, {size} by 4, {precision}",
-                f"a {side}x{side} image",
-                "us",
-                micro,
-                small,
-                1.15,
-                "at most",
-            ),
-        ]
+        shape = "x".join(map(str, self.size))
+        peak = [{"ours": float(found["peak"]), "limit": float(LIMIT)} for found in passes]
+        what = f"peak memory of the process, {shape} by 4, {name}"
+        self.report.compare(what, "2 GiB", "bytes", peak, ("ours", "limit"), 1, "at most")
+        pace = [{key: 1e6 * found[key] for key in ("per_pixel", "small_per_pixel")} for found in passes]
+        side = large.small_side
+        what = f"time per LR pixel, {shape} by 4, {name}"
+        self.report.compare(
+            what, f"a {side}x{side} image", "us", pace, ("per_pixel", "small_per_pixel"), 1.15, "at most"
+        )
 
 
-def main() -> None:
-    """Run the benchmark from the command line."""
-    given: argparse.Namespace = options(
-        __doc__,
-        weights={"default": "", "help": "weights file of a x4 network (default: FMEN-S with the weights in the box)"},
-        shrink={"type": int, "default": 1, "help": "divide the large image's sides by this"},
-    )
-    size = (SIZE[0] // given.shrink, SIZE[1] // given.shrink)
+def run(runs: int, *, weights: str = "", size: tuple[int, int] = SIZE, tile: int = SMALL_TILE, **pace: int) -> Report:
+    """Check and measure in both precisions; ``pace`` has settings of ``Case``."""
+    report = Report("tiling")
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(Path(folder), size, runs=given.runs, settings={"weights": given.weights})
+        bench = Bench(Path(folder), size, tile, runs, {"weights": weights, **pace}, report)
         for precision in PRECISIONS:
             bench.precision(precision)
-    bench.report.show()
-    print(f"written to {bench.report.write(given.json)}")
+    return report
 
 
 if __name__ == "__main__":
-    main()
+    main(
+        __doc__,
+        run,
+        {"size": (160, 144), "tile": 24, "small_side": 32, "repeats": 1},
+        weights={"default": "", "help": "weights file of a x4 network (default: the bundled weights of FMEN-S)"},
+    )
