@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import types
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,7 @@ import torch
 from fmen.training.checkpoint import State
 from fmen.training.distributed import Processes
 from fmen.training.feed import open_patches, to_device
-from fmen.training.logger import Clock, Logger
+from fmen.training.logger import Logger
 from fmen.training.loop import TrainingError, stop_agreed, take_step, train
 from fmen.training.recipe import Recipe, dump_recipe
 from fmen.training.run_folder import Run, RunError, resumed_recipe
@@ -342,74 +341,3 @@ def test_a_stopped_run_of_several_processes_stops_at_a_tenth_step() -> None:
     assert [step for step in range(1, 25) if stop_agreed(stop, step, Two(0, 2), CPU)] == [10, 20]
     assert stop_agreed(stop, 1, Processes(), CPU)
     assert not stop_agreed(StopRequest(), 10, Two(0, 2), CPU)
-
-
-def test_the_clock_counts_on_from_a_checkpoint_and_the_rate_leaves_validation_out(
-    tiny: RecipeMaker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = 100.0
-    monkeypatch.setattr("time.perf_counter", lambda: now)
-    state = make_state(tiny(), CPU)
-    state.seconds, state.step = 50.0, 7
-    clock = Clock(state)
-    now, state.step = 104.0, 17
-    with clock.paused():
-        now += 6
-    now += 1
-    assert clock.rate() == 2.0
-    clock.read()
-    assert state.seconds == 61.0
-    now, state.step = 115.0, 18
-    assert clock.rate() == 0.25
-
-
-def test_progress_is_printed_after_a_validation_and_otherwise_every_five_seconds(
-    tiny: RecipeMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    now = 0.0
-    monkeypatch.setattr("time.monotonic", lambda: now)
-    with Logger(Run(tmp_path), tiny(), step=0) as logger:
-        for now, record in ((4.9, {"loss": 1.0}), (5.0, {"loss": 2.0}), (9.9, {"loss": 3.0}), (9.9, {"psnr": 30.0})):
-            logger.record({"step": now, **record})
-    lines = capsys.readouterr().err.splitlines()
-    assert [line.split("  ")[-1] for line in lines] == ["loss 2.000", "30.00 dB"]
-    assert len(Run(tmp_path).records()) == 4
-    with Logger(Run(tmp_path / "other"), tiny(), step=0, silent=True) as logger:
-        logger.record({"step": 1, "psnr": 1.0})
-    assert not (tmp_path / "other").exists() and capsys.readouterr().err == ""
-
-
-def test_tensorboard_discards_the_points_that_a_resumed_run_repeats(
-    tiny: RecipeMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    points: dict[tuple[str, int], float] = {}
-    closed = []
-
-    class SummaryWriter:
-        """As TensorBoard's: a new writer discards the points from ``purge_step`` on."""
-
-        def __init__(self, log_dir: str, purge_step: int) -> None:
-            assert log_dir == str(tmp_path / "run" / "tensorboard")
-            for point in [point for point in points if point[1] >= purge_step]:
-                del points[point]
-
-        def add_scalar(self, name: str, value: float, step: int) -> None:
-            assert (name, step) not in points, "a curve has two values for one step"
-            points[name, step] = value
-
-        def close(self) -> None:
-            closed.append(True)
-
-    module = types.ModuleType("torch.utils.tensorboard")
-    module.SummaryWriter = SummaryWriter  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
-    save, run = State.save, Run(tmp_path / "run")
-    monkeypatch.setattr(State, "save", lambda self, path: save(self, path) if self.step <= 3 else sys.exit("crash"))
-    with pytest.raises(SystemExit):
-        train(tiny(tensorboard=True, log_every=1, save_every=3), run)
-    assert {step for _, step in points} == {1, 2, 3, 4, 5, 6}
-    monkeypatch.setattr(State, "save", save)
-    train(run.recipe(), run, resume=True)
-    assert {step for _, step in points} == {1, 2, 3, 4, 5, 6}
-    assert {name for name, _ in points} == {"seconds", "loss", "lr", "steps_per_second"}
-    assert closed == [True, True]

@@ -47,6 +47,7 @@ def test_a_cosine_starts_after_the_warmup_and_ends_at_its_final_rate() -> None:
     assert learning_rate(recipe, 10) == 1.0
     assert learning_rate(recipe, 60) == pytest.approx(0.55)
     assert learning_rate(recipe, 110) == pytest.approx(0.1)
+    assert learning_rate(recipe, 150) == pytest.approx(0.1)
     rates = [learning_rate(recipe, step) for step in range(110)]
     assert rates[:11] == sorted(rates[:11]) and rates[10:] == sorted(rates[10:], reverse=True)
 

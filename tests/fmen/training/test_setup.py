@@ -53,6 +53,7 @@ def test_the_device_is_a_gpu_where_there_is_one(tiny: RecipeMaker, monkeypatch: 
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert pick_device(tiny(device="auto"), 3) == torch.device("cuda", 3) and chosen == [3]
+    assert pick_device(tiny(device="auto"), Processes().local_rank) == torch.device("cuda", 0)
     assert pick_device(tiny(device="cpu"), 3) == CPU
     assert (device_type(tiny(device="cuda")), device_type(tiny(device="cpu"))) == ("cuda", "cpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

@@ -107,10 +107,7 @@ def train(recipe: Recipe, run: Run, *, resume: bool = False) -> Outcome:
             state.count(take_step(recipe, state, network, processes, lr, hr))
             logger.tick()
             stopped = stop_agreed(stop, state.step, processes, device)
-            logs, validates, saves = (
-                state.step == recipe.steps or (every > 0 and state.step % every == 0)
-                for every in (recipe.log_every, recipe.val_every, recipe.save_every)
-            )
+            logs, validates, saves = due(recipe, state.step)
             if logs or validates or saves or stopped:
                 require_finite(state, processes, device)
 
@@ -124,9 +121,7 @@ def train(recipe: Recipe, run: Run, *, resume: bool = False) -> Outcome:
             if validation and validates:
                 with clock.paused():
                     record["psnr"] = measure(recipe, state.network, validation, device)
-                if record["psnr"] > state.best:
-                    state.best = record["psnr"]
-                    save_weights(recipe, state, run.best)
+                update_best(recipe, run, state, record["psnr"])
             clock.read()
             if record:
                 logger.record({"step": state.step, "seconds": round(state.seconds, 3), **record})
@@ -206,6 +201,15 @@ def stop_agreed(stop: StopRequest, step: int, processes: Processes, device: torc
     return processes.any(stop.signal is not None, device)
 
 
+def due(recipe: Recipe, step: int) -> tuple[bool, bool, bool]:
+    """Return whether to log, to validate and to save after ``step`` steps; all are due after the last one."""
+    logs, validates, saves = (
+        step == recipe.steps or (every > 0 and step % every == 0)
+        for every in (recipe.log_every, recipe.val_every, recipe.save_every)
+    )
+    return logs, validates, saves
+
+
 def require_finite(state: State, processes: Processes, device: torch.device) -> None:
     """Check the weights and the loss, so that no non-finite weights replace finite ones on disk.
 
@@ -238,6 +242,13 @@ def measure(recipe: Recipe, network: nn.Module, validation: PairDataset, device:
     return validate(
         upscaler, validation, scale=recipe.scale, protocol=protocol, progress=False, measure_ssim=False
     ).psnr
+
+
+def update_best(recipe: Recipe, run: Run, state: State, psnr: float) -> None:
+    """Save the weights if ``psnr`` exceeds that of every validation before."""
+    if psnr > state.best:
+        state.best = psnr
+        save_weights(recipe, state, run.best)
 
 
 def save_weights(recipe: Recipe, state: State, path: Path) -> None:
