@@ -1,7 +1,7 @@
-"""The two ways of distillation: keep a part of each convolution's features at once, and refine the rest further.
+"""Feature distillation: set aside a part of each convolution's features, and refine the rest further.
 
-IMDN splits the channels; RFDN lets a 1x1 convolution beside each 3x3 convolution pick what is kept. All features of a
-block stay referenced until the block is done, as in the published code, for their memory is among the things measured.
+IMDN splits the channels; RFDN computes the distilled part with a 1x1 convolution beside each 3x3 convolution. All
+features of a block stay referenced until the block returns, as in the published code, whose peak memory is measured.
 """
 
 from __future__ import annotations
@@ -15,37 +15,37 @@ from fmen_core.blocks.layers import conv1x1, conv3x3, leaky_relu
 
 
 def split_off(
-    x: Tensor, convs: Iterable[nn.Module], kept: int, act: nn.Module | None = None
+    x: Tensor, convs: Iterable[nn.Module], distilled: int, act: nn.Module | None = None
 ) -> tuple[list[Tensor], Tensor]:
-    """Information multi-distillation (IMDN, section 3.1): run each convolution on what the one before it passed on.
+    """Information multi-distillation (IMDN, section 3.1): run each convolution on the remaining channels.
 
     Args:
         x: Features ``(N, C, H, W)``.
-        convs: Each takes the channels that were not kept of the previous one's output.
-        kept: How many of each convolution's output channels are set aside, the first ones.
-        act: Activation after each convolution; None if the convolutions carry their own.
+        convs: Each takes the channels of the previous output that were not set aside.
+        distilled: Number of channels of each output that are set aside, the first ones.
+        act: Activation after each convolution; None if the convolutions include one.
 
     Returns:
-        The parts set aside, one per convolution, and the channels that the last one passed on.
+        The parts set aside, one per convolution, and the remaining channels of the last output.
     """
     parts = []
     for conv in convs:
         out = conv(x) if act is None else act(conv(x))
-        parts.append(out[:, :kept])
-        x = out[:, kept:]
+        parts.append(out[:, :distilled])
+        x = out[:, distilled:]
     return parts, x
 
 
 class FeatureDistillation(nn.Module):
-    """The feature distillation block of RFDN (section 3.2) and of the networks made from it.
+    """Feature distillation block of RFDN (section 3.2) and of the networks derived from it.
 
     Args:
         n_feats: Channels in and out.
-        distilled: Channels kept by each step and by the last convolution.
-        attention: What the fused features pass through at the end.
-        steps: How many times features are distilled and refined before the last convolution.
+        distilled: Channels of each step and of the last convolution.
+        attention: Applied to the fused features.
+        steps: Number of distillation steps before the last convolution.
         residual: Whether each refining convolution has a shortcut (RFDN's shallow residual block).
-        conv: Makes the 3x3 convolutions from the numbers of input and output channels.
+        conv: Returns a 3x3 convolution for the numbers of input and output channels.
     """
 
     def __init__(
@@ -70,14 +70,14 @@ class FeatureDistillation(nn.Module):
         self.act = leaky_relu()
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(N, n_feats, H, W)`` to the same shape."""
-        kept: list[Tensor] = []
+        """Apply the block to ``(N, n_feats, H, W)``; the output has the same shape."""
+        parts: list[Tensor] = []
         refined = [x]
         for step in range(1, self.steps + 1):
             distil, refine = self.get_submodule(f"c{step}_d"), self.get_submodule(f"c{step}_r")
-            kept.append(self.act(distil(refined[-1])))
+            parts.append(self.act(distil(refined[-1])))
             refined.append(self.act(refine(refined[-1]) + refined[-1] if self.residual else refine(refined[-1])))
-        kept.append(self.act(self.c4(refined[-1])))
-        joined = torch.cat(kept, dim=1)
+        parts.append(self.act(self.c4(refined[-1])))
+        joined = torch.cat(parts, dim=1)
         out: Tensor = self.esa(self.c5(joined))
         return out

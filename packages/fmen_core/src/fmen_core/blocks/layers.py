@@ -29,7 +29,7 @@ def kernel_of(conv: nn.Module, dtype: torch.dtype | None = None) -> Kernel:
 
 
 def no_autocast(x: Tensor) -> AbstractContextManager[object]:
-    """Return a context in which operations on tensors like ``x`` keep the precision of their operands."""
+    """Return a context in which operations on tensors like ``x`` have the precision of their operands."""
     device = x.device.type
     return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 

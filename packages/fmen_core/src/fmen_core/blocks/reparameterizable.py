@@ -61,7 +61,7 @@ def set_collapsed(model: nn.Module, collapsed: bool) -> None:
 
 
 def conv_with(x: Tensor, kernel: Kernel) -> Tensor:
-    """Convolve with zero padding that keeps height and width; the kernel is rounded to the precision of ``x``."""
+    """Convolve with zero padding and unchanged height and width; the kernel is rounded to the precision of ``x``."""
     weight, bias = (parameter.to(x.dtype) for parameter in kernel)
     # A product of matrices may leave strides from which PyTorch derives another memory format for the output.
     return F.conv2d(x, weight.contiguous(), bias, padding=weight.shape[-1] // 2)

@@ -1,4 +1,4 @@
-"""IMDN as its paper has it.
+"""IMDN as in its paper.
 
 Hui, Gao, Yang and Wang, "Lightweight Image Super-Resolution with Information Multi-distillation Network", ACM MM 2019.
 Six blocks with contrast-aware channel attention; the outputs of all blocks are fused. The authors publish weights for
@@ -19,23 +19,23 @@ from fmen_core.blocks.layers import conv1x1, conv3x3, leaky_relu, pixel_shuffle_
 
 
 class Block(nn.Module):
-    """Information multi-distillation block (section 3.1), a quarter of the channels kept after each convolution."""
+    """Information multi-distillation block (section 3.1), each convolution distils a quarter of the channels."""
 
     def __init__(self, n_feats: int) -> None:
         super().__init__()
-        self.kept = n_feats // 4
-        passed_on = n_feats - self.kept
+        self.distilled = n_feats // 4
+        passed_on = n_feats - self.distilled
         self.c1 = conv3x3(n_feats, n_feats)
         self.c2 = conv3x3(passed_on, n_feats)
         self.c3 = conv3x3(passed_on, n_feats)
-        self.c4 = conv3x3(passed_on, self.kept)
+        self.c4 = conv3x3(passed_on, self.distilled)
         self.c5 = conv1x1(n_feats, n_feats)
-        self.cca = ContrastAttention(4 * self.kept)
+        self.cca = ContrastAttention(4 * self.distilled)
         self.act = leaky_relu()
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(N, n_feats, H, W)`` to the same shape."""
-        parts, rest = split_off(x, (self.c1, self.c2, self.c3), self.kept, self.act)
+        """Apply the block to ``(N, n_feats, H, W)``; the output has the same shape."""
+        parts, rest = split_off(x, (self.c1, self.c2, self.c3), self.distilled, self.act)
         last = self.c4(rest)
         joined = torch.cat([*parts, last], dim=1)
         out: Tensor = self.c5(self.cca(joined)) + x
@@ -43,10 +43,10 @@ class Block(nn.Module):
 
 
 class IMDN(nn.Module):
-    """RGB ``(N, 3, H, W)`` in ``[0, 1]`` to ``(N, 3, scale*H, scale*W)``.
+    """Maps RGB ``(N, 3, H, W)`` in ``[0, 1]`` to ``(N, 3, scale*H, scale*W)`` in the same range.
 
     Args:
-        scale: How many times larger the output is.
+        scale: Upscaling factor.
         n_feats: Channels of the features.
     """
 
@@ -68,7 +68,7 @@ class IMDN(nn.Module):
         self.upsampler = pixel_shuffle_tail(n_feats, scale)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Super-resolve a batch."""
+        """Upscale a batch."""
         head = self.fea_conv(x)
         features = [head]
         for block in (self.IMDB1, self.IMDB2, self.IMDB3, self.IMDB4, self.IMDB5, self.IMDB6):

@@ -1,4 +1,4 @@
-"""IMDN as the NTIRE 2022 challenge on efficient super-resolution takes it for its baseline.
+"""IMDN in the version that is the baseline of the NTIRE 2022 challenge on efficient super-resolution.
 
 The simplified information multi-distillation network (Hui et al., "Lightweight Image Super-Resolution with Information
 Multi-distillation Network", ACM MM 2019) that won the AIM 2019 challenge on constrained super-resolution: IMDN without
@@ -18,31 +18,31 @@ from fmen_core.blocks.layers import Shortcut, conv1x1, conv3x3, leaky_relu, pixe
 
 
 class Block(nn.Module):
-    """Four convolutions, a quarter of the channels kept after each, fused by a fifth; a shortcut around all."""
+    """Four convolutions, each of which distils a quarter of the channels; a fifth fuses them; a shortcut around all."""
 
     def __init__(self, n_feats: int) -> None:
         super().__init__()
-        self.kept = n_feats // 4
-        passed_on = n_feats - self.kept
+        self.distilled = n_feats // 4
+        passed_on = n_feats - self.distilled
         self.conv1 = nn.Sequential(conv3x3(n_feats, n_feats), leaky_relu())
         self.conv2 = nn.Sequential(conv3x3(passed_on, n_feats), leaky_relu())
         self.conv3 = nn.Sequential(conv3x3(passed_on, n_feats), leaky_relu())
-        self.conv4 = conv3x3(passed_on, self.kept)
-        self.conv1x1 = conv1x1(4 * self.kept, n_feats)
+        self.conv4 = conv3x3(passed_on, self.distilled)
+        self.conv1x1 = conv1x1(4 * self.distilled, n_feats)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(N, n_feats, H, W)`` to the same shape."""
-        parts, rest = split_off(x, (self.conv1, self.conv2, self.conv3), self.kept)
+        """Apply the block to ``(N, n_feats, H, W)``; the output has the same shape."""
+        parts, rest = split_off(x, (self.conv1, self.conv2, self.conv3), self.distilled)
         last = self.conv4(rest)
         out: Tensor = x + self.conv1x1(torch.cat([*parts, last], dim=1))
         return out
 
 
 class IMDNBaseline(nn.Module):
-    """RGB ``(N, 3, H, W)`` in ``[0, 1]`` to ``(N, 3, scale*H, scale*W)``.
+    """Maps RGB ``(N, 3, H, W)`` in ``[0, 1]`` to ``(N, 3, scale*H, scale*W)`` in the same range.
 
     Args:
-        scale: How many times larger the output is.
+        scale: Upscaling factor.
         n_feats: Channels of the features.
         n_blocks: Number of distillation blocks.
     """
@@ -61,7 +61,7 @@ class IMDNBaseline(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Super-resolve a batch."""
+        """Upscale a batch."""
         out: Tensor = self.model(x)
         return out
 

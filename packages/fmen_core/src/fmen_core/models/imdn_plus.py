@@ -1,7 +1,7 @@
 """rainbow's IMDN+ in the NTIRE 2022 challenge on efficient super-resolution (team 39).
 
-IMDN (Hui et al., ACM MM 2019) with ever narrower convolutions: a sixth of the channels is kept after each of six, and
-SiLU is the activation. The challenge's report (Li et al., "NTIRE 2022 Challenge on Efficient Super-Resolution: Methods
+IMDN (Hui et al., ACM MM 2019) with increasingly narrow convolutions: each of six distils a sixth of the channels; the
+activation is SiLU. The challenge's report (Li et al., "NTIRE 2022 Challenge on Efficient Super-Resolution: Methods
 and Results", CVPR Workshops 2022) describes it.
 """
 
@@ -18,23 +18,23 @@ from fmen_core.blocks.layers import Shortcut, conv1x1, conv3x3, pixel_shuffle_ta
 
 
 class Block(nn.Module):
-    """Six convolutions of 6/6, 5/6, ... 1/6 of the channels; a shortcut around all."""
+    """Six convolutions with 6/6, 5/6, ... 1/6 of the channels; a shortcut around all."""
 
     def __init__(self, n_feats: int) -> None:
         super().__init__()
-        self.kept = n_feats // 6
+        self.distilled = n_feats // 6
         self.c1 = conv3x3(n_feats, n_feats)
-        self.c2 = conv3x3(5 * self.kept, 5 * self.kept)
-        self.c3 = conv3x3(4 * self.kept, 4 * self.kept)
-        self.c4 = conv3x3(3 * self.kept, 3 * self.kept)
-        self.c5 = conv3x3(2 * self.kept, 2 * self.kept)
-        self.c6 = conv3x3(self.kept, self.kept)
-        self.c7 = conv1x1(6 * self.kept, n_feats)
+        self.c2 = conv3x3(5 * self.distilled, 5 * self.distilled)
+        self.c3 = conv3x3(4 * self.distilled, 4 * self.distilled)
+        self.c4 = conv3x3(3 * self.distilled, 3 * self.distilled)
+        self.c5 = conv3x3(2 * self.distilled, 2 * self.distilled)
+        self.c6 = conv3x3(self.distilled, self.distilled)
+        self.c7 = conv1x1(6 * self.distilled, n_feats)
         self.act = nn.SiLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(N, n_feats, H, W)`` to the same shape."""
-        parts, rest = split_off(x, (self.c1, self.c2, self.c3, self.c4, self.c5), self.kept, self.act)
+        """Apply the block to ``(N, n_feats, H, W)``; the output has the same shape."""
+        parts, rest = split_off(x, (self.c1, self.c2, self.c3, self.c4, self.c5), self.distilled, self.act)
         last = self.act(self.c6(rest))
         joined = torch.cat([*parts, last], dim=1)
         out: Tensor = self.c7(joined) + x
@@ -42,10 +42,10 @@ class Block(nn.Module):
 
 
 class IMDNPlus(nn.Module):
-    """RGB ``(N, 3, H, W)`` in ``[0, 1]`` to ``(N, 3, scale*H, scale*W)``.
+    """Maps RGB ``(N, 3, H, W)`` in ``[0, 1]`` to ``(N, 3, scale*H, scale*W)`` in the same range.
 
     Args:
-        scale: How many times larger the output is.
+        scale: Upscaling factor.
         n_feats: Channels of the features, a multiple of 6.
         n_blocks: Number of distillation blocks.
     """
@@ -64,7 +64,7 @@ class IMDNPlus(nn.Module):
         self.RM = pixel_shuffle_tail(n_feats, scale)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Super-resolve a batch."""
+        """Upscale a batch."""
         out: Tensor = self.RM(self.FEM(x))
         return out
 

@@ -1,9 +1,9 @@
 """NEESR's network in the NTIRE 2022 challenge on efficient super-resolution (team 05).
 
-RFDN (Liu et al., ECCV Workshops 2020) made plain: no shortcuts inside the blocks, no fusion of the blocks' outputs, ten
-distilled channels, and a lighter ESA that pools at once. The challenge's report (Li et al., "NTIRE 2022 Challenge on
-Efficient Super-Resolution: Methods and Results", CVPR Workshops 2022) describes it. This is the inference form, in
-which the edge-oriented convolutions are plain 3x3 convolutions.
+RFDN (Liu et al., ECCV Workshops 2020) simplified: no shortcuts inside the blocks, no fusion of the blocks' outputs, ten
+distilled channels, and a lighter ESA that starts with max-pooling. The challenge's report (Li et al., "NTIRE 2022
+Challenge on Efficient Super-Resolution: Methods and Results", CVPR Workshops 2022) describes it. This is the inference
+form, in which the edge-oriented convolutions are plain 3x3 convolutions.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fmen_core.blocks.layers import conv3x3, named, pixel_shuffle_tail
 
 
 class PooledESA(SpatialGate):
-    """ESA that pools at once, by seven, and sees the small map through two convolutions side by side."""
+    """ESA that starts with 7x7 max-pooling, followed by two parallel convolutions on the small map."""
 
     def __init__(self, n_feats: int, esa_feats: int) -> None:
         super().__init__(n_feats, esa_feats)
@@ -31,7 +31,7 @@ class PooledESA(SpatialGate):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(N, n_feats, H, W)`` to the same shape; H and W at least 5."""
+        """Apply the attention to ``(N, n_feats, H, W)``; H and W are at least 5."""
         reduced = self.conv1(x)
         small = F.max_pool2d(reduced, kernel_size=7, stride=7, padding=1)
         views = torch.cat([self.relu(self.conv_2(small)), self.relu(self.conv_3(small))], dim=1)
@@ -40,12 +40,12 @@ class PooledESA(SpatialGate):
 
 
 class NEESR(nn.Module):
-    """RGB ``(N, 3, H, W)`` in ``[0, 255]`` to ``(N, 3, scale*H, scale*W)``.
+    """Maps RGB ``(N, 3, H, W)`` in ``[0, 255]`` to ``(N, 3, scale*H, scale*W)`` in the same range.
 
     Args:
-        scale: How many times larger the output is.
+        scale: Upscaling factor.
         n_feats: Channels of the features.
-        distilled: Channels that each step of a block keeps.
+        distilled: Channels that each step of a block distils.
     """
 
     name = "neesr"
@@ -70,7 +70,7 @@ class NEESR(nn.Module):
         self.upsampler = pixel_shuffle_tail(n_feats, scale)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Super-resolve a batch."""
+        """Upscale a batch."""
         head = self.fea_conv(x)
         first = self.B1(head)
         second = self.B2(first)

@@ -20,10 +20,10 @@ from fmen_core.blocks.layers import conv1x1, conv3x3, leaky_relu, pixel_shuffle_
 
 
 class RePAFDN(nn.Module):
-    """RGB ``(N, 3, H, W)`` in ``[0, 1]`` to ``(N, 3, scale*H, scale*W)``.
+    """Maps RGB ``(N, 3, H, W)`` in ``[0, 1]`` to ``(N, 3, scale*H, scale*W)`` in the same range.
 
     Args:
-        scale: How many times larger the output is.
+        scale: Upscaling factor.
         n_feats: Channels of the features; the short blocks distil half of them, the long one a quarter.
     """
 
@@ -48,7 +48,7 @@ class RePAFDN(nn.Module):
         self.upsampler = pixel_shuffle_tail(n_feats, scale)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Super-resolve a batch."""
+        """Upscale a batch."""
         head = self.fea_conv(x)
         first = self.B1(head)
         second = self.B2(first)

@@ -18,10 +18,10 @@ from fmen_core.blocks.layers import conv1x1, conv3x3, leaky_relu, pixel_shuffle_
 
 
 class RFDN(nn.Module):
-    """RGB ``(N, 3, H, W)`` in ``[0, 255]`` to ``(N, 3, scale*H, scale*W)``.
+    """Maps RGB ``(N, 3, H, W)`` in ``[0, 255]`` to ``(N, 3, scale*H, scale*W)`` in the same range.
 
     Args:
-        scale: How many times larger the output is.
+        scale: Upscaling factor.
         n_feats: Channels of the features; half of them are distilled.
         esa_feats: Width of the attention; a quarter of ``n_feats`` by default.
         residual: Whether the convolutions inside a block have shortcuts.
@@ -50,7 +50,7 @@ class RFDN(nn.Module):
         self.upsampler = pixel_shuffle_tail(n_feats, scale)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Super-resolve a batch."""
+        """Upscale a batch."""
         head = self.fea_conv(x)
         first = self.B1(head)
         second = self.B2(first)

@@ -1,8 +1,8 @@
 """MegSR's pruned RFDN in the NTIRE 2022 challenge on efficient super-resolution (team 40).
 
-E-RFDN (Liu et al., ECCV Workshops 2020) pruned from 50 to 40 channels, its attention as wide as before, and without the
-shortcuts inside the blocks. The challenge's report (Li et al., "NTIRE 2022 Challenge on Efficient Super-Resolution:
-Methods and Results", CVPR Workshops 2022) describes it.
+E-RFDN (Liu et al., ECCV Workshops 2020) pruned from 50 to 40 channels, with the original width of the attention, and
+without the shortcuts inside the blocks. The challenge's report (Li et al., "NTIRE 2022 Challenge on Efficient
+Super-Resolution: Methods and Results", CVPR Workshops 2022) describes it.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from fmen_core.models.rfdn import RFDN
 
 
 class RFDNPruned(RFDN):
-    """RGB ``(N, 3, H, W)`` in ``[0, 255]`` to ``(N, 3, scale*H, scale*W)``.
+    """Maps RGB ``(N, 3, H, W)`` in ``[0, 255]`` to ``(N, 3, scale*H, scale*W)`` in the same range.
 
     Args:
-        scale: How many times larger the output is.
+        scale: Upscaling factor.
     """
 
     name = "rfdn-pruned"
 
     def __init__(self, scale: int = 4) -> None:
-        # The attention keeps a quarter of E-RFDN's 50 channels, which tells these weights from a narrow E-RFDN's.
+        # The attention has a quarter of E-RFDN's 50 channels, which distinguishes these weights from a narrow E-RFDN.
         super().__init__(scale, n_feats=40, esa_feats=12, residual=False)
 
 

@@ -1,7 +1,7 @@
 """ByteESR's RLFN_cut, the winner of the NTIRE 2022 challenge on efficient super-resolution, runtime track (team 04).
 
-Kong et al., "Residual Local Feature Network for Efficient Super-Resolution", CVPR Workshops 2022: no distillation, but
-three plain convolutions with a shortcut and a slim ESA in each of four blocks.
+Kong et al., "Residual Local Feature Network for Efficient Super-Resolution", CVPR Workshops 2022: no distillation;
+each of four blocks has three plain convolutions with a shortcut, and a narrow ESA.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from fmen_core.blocks.residual_local import ResidualLocalFeature
 
 
 class RLFNCut(nn.Module):
-    """RGB ``(N, 3, H, W)`` in ``[0, 255]`` to ``(N, 3, scale*H, scale*W)``.
+    """Maps RGB ``(N, 3, H, W)`` in ``[0, 255]`` to ``(N, 3, scale*H, scale*W)`` in the same range.
 
     Args:
-        scale: How many times larger the output is.
+        scale: Upscaling factor.
         n_feats: Channels of the features between the blocks.
         mid_feats: Channels inside the blocks.
         esa_feats: Channels inside the attention.
@@ -51,7 +51,7 @@ class RLFNCut(nn.Module):
         self.upsampler = pixel_shuffle_tail(n_feats, scale)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Super-resolve a batch."""
+        """Upscale a batch."""
         head = self.fea_conv(x)
         features = self.B1(head)
         features = self.B2(features)

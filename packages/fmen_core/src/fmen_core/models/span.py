@@ -16,7 +16,7 @@ from fmen_core.blocks.layers import conv1x1, pixel_shuffle_tail
 from fmen_core.blocks.swift_attention import SwiftConvs, attention_map, eval_conv
 
 DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
-"""Mean RGB of DIV2K's training images, white being 1."""
+"""Mean RGB of DIV2K's training images in [0, 1]."""
 
 
 class Block(SwiftConvs):
@@ -33,10 +33,10 @@ class Block(SwiftConvs):
 
 
 class SPAN(nn.Module):
-    """RGB ``(N, 3, H, W)`` in ``[0, 1]`` to ``(N, 3, scale*H, scale*W)``.
+    """Maps RGB ``(N, 3, H, W)`` in ``[0, 1]`` to ``(N, 3, scale*H, scale*W)`` in the same range.
 
     Args:
-        scale: How many times larger the output is.
+        scale: Upscaling factor.
         n_feats: Channels of the features.
     """
 
@@ -60,14 +60,14 @@ class SPAN(nn.Module):
         self.upsampler = pixel_shuffle_tail(n_feats, scale)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Super-resolve a batch."""
-        # Inside, the weights expect centred values of 8-bit size; what comes out is in [0, 1] again, mean included.
+        """Upscale a batch."""
+        # The weights expect centred values in gray levels; the output is in [0, 1], and is not centred.
         x = (x - self.mean) * 255.0
         head = self.conv_1(x)
         results = []
         features = head
         for block in (self.block_1, self.block_2, self.block_3, self.block_4, self.block_5, self.block_6):
-            # All results stay referenced, as in the published code: their memory is among the things measured.
+            # All results stay referenced, as in the published code, whose peak memory is measured.
             results.append(block(features))
             features = results[-1][0]
         after_first_block, activation_of_last = results[0][0], results[-1][1]
