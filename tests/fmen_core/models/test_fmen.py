@@ -18,7 +18,7 @@ from fmen_core.blocks.reparameterizable import RRRB, set_collapsed
 from fmen_core.models.fmen import ERB
 from fmen_core.upscaler import Image, to_image
 
-# DESIGN: parameters of the inference form.
+# Parameters of the inference form, from the paper.
 PARAMETERS = {
     ("fmen-s", 4): 341_066,
     ("fmen", 4): 769_428,
@@ -28,7 +28,7 @@ PARAMETERS = {
 
 
 def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Give every batch normalization statistics and affine parameters far from 0 and 1."""
+    """Give every BatchNorm statistics and affine parameters far from 0 and 1."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for module in model.modules():
@@ -59,7 +59,7 @@ def test_inference_form_has_the_published_number_of_parameters(name: str, scale:
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
-def test_every_scale_upscales_by_itself(scale: int) -> None:
+def test_output_is_scale_times_larger(scale: int) -> None:
     assert create_model("fmen-s", scale).eval()(torch.rand(1, 3, 9, 7)).shape == (1, 3, 9 * scale, 7 * scale)
 
 
@@ -81,15 +81,15 @@ def test_inference_form_equals_training_form_borders_included(name: str, collaps
         assert (model(x) - reparameterize(model)(x)).abs().max() < 1e-9
 
 
-def test_fused_rrrb_equals_the_drawn_block_at_the_border() -> None:
+def test_fused_rrrb_equals_training_form_at_the_border() -> None:
     torch.manual_seed(0)
     block = RRRB(6).double()
     x = torch.randn(1, 6, 5, 4, dtype=torch.float64)
     merged = block(x)
     block.collapsed = False
-    drawn = block(x)
-    assert (merged - drawn).abs().max() < 1e-12
-    # Padding with zeros instead of the expansion's bias would miss at the border and nowhere else.
+    expanded_block = block(x)
+    assert (merged - expanded_block).abs().max() < 1e-12
+    # Padding with zeros instead of the expansion's bias differs at the border only.
     expanded = block.expand_conv(x)
     padded = torch.nn.functional.pad(expanded, (1, 1, 1, 1))
     naive = block.reduce_conv(block.fea_conv(padded) + expanded) + x
@@ -99,22 +99,22 @@ def test_fused_rrrb_equals_the_drawn_block_at_the_border() -> None:
 
 @pytest.mark.parametrize("training", [True, False])
 def test_attention_block_equals_the_formula_of_the_paper(training: bool) -> None:
-    """``x * sigmoid(bn3(excitate(pad(bn2(lrelu(erbs(lrelu(squeeze(pad(bn1(x))))))))))``, written out."""
+    """``x * sigmoid(bn3(excitate(pad(bn2(lrelu(erbs(lrelu(squeeze(pad(bn1(x))))))))))``, layer by layer."""
     torch.manual_seed(0)
     block = randomise(HFAB(6, 4, nn.Sequential(ERB(4), ERB(4)))).double().train(training)
-    drawn = copy.deepcopy(block)
+    expanded_block = copy.deepcopy(block)
     x = torch.randn(2, 6, 7, 5, dtype=torch.float64)
 
     def padded(x: Tensor, bn: nn.BatchNorm2d) -> Tensor:
-        normal = bn(x)  # first: in training mode it moves the statistics
+        normal = bn(x)  # first, since in training mode it updates the statistics
         shift = bn.bias - bn.running_mean * bn.weight / (bn.running_var + bn.eps).sqrt()
         frame = shift.view(1, -1, 1, 1).expand(2, -1, 9, 7).clone()
         frame[..., 1:-1, 1:-1] = normal
         return frame
 
-    branch = functional.leaky_relu(drawn.squeeze(padded(x, drawn.bn1)), 0.1)
-    branch = functional.leaky_relu(drawn.convs(branch), 0.1)
-    expected = x * torch.sigmoid(drawn.bn3(drawn.excitate(padded(branch, drawn.bn2))))
+    branch = functional.leaky_relu(expanded_block.squeeze(padded(x, expanded_block.bn1)), 0.1)
+    branch = functional.leaky_relu(expanded_block.convs(branch), 0.1)
+    expected = x * torch.sigmoid(expanded_block.bn3(expanded_block.excitate(padded(branch, expanded_block.bn2))))
     assert (block(x) - expected).abs().max() < 1e-12
 
 
@@ -130,7 +130,7 @@ def test_collapsed_and_expanded_training_have_the_same_output_gradients_and_stat
     for (name, ours), reference in zip(models[True][1].named_parameters(), models[False][1].parameters(), strict=True):
         difference, size = (ours.grad - reference.grad).norm(), reference.grad.norm()
         if name.endswith(("bn2.bias", "excitate.bias")):
-            # A constant in front of a batch normalization: its gradient is zero but for rounding.
+            # A constant in front of a BatchNorm: its gradient is zero except for rounding.
             assert ours.grad.norm() < 1e-12 and size < 1e-12, name
         else:
             assert difference / size < 1e-12, name
@@ -190,7 +190,7 @@ def test_both_forms_give_the_same_uint8_images_on_set5(reference: Path) -> None:
     model = randomise(create_model("fmen-s")).eval()
     files = sorted((reference / "data/Set5/LR_bicubic/X4").glob("*.png"))
     assert len(files) == 5
-    # A random network's output lies around zero: stretch it over the grays, or every pixel would be black.
+    # The output of a random network is around zero: scale it to the range of gray levels.
     out = forward(model, read_rgb(files[0]), torch.float32)
     with torch.no_grad():
         model.tail[0].weight.mul_(60 / out.std())

@@ -13,6 +13,7 @@ from torch import nn
 from fmen.sources.datasets import measured_source
 from fmen.sources.weights import named_or_newest_weights
 from fmen_core import Upscaler, load
+from fmen_core.architecture import sr_model
 from fmen_core.models import recognise
 from fmen_data import open_dataset, write_image
 from fmen_eval import ValidationResult
@@ -95,7 +96,7 @@ def run_validation(
     file = named_or_newest_weights(weights)
     model = load(file)
     echo(f"weights {file}: {describe_network(model)}")
-    scale = int(model.scale)  # type: ignore[arg-type]
+    scale = sr_model(model).scale
     dataset = open_dataset(measured_source(data, scale), scale=scale, split="val")
     echo(f"data {dataset.name}: {len(dataset)} images, x{dataset.scale}")
     if save_images:

@@ -16,6 +16,7 @@ from spandrel import MAIN_REGISTRY, Architecture, ArchRegistry, ArchSupport, Ima
 from torch import Tensor, nn
 
 from fmen_core import reparameterize
+from fmen_core.architecture import sr_model
 from fmen_core.checkpoint import normalise_keys
 from fmen_core.models.fmen import ARCHITECTURES
 from fmen_core.precision import rescale_for_fp16
@@ -53,7 +54,7 @@ class FMENArchitecture(Architecture[nn.Module]):  # type: ignore[misc]  # spandr
             tags=[str(network.name)],
             supports_half=supports_half,
             supports_bfloat16=True,
-            scale=int(network.scale),  # type: ignore[arg-type]
+            scale=sr_model(network).scale,
             input_channels=3,
             output_channels=3,
             call_fn=call,
