@@ -65,6 +65,15 @@ def test_in_bf16_the_exact_convolutions_have_the_exact_weights() -> None:
     assert torch.equal(seen[0][1], weights[0]) and torch.equal(seen[-1][1], weights[-1])
 
 
+def test_in_bf16_the_features_after_the_first_convolution_take_two_bytes() -> None:
+    upscaler = Upscaler(create_model("imdn-baseline"), device="cpu", precision="bf16")
+    first = next(module for module in upscaler.model.modules() if isinstance(module, nn.Conv2d))
+    seen: list[torch.dtype] = []
+    first.register_forward_hook(lambda _, x, out: seen.append(out.dtype))
+    upscaler(photograph(16, 16))
+    assert seen == [torch.bfloat16]
+
+
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_an_input_in_0_to_1_is_not_rounded(precision: Any) -> None:
     lr = photograph(16, 16)

@@ -40,6 +40,19 @@ def test_upscaler_rounds_and_clamps_what_the_network_returns() -> None:
     assert Upscaler(Ramp(), device="cpu")(lr)[0, :, 0].tolist() == [0, 0, 45, 255]
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_the_output_is_rounded_to_the_nearest_integer(dtype: type) -> None:
+    class Shift(nn.Module):
+        scale = 1
+        data_range = 255.0
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + 0.75 * 255 / np.iinfo(dtype).max
+
+    lr = np.full((2, 2, 3), 100, dtype)
+    assert (Upscaler(Shift(), device="cpu")(lr) == 101).all()
+
+
 @pytest.mark.parametrize("data_range", [1.0, 255.0])
 def test_a_network_gets_gray_levels_divided_as_published_code_divides_them(data_range: float) -> None:
     seen: list[Tensor] = []
