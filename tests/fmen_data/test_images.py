@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import struct
 import zlib
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -188,6 +190,62 @@ def test_a_jpeg_without_a_marker_where_one_must_be_is_an_error(tmp_path: Path) -
     for function in (image_size, read_image, check_image):
         with pytest.raises(DataError, match=r"a\.jpg is truncated \(the JPEG has no end marker\)"):
             function(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("damage", ["a hole in the scan", "zeros in the scan", "an end marker in the scan"])
+def test_a_jpeg_that_libjpeg_warns_about_is_an_error_with_its_reason(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], damage: str, progressive: bool
+) -> None:
+    data = jpeg(size=(120, 160), progressive=progressive)
+    middle = len(data) // 2
+    damaged = {
+        "a hole in the scan": data[:middle] + data[middle + 999 :],
+        "zeros in the scan": data[:middle] + bytes(999) + data[middle + 999 :],
+        "an end marker in the scan": data[:middle] + b"\xff\xd9" + data[middle:],
+    }
+    (tmp_path / "a.jpg").write_bytes(damaged[damage])
+    for function in (read_image, partial(check_image, deep=True)):
+        with pytest.raises(DataError, match=r"a\.jpg is damaged \((Corrupt JPEG data|Premature end).*\); get the file"):
+            function(tmp_path / "a.jpg")
+    assert capfd.readouterr().err == ""
+
+
+def jpeg_variants() -> Iterator[tuple[str, bytes]]:
+    """Every kind of JPEG that cameras and programs write."""
+    sampling = [getattr(cv2, f"IMWRITE_JPEG_SAMPLING_FACTOR_{name}") for name in (411, 420, 422, 440, 444)]
+    options = [[cv2.IMWRITE_JPEG_SAMPLING_FACTOR, factor] for factor in sampling]
+    options += [[cv2.IMWRITE_JPEG_PROGRESSIVE, 1], [cv2.IMWRITE_JPEG_RST_INTERVAL, 3], [cv2.IMWRITE_JPEG_QUALITY, 20]]
+    pixels = cv2.GaussianBlur(np.random.default_rng(2).integers(0, 256, (61, 83, 3), dtype=np.uint8), (5, 5), 0)
+    for option in options:
+        yield str(option), cv2.imencode(".jpg", pixels, option)[1].tobytes()
+    yield "gray", cv2.imencode(".jpg", pixels[..., 0])[1].tobytes()
+
+
+@pytest.mark.parametrize(("variant", "data"), [pytest.param(*pair, id=pair[0]) for pair in jpeg_variants()])
+def test_a_jpeg_is_decoded_as_opencv_decodes_it(tmp_path: Path, variant: str, data: bytes) -> None:
+    (tmp_path / "a.jpg").write_bytes(data)
+    expected = cv2.cvtColor(cv2.imread(str(tmp_path / "a.jpg"), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    assert np.array_equal(read_image(tmp_path / "a.jpg"), expected)
+
+
+def test_no_photograph_of_a_whole_dataset_is_taken_for_damaged(reference: Path) -> None:
+    files = list_images(reference / "data/BSD400")
+    assert len(files) == 400
+    for file in files:
+        pixels = cv2.imdecode(
+            np.frombuffer(file.read_bytes(), np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+        )
+        assert np.array_equal(read_image(file), cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)), file
+
+
+def test_a_jpeg_of_a_billion_pixels_is_refused_before_its_pixels_are_allocated(tmp_path: Path) -> None:
+    data = bytearray(jpeg())
+    frame = data.find(b"\xff\xc0")
+    data[frame + 5 : frame + 9] = struct.pack(">HH", 65500, 65500)
+    (tmp_path / "a.jpg").write_bytes(data)
+    with pytest.raises(DataError, match=r"a\.jpg is 65500x65500, more than 1073741824 pixels"):
+        read_image(tmp_path / "a.jpg")
 
 
 @pytest.mark.parametrize("position", [8 + 8, 8 + 12, -5])

@@ -223,6 +223,25 @@ def test_an_opaque_alpha_channel_is_dropped() -> None:
     assert read_photo(encoded(opaque, "PNG"), "a.png").alpha is None
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_jpeg_that_libjpeg_warns_about_is_refused_with_its_reason(mode: str) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(picture(120, 160)).convert(mode).save(buffer, "JPEG", quality=95)
+    data = buffer.getvalue()
+    assert read_photo(data, "a").gray == (mode == "L")
+    middle = 2 * len(data) // 3
+    with pytest.raises(DataError, match=r"a is damaged \((Corrupt JPEG data|Premature end).*\); get the file again"):
+        read_photo(data[:middle] + b"\xff\xd9" + data[middle:], "a")
+
+
+def test_the_pixels_of_a_jpeg_are_those_that_pillow_decodes() -> None:
+    for mode in ("RGB", "L", "CMYK"):
+        buffer = io.BytesIO()
+        Image.fromarray(picture(61, 83)).convert(mode).save(buffer, "JPEG")
+        expected = np.array(Image.open(buffer).convert("RGB"))
+        assert np.array_equal(read_photo(buffer.getvalue(), "a").pixels, expected)
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

@@ -5,7 +5,8 @@ Conversions:
 - Gray and palette images become RGB. An opaque alpha channel is dropped. A transparent pixel is an error, since the
   colour behind it is unknown. A 16-bit image is an error, since conversion to 8 bits would change the pixels silently.
 - EXIF orientation is not applied, so that LR and HR stay aligned.
-- A truncated or damaged PNG or JPEG is an error. Decoders usually return the part that they could read.
+- A PNG or JPEG that is truncated, has a wrong checksum, or makes libjpeg warn is an error. Decoders usually return the
+  part that they could read. Damage that leaves a valid JPEG stream cannot be detected: JPEG has no checksums.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import simplejpeg
 
 from .atomic import atomic_write
 from .bicubic import Image
@@ -28,6 +30,7 @@ _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _JPEG_SIGNATURE = b"\xff\xd8"
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0..SOF15: the segments that hold the size
 _JPEG_SCAN = 0xDA
+_LARGEST_JPEG = 2**30  # pixels; OpenCV's limit for the other formats
 
 
 def read_image(path: str | Path) -> Image:
@@ -55,6 +58,8 @@ def decode_image(data: bytes, path: str | Path) -> Image:
     damage = find_damage(data)
     if damage:
         raise DataError(f"{path} {damage}; get the file again or remove it")
+    if data.startswith(_JPEG_SIGNATURE):
+        return decode_jpeg(data, path)
     # UNCHANGED shows alpha and 16 bits, and ignores the EXIF orientation.
     try:
         pixels = cv2.imdecode(np.frombuffer(_without_profile(data), np.uint8), cv2.IMREAD_UNCHANGED)
@@ -65,6 +70,28 @@ def decode_image(data: bytes, path: str | Path) -> Image:
     if pixels.dtype != np.uint8:
         raise DataError(f"{path} has {pixels.dtype} pixels; convert it to 8 bits per channel")
     return _to_rgb(np.asarray(pixels, np.uint8), path)
+
+
+def decode_jpeg(data: bytes, path: str | Path) -> Image:
+    """Decode the content of a JPEG file.
+
+    OpenCV and Pillow decode with the same library, libjpeg-turbo, but do not report its warnings.
+
+    Returns:
+        uint8 ``(H, W, 3)`` RGB: the pixels that OpenCV and Pillow return, bit for bit.
+
+    Raises:
+        DataError: libjpeg reports an error or a warning.
+    """
+    try:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+        if height * width > _LARGEST_JPEG:
+            raise DataError(f"{path} is {width}x{height}, more than {_LARGEST_JPEG} pixels; cut it into parts")
+        return np.asarray(simplejpeg.decode_jpeg(data), np.uint8)
+    except ValueError as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path} is damaged ({error}); get the file again or remove it") from error
 
 
 def _to_rgb(pixels: Image, path: str | Path) -> Image:

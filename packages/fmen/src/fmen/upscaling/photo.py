@@ -24,7 +24,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from fmen.upscaling.png_chunks import with_chunks
 from fmen_data import DataError
 from fmen_data.atomic import atomic_write
-from fmen_data.images import find_damage
+from fmen_data.images import decode_jpeg, find_damage
 
 Pixels = npt.NDArray[Any]
 
@@ -97,7 +97,7 @@ def read_photo(content: bytes, name: str | Path) -> Photo:
             if frames > 1 and image.format != "MPO":  # a JPEG with a preview or a second view behind it
                 raise DataError(f"{name} holds {frames} frames; give an image of one")
             deep = _is_deep(content, image)
-            pixels, gray = _decode_deep(content, image, name) if deep else _decode(image, name)
+            pixels, gray = _decode_deep(content, image, name) if deep else _decode(content, image, name)
             exif = image.getexif()  # without the orientation where Pillow has applied it
             orientation = exif.get(ExifTags.Base.Orientation, 1)
             if deep and image.format == "TIFF":  # OpenCV has applied it
@@ -129,11 +129,15 @@ def _tiff_tag(image: Image.Image, tag: int, default: Any) -> Any:
     return getattr(image, "tag_v2", {}).get(tag, default)
 
 
-def _decode(image: Image.Image, name: str | Path) -> tuple[Pixels, bool]:
+def _decode(content: bytes, image: Image.Image, name: str | Path) -> tuple[Pixels, bool]:
     """The pixels of an 8-bit image, RGB or RGBA, and whether they are gray."""
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
         raise DataError(f"{name} has 32 bits per channel; convert it to 8 or 16")
     gray = image.mode in ("1", "L", "LA")
+    if image.format in ("JPEG", "MPO"):
+        pixels = decode_jpeg(content, name)  # strict about damage, unlike Pillow
+        if image.mode != "CMYK":
+            return pixels, gray
     transparent = "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info
     return np.array(image.convert("RGBA" if transparent else "RGB")), gray
 
