@@ -205,6 +205,7 @@ def flags() -> tuple[object, ...]:
 def test_a_step_uses_tf32_only_if_the_recipe_says_so_and_leaves_pytorchs_flags_as_they_were(
     tiny: RecipeMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tf32: bool
 ) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
     before, seen = flags(), set()
 
     def loss(sr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
