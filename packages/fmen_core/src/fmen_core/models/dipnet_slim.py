@@ -1,9 +1,9 @@
 """DIPNet slim v2 of the NTIRE 2025 challenge on efficient super-resolution (team 15).
 
 Four residual local feature blocks (Kong et al., CVPR Workshops 2022) with 32 channels, SiLU, and 3x3 convolutions
-without bias, pruned and distilled after Yu et al., "DIPNet: Efficiency Distillation and Iterative Pruning for Image
-Super-Resolution", CVPR Workshops 2023. The challenge's report is Ren et al., "The Tenth NTIRE 2025 Efficient
-Super-Resolution Challenge Report", CVPR Workshops 2025. This is the inference form, after re-parameterization.
+without bias, after Yu et al., "DIPNet: Efficiency Distillation and Iterative Pruning for Image Super-Resolution", CVPR
+Workshops 2023. The challenge's report is Ren et al., "The Tenth NTIRE 2025 Efficient Super-Resolution Challenge
+Report", CVPR Workshops 2025. This is the inference form, after re-parameterization.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """DISP of the NTIRE 2026 challenge on efficient super-resolution (team 18).
 
-The blocks of TSR, with a 1x1 convolution after them. The challenge's report is "The Eleventh NTIRE 2026 Efficient
-Super-Resolution Challenge Report", arXiv:2604.03198. This is the inference form, after re-parameterization.
+The blocks of TSR, with a 1x1 convolution after them; TSSR (NTIRE 2025, team 58) has the same layers and other weights.
+The challenge's report is "The Eleventh NTIRE 2026 Efficient Super-Resolution Challenge Report", arXiv:2604.03198. This
+is the inference form, after re-parameterization.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def read_sizes(state: StateDict) -> dict[str, Any]:
 ARCHITECTURE = Architecture(
     name=DISP.name,
     title="DISP",
-    paper="NTIRE 2026, team 18; TSSR of NTIRE 2025",
+    paper="NTIRE 2026, team 18; the architecture of TSSR, NTIRE 2025, team 58",
     data_range=DISP.data_range,
     scales=(2, 3, 4),
     inference=DISP,

@@ -3,6 +3,9 @@
 A simplified spatially-adaptive feature modulation network, after Sun et al., "Spatially-Adaptive Feature Modulation for
 Efficient Image Super-Resolution", ICCV 2023. The challenge's report is Ren et al., "The Tenth NTIRE 2025 Efficient
 Super-Resolution Challenge Report", CVPR Workshops 2025. No convolution has a bias.
+
+The released weights are made for photographs: on white noise the features grow until float32 overflows and the output
+is NaN, in the authors' code too.
 """
 
 from __future__ import annotations
