@@ -60,7 +60,7 @@ def test_patches_cut_on_the_device_are_the_loaders_in_every_orientation(bench: L
     script = bench("training_gpu")
     with script.synthetic_cache(3, 96) as cache:
         sampler = script.PatchSampler([cache], patch=5, batch=64, seed=1)
-        resident = script.ResidentPatches(sampler, [cache], torch.device("cpu"))
+        resident = script.ResidentPatches(sampler, torch.device("cpu"))
         assert set(sampler.draw(0)[:, 3]) == set(range(8))
         script.check_resident(script.Report("training"), sampler, resident)
         resident.hr.flat ^= 1

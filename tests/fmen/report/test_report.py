@@ -28,7 +28,7 @@ from fmen.report.images import (
     pick_windows,
 )
 from fmen.report.inputs import BenchRow, LogRow, ReportError, read_validation
-from fmen.report.page import training_curves, write_report
+from fmen.report.page import remarks, training_curves, write_report
 from fmen.report.tables import challenge_table
 from fmen.training.run_folder import Run
 from fmen_core import create_model, save
@@ -285,6 +285,13 @@ def test_the_challenge_table_ranks_each_column_and_compares_with_the_baseline() 
     assert [(cell.text, cell.rank, cell.note) for cell in params[1:]] == [("0.341", 2, "−62%"), ("0.894", 3, "±0%")]
     decibels = [row[1] for row in table.rows]
     assert [(cell.text, cell.rank) for cell in decibels] == [("–", 0), ("30.10", 2), ("30.30", 1)]
+
+
+def test_remarks_name_the_dataset_the_score_and_the_conditions() -> None:
+    row = bench_rows()[0].model_copy(update={"conditions": "2 threads", "dataset": "Set5", "score": 3.0})
+    said = remarks([row])
+    assert said[1:] == ["PSNR on Set5, RGB.", "Score: as in the 2026 challenge; lower is better.", "2 threads."]
+    assert len(remarks([row.model_copy(update={"conditions": "", "psnr": None, "score": None})])) == 1
 
 
 def test_a_page_that_cannot_be_written_leaves_the_old_one(
