@@ -51,7 +51,7 @@ def convolutions(upscaler: Upscaler, lr: np.ndarray) -> list[tuple[Tensor, Tenso
 @pytest.mark.parametrize("name", ["fmen-s", *(architecture.name for architecture in ARCHITECTURES)])
 def test_in_bf16_the_first_and_the_last_convolution_alone_are_fp32(name: str) -> None:
     seen = convolutions(Upscaler(create_model(name), device="cpu", precision="bf16"), photograph(16, 16))
-    assert len(seen) > 20
+    assert len(seen) > 10
     for tensors in (seen[0], seen[-1]):
         assert [tensor.dtype for tensor in tensors] == [torch.float32] * 3
     for tensors in seen[1:-1]:
