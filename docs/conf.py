@@ -16,3 +16,4 @@ html_show_copyright = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autoclass_content = "both"
+autodoc_inherit_docstrings = False

@@ -168,8 +168,9 @@ def test_the_example_of_a_package_runs(page: Path, tmp_path: Path) -> None:
 def test_the_api_page_documents_every_public_name_and_no_other(library: str) -> None:
     module = importlib.import_module(library)
     page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
-    documented = re.findall(rf"^\.\. auto(?:function|class|data|exception):: {library}\.(\w+)$", page, re.MULTILINE)
-    assert sorted(documented) == sorted(module.__all__)
+    directive = rf"^\.\. (?:autofunction|autoclass|autoexception|py:data):: {library}\.(\w+)$"
+    documented = re.findall(directive, page, re.MULTILINE)
+    assert sorted(documented) == sorted(module.__all__), "docs/api.md and __all__ differ"
     assert not [public for public in documented if not hasattr(module, public)]
 
 

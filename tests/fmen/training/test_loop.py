@@ -77,7 +77,7 @@ def test_training_lowers_the_loss_and_writes_the_whole_run(tiny: RecipeMaker, tm
     assert read_metadata(run.best)["recipe"] == "custom"
     assert isinstance(load(run.best), FMENTraining)
     assert run.recipe() == recipe.model_copy(update={"schedule_steps": 30})
-    assert json.loads(run.versions.read_text())["torch"] == torch.__version__
+    assert torch.__version__.startswith(json.loads(run.versions.read_text())["torch"])  # without "+cu130" and the like
 
 
 @pytest.mark.parametrize(
