@@ -31,10 +31,13 @@ def palette_png(path: Path) -> None:
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + body + png_chunk(b"IEND", b""))
 
 
-def with_profile(png: bytes) -> bytes:
-    """The same PNG with an invalid colour profile, for which libpng prints a warning."""
-    after_header = 8 + 25
-    return png[:after_header] + png_chunk(b"iCCP", b"odd\0\0" + zlib.compress(b"\0" * 128)) + png[after_header:]
+INVALID_CHUNKS = {
+    b"iCCP": b"odd\0\0" + zlib.compress(b"\0" * 128),
+    b"sRGB": b"\x09" * 2,
+    b"zTXt": b"a\0\0zzzz",
+    b"tIME": b"\xff" * 7,
+    b"eXIf": b"zz",
+}
 
 
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".webp"])
@@ -66,6 +69,15 @@ def test_an_opaque_alpha_channel_is_dropped_and_a_transparent_one_is_an_error(tm
     cv2.imwrite(str(tmp_path / "transparent.png"), np.dstack([NOISE[..., ::-1], alpha]))
     with pytest.raises(DataError, match=r"transparent\.png has transparent pixels; flatten"):
         read_image(tmp_path / "transparent.png")
+
+
+def test_a_transparent_palette_is_an_error(tmp_path: Path) -> None:
+    palette_png(tmp_path / "a.png")
+    data = (tmp_path / "a.png").read_bytes()
+    before_pixels = data.find(b"IDAT") - 4
+    (tmp_path / "a.png").write_bytes(data[:before_pixels] + png_chunk(b"tRNS", b"\0") + data[before_pixels:])
+    with pytest.raises(DataError, match=r"a\.png has transparent pixels"):
+        read_image(tmp_path / "a.png")
 
 
 def test_sixteen_bit_images_are_an_error(tmp_path: Path) -> None:
@@ -110,9 +122,14 @@ def test_a_file_that_is_not_an_image_is_an_error(tmp_path: Path, content: bytes)
         read_image(tmp_path / "a.png")
 
 
-def test_an_invalid_colour_profile_prints_no_warning(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("kind", INVALID_CHUNKS)
+def test_an_invalid_chunk_beside_the_pixels_prints_no_warning(
+    tmp_path: Path, kind: bytes, capfd: pytest.CaptureFixture[str]
+) -> None:
     write_image(tmp_path / "a.png", NOISE)
-    (tmp_path / "a.png").write_bytes(with_profile((tmp_path / "a.png").read_bytes()))
+    png = (tmp_path / "a.png").read_bytes()
+    after_header = 8 + 25
+    (tmp_path / "a.png").write_bytes(png[:after_header] + png_chunk(kind, INVALID_CHUNKS[kind]) + png[after_header:])
     assert np.array_equal(read_image(tmp_path / "a.png"), NOISE)
     assert capfd.readouterr().err == ""
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +56,18 @@ def test_verify_exits_with_zero_one_or_two(benchmark: Path, tmp_path: Path) -> N
     assert status == 1 and "a.png is " in output and "1 problem\n" in output
     status, output = run("verify", "--data", tmp_path / "absent")
     assert status == 2 and "absent" in output
+
+
+def test_the_messages_of_decoders_do_not_reach_the_terminal(tmp_path: Path) -> None:
+    for name in ("a.tif", "b.bmp"):
+        write_image(tmp_path / "set" / name, np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8))
+        data = (tmp_path / "set" / name).read_bytes()
+        (tmp_path / "set" / name).write_bytes(data[: len(data) // 2])
+    command = [sys.executable, "-m", "fmen", "data", "verify", "--deep", "--data", str(tmp_path / "set")]
+    environment = {key: value for key, value in os.environ.items() if key not in ("OPENCV_LOG_LEVEL", "FMEN_DEBUG")}
+    found = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert found.returncode == 1 and found.stderr == ""
+    assert [line.split("/")[-1].split()[0] for line in found.stdout.splitlines()[:2]] == ["a.tif", "b.bmp"]
 
 
 def test_verify_takes_every_source_that_validate_takes(benchmark: Path, tmp_path: Path) -> None:

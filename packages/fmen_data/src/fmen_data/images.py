@@ -62,7 +62,7 @@ def decode_image(data: bytes, path: str | Path) -> Image:
         return decode_jpeg(data, path)
     # UNCHANGED shows alpha and 16 bits, and ignores the EXIF orientation.
     try:
-        pixels = cv2.imdecode(np.frombuffer(_without_profile(data), np.uint8), cv2.IMREAD_UNCHANGED)
+        pixels = cv2.imdecode(np.frombuffer(without_metadata(data), np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:
         pixels = None
     if pixels is None:
@@ -138,21 +138,21 @@ def _find_png_damage(data: bytes) -> str:
     return "is truncated (the PNG ends before its IEND chunk)"
 
 
-def _without_profile(data: bytes) -> bytes:
-    """Return a PNG without its colour profile, and other data unchanged.
+def without_metadata(data: bytes) -> bytes:
+    """Return a PNG with only the chunks that define its pixels, and other data unchanged.
 
-    OpenCV does not apply profiles, but libpng prints a warning about every invalid one, which are common.
+    OpenCV uses no other chunk, but libpng prints a warning about every invalid one; invalid colour profiles are common.
     """
-    position = len(_PNG_SIGNATURE)
-    while data.startswith(_PNG_SIGNATURE) and position + 12 <= len(data):
+    if not data.startswith(_PNG_SIGNATURE):
+        return data
+    position, parts, view = len(_PNG_SIGNATURE), [_PNG_SIGNATURE], memoryview(data)
+    while position + 12 <= len(data):
         end = position + 12 + int(struct.unpack_from(">I", data, position)[0])
         kind = data[position + 4 : position + 8]
-        if kind == b"iCCP":
-            return data[:position] + data[end:]
-        if kind == b"IDAT":  # a profile can only precede the pixels
-            break
+        if kind[:1].isupper() or kind == b"tRNS":  # an upper-case letter marks a critical chunk
+            parts.append(bytes(view[position:end]))
         position = end
-    return data
+    return b"".join(parts)
 
 
 def _find_jpeg_segment(data: bytes, markers: frozenset[int]) -> int | None:

@@ -32,7 +32,7 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
-        warnings.filterwarnings("ignore", "Detected pickle protocol")  # fmen_core reports such files itself
+        silence_decoders()
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -42,6 +42,18 @@ class Commands(TyperGroup):
             if message is None:
                 raise
             fail(message, 2)
+
+
+def silence_decoders() -> None:
+    """Turn off the messages of OpenCV, Pillow and PyTorch about bad files, unless debugging.
+
+    The libraries report such files in their exceptions. OpenCV reads the variable when it is imported.
+    """
+    if os.environ.get(DEBUG):
+        return
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    warnings.filterwarnings("ignore", "Detected pickle protocol")
 
 
 def explain(error: Exception) -> str | None:

@@ -24,7 +24,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from fmen.upscaling.png_chunks import with_chunks
 from fmen_data import DataError
 from fmen_data.atomic import atomic_write
-from fmen_data.images import decode_jpeg, find_damage
+from fmen_data.images import decode_jpeg, find_damage, without_metadata
 
 Pixels = npt.NDArray[Any]
 
@@ -144,7 +144,7 @@ def _decode(content: bytes, image: Image.Image, name: str | Path) -> tuple[Pixel
 
 def _decode_deep(content: bytes, image: Image.Image, name: str | Path) -> tuple[Pixels, bool]:
     """The pixels of a 16-bit image, RGB or RGBA, and whether they are gray."""
-    pixels: Pixels | None = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    pixels: Pixels | None = cv2.imdecode(np.frombuffer(without_metadata(content), np.uint8), cv2.IMREAD_UNCHANGED)
     channels = 0 if pixels is None else 1 if pixels.ndim == 2 else pixels.shape[2]
     if pixels is None or pixels.dtype != np.uint16 or channels not in (1, 3, 4) or image.mode == "CMYK":
         raise DataError(f"{name} has a kind of 16-bit pixels that cannot be read; convert it to RGB")
