@@ -43,7 +43,7 @@ def test_own_weights_come_back_with_sizes_and_metadata(model: FMENTraining, form
 @pytest.mark.parametrize("layout", [dict, challenge_layout])
 @pytest.mark.parametrize("form", ["training", "inference"])
 @pytest.mark.parametrize("wrapper", [None, "params", "params_ema", "state_dict", "model"])
-@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("prefix", ["", "module.", "module.module._orig_mod."])
 def test_both_layouts_load_in_every_wrapping(
     model: FMENTraining,
     layout: Callable[..., dict[str, Tensor]],
