@@ -59,8 +59,18 @@ def test_data_weights_and_runs_are_found(work: Path) -> None:
 
 
 def test_missing_packages_are_named_with_their_installation(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = doctor.version
-    monkeypatch.setattr(doctor, "version", lambda name: None if name in ("tensorboard", "h5py") else real(name))
+    real, absent = doctor.version, ("tensorboard", "h5py", "fmen-core")
+    monkeypatch.setattr(doctor, "version", lambda name: None if name in absent else real(name))
     lines = report()
+    assert lines["fmen-core"] == "-- missing: pip install fmen-core"
     assert lines["h5py"] == "-- missing: pip install h5py"
     assert "tensorboard" in lines["extras"] and "pip install 'fmen[" in lines["extras"]
+
+
+def test_gpus_are_listed_with_their_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: (2.5e9, 8e9))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "A GPU")
+    *_, gpu = doctor.devices()
+    assert gpu == doctor.Finding(True, "cuda:0", "A GPU, 2.5 of 8.0 GB free")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,13 @@ def test_a_score_that_exceeds_a_float_is_infinite_in_the_table_and_null_in_json(
     assert [entry["score"] for entry in written] == [None, span.score]
 
 
+def test_score_psnr_and_convolutions_have_no_percentage() -> None:
+    rows = with_scores([row("span", 10, psnr=28), row("imdn-baseline", 40, psnr=29)])
+    line = next(line for line in text_table(rows).splitlines() if line.startswith("imdn"))
+    assert line.count("%") == 5
+    assert re.match(r"imdn-baseline +29\.00 \(1\) +0\.100 ", line) and " 3 (1)  " in line and line.endswith(" (2)")
+
+
 def test_the_predicted_memory_is_at_most_the_measured_one(measured: Benchmark) -> None:
     for entry in measured.rows:
         assert entry.prediction is not None
@@ -90,6 +98,13 @@ def test_the_predicted_memory_is_at_most_the_measured_one(measured: Benchmark) -
     table = memory_table(measured.rows)
     assert "HFABs.3.excitate: convolution" in table
     assert "model.1.sub.7: cat" in table
+    head, _, first, *_ = table.splitlines()
+    assert measured.rows[0].prediction is not None
+    needed, held = str(measured.rows[0].prediction.peak), str(measured.rows[0].prediction.peak_held)
+    assert (first.index(needed), first.rindex(held)) == (
+        head.index(" at ") + 1,
+        head.rindex(" at ") + 1,
+    )  # aligned left
 
 
 def test_all_networks_are_measured_by_default() -> None:
@@ -158,7 +173,7 @@ def test_a_module_file_adds_a_network(module_file: Path) -> None:
     ],
 )
 def test_an_unusable_module_is_named_in_one_line(module_file: Path, argument: str, message: str) -> None:
-    torch.save({"other": torch.zeros(1)}, "other.pth")
+    torch.save({"other": torch.zeros(1), "others": torch.zeros(1)}, "other.pth")
     with pytest.raises(ValueError, match=message):
         choose_models(["span"], modules=[argument.format(module_file)])
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from unittest.mock import create_autospec
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from fmen.cli.main import app
+from fmen.submission.build import SubmissionReport, build_submission
 from fmen.submission.check.findings import Finding
 from fmen_data import imresize, write_image
 
@@ -38,6 +40,26 @@ def test_submit_builds_a_package_that_its_check_accepts(work: Path) -> None:
     assert "341,066 parameters" in submit("check", "submission.zip")
     (work / "submission.zip").write_bytes((work / "submission.zip").read_bytes()[:-100])
     assert "fatal: " in submit("check", "submission.zip", status=1)
+
+
+@pytest.mark.usefixtures("work")
+@pytest.mark.parametrize(("meets", "status"), [(True, 0), (None, 0), (False, 1)])
+def test_submit_exits_with_1_below_the_threshold(
+    meets: bool | None, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = SubmissionReport(
+        Path("p.zip"), "team07_fmen_s", {"psnr": 28.5}, 28.5, meets, ("first note", "second note")
+    )
+    monkeypatch.setattr(
+        "fmen.submission.build.build_submission", create_autospec(build_submission, return_value=report)
+    )
+    lines = submit("--weights", "w.safetensors", "--data", "photos", status=status).splitlines()
+    assert lines == [
+        "weights w.safetensors, data photos",
+        "first note",
+        "second",
+        "p.zip: PSNR 28.5000 dB here, 28.5000 dB from the unpacked package",
+    ]
 
 
 @pytest.mark.parametrize("command", [["check", "any.zip"], ["--check", "any.zip"]])

@@ -6,6 +6,7 @@ import ast
 import errno
 import hashlib
 import importlib.util
+import io
 import json
 import math
 import subprocess
@@ -108,7 +109,10 @@ def test_demo_runs_from_any_folder_on_a_benchmark_folder_with_ssim(unpacked: Pat
 
 def test_same_files_give_the_same_zip() -> None:
     files = {"b.txt": b"b", "a.txt": b"a"}
-    assert submission.zip_bytes(files) == submission.zip_bytes(dict(sorted(files.items())))
+    content = submission.zip_bytes(files)
+    assert content == submission.zip_bytes(dict(sorted(files.items())))
+    entries = zipfile.ZipFile(io.BytesIO(content)).infolist()
+    assert {(entry.date_time, entry.external_attr >> 16) for entry in entries} == {((1980, 1, 1, 0, 0, 0), 0o644)}
 
 
 def test_same_weights_give_the_same_weights_file(weights: Path) -> None:
@@ -142,6 +146,7 @@ for escape in (
     except PermissionError as error:
         print(error)
 open("inside.txt", "w").close()
+print("GPUs: " + repr(os.environ["CUDA_VISIBLE_DEVICES"]))
 """
 
 
@@ -152,9 +157,10 @@ def test_isolated_code_reaches_neither_this_project_nor_files_outside_its_folder
     script.write_text(ISOLATED)
     run = run_isolated(script, [], writable=tmp_path / "work", threads=1, cuda=False)
     assert run.returncode == 0, run.stderr
-    imports, escapes = run.stdout.splitlines()[:4], run.stdout.splitlines()[4:]
+    imports, escapes, gpus = run.stdout.splitlines()[:4], run.stdout.splitlines()[4:-1], run.stdout.splitlines()[-1]
     assert imports == [f"{name} is not part of the package" for name in PROJECT_PACKAGES]
     assert len(escapes) == 6 and all(line.startswith("the package's code ") for line in escapes)
+    assert gpus == "GPUs: ''"
     assert script.read_text() == ISOLATED
     assert sorted(path.name for path in tmp_path.iterdir()) == ["script.py", "work"]
 

@@ -17,10 +17,12 @@ import torch
 
 from fmen.json_file import dump_json
 from fmen.submission.build import SubmissionReport
-from fmen.submission.check.package import psnr_agrees, read_metrics
+from fmen.submission.check.findings import abbreviate
+from fmen.submission.check.package import compare_psnr, psnr_agrees, read_metrics
 from fmen.submission.check.run import check_submission
-from fmen.submission.rules import SubmissionError
-from fmen.submission.server_archive import build_results
+from fmen.submission.images import open_images
+from fmen.submission.rules import LAYOUTS, SubmissionError
+from fmen.submission.server_archive import ResultsReport, build_results
 from fmen_data import write_image
 
 MODEL, WEIGHTS = "models/team07_fmen_s.py", "model_zoo/team07_fmen_s.pth"
@@ -174,6 +176,11 @@ def test_infinite_psnr_is_null_in_metrics_json(second: float, faults: int, tmp_p
     assert len(read_metrics(tmp_path)[1]) == faults
 
 
+def test_many_names_are_abbreviated() -> None:
+    assert abbreviate(["a", "b", "c"]) == "a, b, c"
+    assert abbreviate(["a", "b", "c", "d", "e"]) == "a, b, c and 2 more"
+
+
 @pytest.mark.parametrize(
     ("a", "b", "agree"),
     [
@@ -186,6 +193,18 @@ def test_infinite_psnr_is_null_in_metrics_json(second: float, faults: int, tmp_p
 )
 def test_psnrs_agree_up_to_the_rounding_of_machines(a: float, b: float, agree: bool) -> None:
     assert psnr_agrees(a, b) is agree
+
+
+def test_mean_psnr_without_images_is_compared_with_the_measured_one(photos: Path, tmp_path: Path) -> None:
+    images = open_images(photos, LAYOUTS["ntire2022"])
+    for index, name in enumerate(images.names):
+        hr = images.read(index)[1]
+        assert hr is not None
+        write_image(tmp_path / f"{name}.png", hr ^ 1)  # every value differs by 1: 48.1308 dB
+    compared = [compare_psnr(tmp_path, MODEL, {"psnr": psnr}, LAYOUTS["ntire2022"], images) for psnr in (48.1308, 48.2)]
+    said = f"info: {MODEL}: PSNR 48.1308 dB on {photos.name} (2 images)"
+    warning = "warning: metrics.json: declares 48.2000 dB without naming images"
+    assert [[str(finding) for finding in findings] for findings in compared] == [[said], [said, warning]]
 
 
 def test_network_that_does_not_return_is_stopped(report: SubmissionReport, tmp_path: Path) -> None:
@@ -223,6 +242,20 @@ def test_symbolic_link_is_not_unpacked(report: SubmissionReport, tmp_path: Path)
         link.external_attr = 0o120777 << 16
         archive.writestr(link, "/etc/passwd")
     assert fatal(path) == ["fatal: 'models/team07_x.py': is a symbolic link"]
+
+
+def test_zip_that_unpacks_to_too_much_is_not_unpacked(
+    report: SubmissionReport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def inflated(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+        entries = listed(archive)
+        for entry in entries:
+            entry.file_size = 2**31
+        return entries
+
+    listed = zipfile.ZipFile.infolist
+    monkeypatch.setattr(zipfile.ZipFile, "infolist", inflated)
+    assert fatal(report.path) == ["fatal: package.zip: unpacks to more than 8 GiB"]
 
 
 FOREIGN = '''
@@ -264,11 +297,33 @@ def test_package_of_another_team_is_measured(demo: str, photos: Path, tmp_path: 
     assert any("PSNR " in line and "(2 images)" in line for line in lines)
 
 
+def test_code_in_a_file_that_select_model_loads_does_not_run(photos: Path, tmp_path: Path) -> None:
+    demo = FOREIGN_DEMO.replace("    model = ", '    torch.load("extra.bin")\n    model = ')
+    files = {
+        "models/team12_repeat.py": FOREIGN.encode(),
+        "model_zoo/team12_repeat.pth": saved({"params": {"mix.weight": torch.eye(3)[..., None, None]}}),
+        "test_demo.py": demo.encode(),
+        "extra.bin": saved({"a": Code()}),
+    }
+    lines = [str(finding) for finding in check_submission(write(tmp_path / "other.zip", files))]
+    assert any(line.startswith("warning: test_demo.py: select_model fails: UnpicklingError") for line in lines), lines
+
+
 @pytest.fixture(scope="module")
-def archive(weights: Path, photos: Path, team: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def results(weights: Path, photos: Path, team: Path, tmp_path_factory: pytest.TempPathFactory) -> ResultsReport:
     out = tmp_path_factory.mktemp("results") / "results.zip"
-    build_results(weights, photos, team, out, device="cpu", progress=False)
-    return out
+    return build_results(weights, photos, team, out, device="cpu", progress=False)
+
+
+@pytest.fixture(scope="module")
+def archive(results: ResultsReport) -> Path:
+    return results.path
+
+
+def test_results_report_the_means_over_the_images(results: ResultsReport, report: SubmissionReport) -> None:
+    assert results.images == 2
+    assert results.psnr == pytest.approx(report.psnr, abs=1e-6)
+    assert f"{results.seconds:.4f}" == read(results.path)["readme.txt"].decode().split(" : ")[1].split("\n")[0]
 
 
 def test_archive_has_the_images_under_their_hr_names_in_its_root(
