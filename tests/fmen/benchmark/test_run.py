@@ -8,6 +8,7 @@ import re
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import create_autospec
 
 import pytest
 import torch
@@ -265,6 +266,15 @@ def test_the_command_writes_json_markdown_and_the_table(tmp_path: Path) -> None:
     assert "LR image 24x32; median of 1" in result.stdout
     assert {entry["model"] for entry in json.loads((tmp_path / "new/bench.json").read_text())} == {"span", "rlfn-cut"}
     assert (tmp_path / "bench.md").read_text().startswith("| model | Params [M] |")
+
+
+def test_the_command_measures_20_runs_on_256x256_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    measure = create_autospec(run_bench, return_value=Benchmark((row("span", 1),), "somewhere"))
+    monkeypatch.setattr("fmen.benchmark.run.run_bench", measure)
+    result = CliRunner().invoke(app, ["--models", "span"], catch_exceptions=False)
+    assert result.stdout.endswith("\n\nsomewhere\n")
+    asked = measure.call_args.kwargs
+    assert (asked["lr_size"], asked["runs"], asked["device"], asked["data"]) == ((256, 256), 20, "auto", None)
 
 
 def test_psnr_requires_weights() -> None:
