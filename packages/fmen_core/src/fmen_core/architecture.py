@@ -169,9 +169,3 @@ def sr_model(model: nn.Module) -> SRModel:
     if not isinstance(scale, int) or not isinstance(data_range, float):
         raise ModelError(f"{type(network).__name__} needs the attributes scale (an int) and data_range (1.0 or 255.0)")
     return cast(SRModel, network)
-
-
-def scale_and_range(model: nn.Module) -> tuple[int, float]:
-    """Return ``scale`` and ``data_range`` of a network; see :func:`sr_model`."""
-    network = sr_model(model)
-    return network.scale, network.data_range

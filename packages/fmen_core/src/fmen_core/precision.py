@@ -26,7 +26,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from fmen_core import fmen_deploy
-from fmen_core.architecture import scale_and_range
+from fmen_core.architecture import sr_model
 from fmen_core.errors import ModelError
 
 Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
@@ -332,7 +332,7 @@ def largest_outputs(model: nn.Module) -> dict[nn.Conv2d, float]:
 
     Noise drives features further than photographs do: those of the released FMEN-S reach 5e7 on it, 2e7 on Set5.
     """
-    _, data_range = scale_and_range(model)
+    data_range = sr_model(model).data_range
     generator = torch.Generator().manual_seed(0)
     peaks: dict[nn.Conv2d, float] = {}
 

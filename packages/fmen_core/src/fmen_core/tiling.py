@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._pytree import tree_leaves
 
-from fmen_core.architecture import scale_and_range
+from fmen_core.architecture import sr_model
 from fmen_core.blocks.attention import SpatialGate
 from fmen_core.errors import ModelError
 from fmen_core.precision import PROBE_SIDE
@@ -184,7 +184,7 @@ def receptive_radius(model: nn.Module, limit: int = 96) -> int | None:
     side = 2 * limit + 3
     x = torch.zeros(1, 3, side, side, device=device_of(network))
     x[..., side // 2, side // 2] = torch.nan
-    scale, _ = scale_and_range(network)
+    scale = sr_model(network).scale
     touched = network(x).isnan().any(1)[0]
     rows = touched.any(1).nonzero().flatten() // scale
     columns = touched.any(0).nonzero().flatten() // scale

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fmen_core.architecture import scale_and_range, unwrap
+from fmen_core.architecture import sr_model, unwrap
 from fmen_core.errors import ModelError
 from fmen_core.precision import DTYPES, PROBE_SIDE, Precision, automatic_precisions, convert, float32_mode
 from fmen_core.reparam import reparameterize
@@ -102,7 +102,8 @@ class Upscaler:
         self.device = torch.device(pick_device(device))
         if precision == "tf32" and self.device.type != "cuda":
             raise ModelError("tf32 needs a CUDA GPU; choose fp32 on the CPU")
-        self.scale, self.data_range = scale_and_range(model)
+        network = sr_model(model)
+        self.scale, self.data_range = network.scale, network.data_range
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.self_ensemble = self_ensemble
         self.tile = tile

@@ -14,7 +14,7 @@ from fmen.benchmark.models import SCALE, BenchModel, choose_models
 from fmen.charts.networks import Network
 from fmen.errors import UserError
 from fmen_core import Upscaler
-from fmen_core.architecture import scale_and_range
+from fmen_core.architecture import sr_model
 from fmen_core.precision import float32_mode
 from fmen_core.upscaler import pick_device
 from fmen_data import PairDataset, open_dataset
@@ -233,7 +233,7 @@ def open_data(data: str, models: Iterable[BenchModel]) -> PairDataset:
     if not trained:
         raise UserError("--data measures networks that have weights: name their files with --weights")
     for model in trained:
-        scale, _ = scale_and_range(model.network)
+        scale = sr_model(model.network).scale
         if scale != SCALE:
             raise UserError(f"{model.name} is x{scale}, but the table is for x{SCALE}")
     return open_dataset(parse_source(data), scale=SCALE, split="val")

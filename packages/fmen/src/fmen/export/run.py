@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fmen.errors import UserError
 from fmen.export.formats import REQUIRED_PACKAGES, Format, Forward, write_format
 from fmen_core import load, read_metadata, reparameterize
-from fmen_core.architecture import scale_and_range
+from fmen_core.architecture import sr_model
 from fmen_data import open_dataset
 from fmen_data.atomic import atomic_write
 
@@ -70,7 +70,7 @@ class Rescaled(nn.Module):
     def __init__(self, network: nn.Module, data_range: float) -> None:
         super().__init__()
         self.network = network
-        self.factor = scale_and_range(network)[1] / data_range
+        self.factor = sr_model(network).data_range / data_range
 
     def forward(self, x: Tensor) -> Tensor:
         """Upscale ``(N, 3, H, W)`` to ``(N, 3, scale*H, scale*W)``."""
@@ -96,7 +96,7 @@ def export_weights(weights: Path, out: Path, file_format: Format, *, data_range:
     """
     check_request(weights, out, file_format, data_range)
     network = reparameterize(load(weights)).requires_grad_(False)
-    scale, own_range = scale_and_range(network)
+    scale, own_range = sr_model(network).scale, sr_model(network).data_range
     if file_format == "pth-challenge" and not str(network.name).startswith("fmen"):
         raise ExportError(
             f"{weights}: --format pth-challenge is for FMEN, and this is {network.name}; use --format pth"
@@ -157,7 +157,7 @@ def compare(network: nn.Module, run: Forward, white: float) -> Difference:
         run: The exported one: ``(N, 3, H, W)`` in ``[0, white]`` to ``(N, 3, scale*H, scale*W)``.
         white: The value of white of ``run``.
     """
-    _, own_range = scale_and_range(network)
+    own_range = sr_model(network).data_range
     largest, changed, values = 0.0, 0, 0
     for levels in sample_inputs():
         expected = network(levels * (own_range / 255)) * (255 / own_range)

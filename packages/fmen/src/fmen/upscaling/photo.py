@@ -1,12 +1,12 @@
-"""Photographs as people have them: read upright with all that belongs to them, and written with it.
+"""Read and write photographs with everything in the file besides the pixels: alpha, EXIF data, colour profile.
 
-PNG, JPEG, WebP, TIFF and BMP come in; PNG, JPEG, WebP and TIFF go out. Pillow knows the formats and what they carry
-beside the pixels; OpenCV decodes what has 16 bits per channel, which Pillow cuts to 8.
+Reads PNG, JPEG, WebP, TIFF and BMP; writes PNG, JPEG, WebP and TIFF. Pillow decodes files of 8 bits per channel and all
+metadata; OpenCV decodes 16 bits per channel, which Pillow truncates to 8.
 
-- The EXIF orientation is applied to the pixels and left out of what is written; of the rest of the EXIF data, what says
-  who took the picture, when, where and with what is kept, save in TIFF. Thumbnails and the like would be wrong.
-- The ICC profile is kept. CMYK becomes RGB, without its profile.
-- Gray stays gray, 16 bits stay 16 bits where the format has them: PNG and TIFF do, JPEG and WebP are written in 8.
+- The EXIF orientation is applied to the pixels and not written. Of the other EXIF data, author, date, place and camera
+  are copied, except into TIFF; thumbnails and other tags that describe the old pixels are dropped.
+- The ICC profile is copied. CMYK is converted to RGB and loses its profile.
+- Gray images stay gray. 16 bits per channel stay 16 in PNG and TIFF; JPEG and WebP are written with 8.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from fmen_data.images import decode_jpeg, find_damage, without_metadata
 Pixels = npt.NDArray[Any]
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
-"""What can be written, by suffix."""
+"""The formats that can be written, by suffix."""
 
 READABLE = (*FORMATS, ".bmp")
-"""The suffixes of the files that are taken out of a folder."""
+"""The suffixes of the images that are read from a folder."""
 
 LONGEST_SIDE = {"JPEG": 65535, "WEBP": 16383}
 
-# Values of TIFF tags. OpenCV, which decodes the files of 16 bits, takes no notice of these.
+# Values of TIFF tags. OpenCV ignores them when it decodes 16 bits per channel.
 WHITE_IS_ZERO, BLACK_IS_ZERO = 0, 1
 INTERLEAVED = 1
 EXTRA_SAMPLES, PREMULTIPLIED = 338, 1
 
-KEPT_TAGS = (
+COPIED_TAGS = (
     ExifTags.Base.ImageDescription,
     ExifTags.Base.Make,
     ExifTags.Base.Model,
@@ -61,14 +61,14 @@ Image.MAX_IMAGE_PIXELS = None  # the images are the user's own, and enlarged one
 
 @dataclass(frozen=True)
 class Photo:
-    """A photograph, upright.
+    """A photograph with the EXIF orientation applied.
 
     Attributes:
         pixels: ``(H, W, 3)`` RGB, uint8 or uint16.
         alpha: ``(H, W)`` of the same type, or None if all of it is opaque.
-        gray: Whether the file had a single channel; the three of ``pixels`` are equal then, up to rounding.
+        gray: Whether the file has a single colour channel; the channels of ``pixels`` are then equal up to rounding.
         icc: The colour profile.
-        exif: What is kept of the EXIF data, encoded.
+        exif: The encoded EXIF data to write.
     """
 
     pixels: Pixels
@@ -83,10 +83,10 @@ def read_photo(content: bytes, name: str | Path) -> Photo:
 
     Args:
         content: The file.
-        name: What messages call it.
+        name: The file name for error messages.
 
     Raises:
-        DataError: It is no image, damaged, of several frames, or of pixels that are neither 8 nor 16 bits wide.
+        DataError: Not an image, damaged, several frames, or neither 8 nor 16 bits per channel.
     """
     damage = find_damage(content)
     if damage:
@@ -94,18 +94,18 @@ def read_photo(content: bytes, name: str | Path) -> Photo:
     try:
         with Image.open(io.BytesIO(content)) as image:
             frames = getattr(image, "n_frames", 1)
-            if frames > 1 and image.format != "MPO":  # a JPEG with a preview or a second view behind it
-                raise DataError(f"{name} holds {frames} frames; give an image of one")
+            if frames > 1 and image.format != "MPO":  # MPO: a JPEG followed by a preview or a second view
+                raise DataError(f"{name} has {frames} frames; extract one of them")
             deep = _is_deep(content, image)
             pixels, gray = _decode_deep(content, image, name) if deep else _decode(content, image, name)
-            exif = image.getexif()  # without the orientation where Pillow has applied it
+            exif = image.getexif()  # without the orientation if Pillow has applied it
             orientation = exif.get(ExifTags.Base.Orientation, 1)
             if deep and image.format == "TIFF":  # OpenCV has applied it
                 orientation = 1
             icc = None if image.mode == "CMYK" else image.info.get("icc_profile")
-            kept = _kept_exif(exif)
+            copied = _copied_exif(exif)
     except UnidentifiedImageError:
-        raise DataError(f"{name} is no image that can be read; give PNG, JPEG, WebP, TIFF or BMP") from None
+        raise DataError(f"{name} is not a readable image; give PNG, JPEG, WebP, TIFF or BMP") from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         if isinstance(error, DataError):
             raise
@@ -114,7 +114,7 @@ def read_photo(content: bytes, name: str | Path) -> Photo:
     alpha = np.ascontiguousarray(pixels[..., 3]) if pixels.shape[2] == 4 else None
     if alpha is not None and (alpha == np.iinfo(alpha.dtype).max).all():
         alpha = None
-    return Photo(np.ascontiguousarray(pixels[..., :3]), alpha, gray, icc, kept)
+    return Photo(np.ascontiguousarray(pixels[..., :3]), alpha, gray, icc, copied)
 
 
 def _is_deep(content: bytes, image: Image.Image) -> bool:
@@ -147,13 +147,13 @@ def _decode_deep(content: bytes, image: Image.Image, name: str | Path) -> tuple[
     pixels: Pixels | None = cv2.imdecode(np.frombuffer(without_metadata(content), np.uint8), cv2.IMREAD_UNCHANGED)
     channels = 0 if pixels is None else 1 if pixels.ndim == 2 else pixels.shape[2]
     if pixels is None or pixels.dtype != np.uint16 or channels not in (1, 3, 4) or image.mode == "CMYK":
-        raise DataError(f"{name} has a kind of 16-bit pixels that cannot be read; convert it to RGB")
+        raise DataError(f"{name} has an unsupported 16-bit pixel format; convert it to RGB")
     if channels == 1:
         if _tiff_tag(image, ExifTags.Base.PhotometricInterpretation, BLACK_IS_ZERO) == WHITE_IS_ZERO:
             pixels = np.uint16(65535) - pixels
         return cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB), True
     if _tiff_tag(image, ExifTags.Base.PlanarConfiguration, INTERLEAVED) != INTERLEAVED:
-        raise DataError(f"{name} holds its colour channels one after the other; save it with interleaved channels")
+        raise DataError(f"{name} has planar colour channels; save it with interleaved channels")
     if channels == 3:
         return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), False
     pixels = cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA)
@@ -170,7 +170,7 @@ def _divide_by_alpha(pixels: Pixels) -> Pixels:
 
 
 def _upright(pixels: Pixels, orientation: Any) -> Pixels:
-    """Apply an EXIF orientation, 1 to 8; other numbers mean nothing."""
+    """Apply an EXIF orientation, 1 to 8; other numbers have no meaning and are ignored."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
@@ -180,18 +180,18 @@ def _upright(pixels: Pixels, orientation: Any) -> Pixels:
     return pixels
 
 
-def _kept_exif(exif: Image.Exif) -> bytes:
-    kept = Image.Exif()
-    for tag in KEPT_TAGS:
+def _copied_exif(exif: Image.Exif) -> bytes:
+    copied = Image.Exif()
+    for tag in COPIED_TAGS:
         if tag in exif:
-            # Pillow reads these as Latin-1 and writes ASCII alone; names are UTF-8 in practice. Their bytes stay.
-            kept[tag] = exif[tag].encode("latin-1", "replace") if isinstance(exif[tag], str) else exif[tag]
+            # Pillow decodes as Latin-1 and encodes as ASCII, but names are UTF-8 in practice: copy the bytes.
+            copied[tag] = exif[tag].encode("latin-1", "replace") if isinstance(exif[tag], str) else exif[tag]
     for part in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
         details = {tag: value for tag, value in exif.get_ifd(part).items() if tag not in DROPPED_DETAILS}
         if details:
-            kept.get_ifd(part).update(details)
-            kept[part] = kept.get_ifd(part)
-    return kept.tobytes() if len(kept) else b""
+            copied.get_ifd(part).update(details)
+            copied[part] = copied.get_ifd(part)
+    return copied.tobytes() if len(copied) else b""
 
 
 def check_fits(path: Path, height: int, width: int, *, transparent: bool) -> None:
@@ -210,7 +210,7 @@ def check_writable(path: Path) -> None:
 
 
 def write_photo(path: Path, photo: Photo, *, quality: int = 95) -> None:
-    """Write a photograph in the format that the suffix names, whole or not at all.
+    """Write a photograph atomically, in the format of the suffix.
 
     Args:
         path: The file; its folder is made if it is missing.

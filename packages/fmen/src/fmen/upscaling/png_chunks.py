@@ -1,4 +1,4 @@
-"""Colour profile and EXIF data for a PNG file that OpenCV has encoded, which writes neither."""
+"""Add a colour profile and EXIF data to a PNG file encoded by OpenCV, which writes neither."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ HEADER_END = 33
 
 
 def with_chunks(png: bytes, *, icc: bytes | None, exif: bytes) -> bytes:
-    """``png`` with an ``iCCP`` and an ``eXIf`` chunk, where there is something to put into them.
+    """Return ``png`` with an ``iCCP`` and an ``eXIf`` chunk, each if it has content.
 
     Args:
         png: A PNG file without these chunks.
