@@ -246,17 +246,17 @@ def test_the_pixels_of_a_jpeg_are_those_that_pillow_decodes() -> None:
     ("content", "said"),
     [
         (b"", "a is empty"),
-        (b"text", "a is no image that can be read; give PNG, JPEG, WebP, TIFF or BMP"),
+        (b"text", "a is not a readable image; give PNG, JPEG, WebP, TIFF or BMP"),
         (encoded(picture(), "PNG")[:-20], r"a is truncated \(the PNG ends before its IEND chunk\)"),
         (encoded(picture(), "TIFF")[:-300], "a is damaged"),
         (encoded(picture()[..., 0].astype(np.float32), "TIFF"), "a has 32 bits per channel; convert it to 8 or 16"),
         (
             encoded(picture(), "TIFF", save_all=True, append_images=[Image.fromarray(picture())]),
-            "a holds 2 frames; give an image of one",
+            "a has 2 frames; extract one of them",
         ),
         (
             tiff(picture().transpose(2, 0, 1).astype(np.uint16), photometric="rgb", planarconfig="separate"),
-            "a holds its colour channels one after the other; save it with interleaved channels",
+            "a has planar colour channels; save it with interleaved channels",
         ),
     ],
     ids=["empty", "text", "truncated", "damaged", "float", "pages", "planes"],
@@ -376,7 +376,7 @@ def test_one_bad_image_does_not_stop_the_others(tree: Path) -> None:
     stdout, stderr = fmen("in", "-o", "out", "--weights", "w.safetensors", status=2)
     assert b"one.png" in stdout and b"bad.png" not in stdout
     first, second = stderr.splitlines()
-    assert first.startswith("error: in/bad.png is no image that can be read")
+    assert first.startswith("error: in/bad.png is not a readable image")
     assert second == "error: 1 of 3 images could not be upscaled, for the reasons above"
     assert (tree / "out" / "one.png").is_file() and (tree / "out" / "sub" / "two.png").is_file()
 
