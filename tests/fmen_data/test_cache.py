@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import pickle
 import resource
@@ -14,9 +16,9 @@ import h5py
 import numpy as np
 import pytest
 
-from fmen_data import DataError, Pair, PairDataset, PatchCache, open_dataset, prepare_cache, write_image
+from fmen_data import DataError, Pair, PairDataset, PatchCache, PatchSampler, open_dataset, prepare_cache, write_image
 from fmen_data import cache as cache_module
-from fmen_data.cache import FORMAT, VERSION, SourceFile, _decode_all, _record, _recorded, default_cache_path
+from fmen_data.cache import FORMAT, VERSION, _decode_all, default_cache_path
 
 
 def noise(height: int = 24, width: int = 32, seed: int = 0) -> np.ndarray:
@@ -50,14 +52,18 @@ def test_the_cache_holds_the_pairs_of_the_dataset(dataset: PairDataset, tmp_path
 
 def test_the_file_layout_is_as_documented(dataset: PairDataset, tmp_path: Path) -> None:
     with h5py.File(prepare_cache(dataset, tmp_path / "c.h5", progress=False)) as file:
-        assert (file.attrs["format"], file.attrs["version"]) == (FORMAT, VERSION)
-        assert (file.attrs["scale"], file.attrs["dataset"]) == (4, "set")
-        image, recorded = file["hr/1"], file["lr"].attrs
+        assert (file.attrs["format"].decode(), file.attrs["version"]) == (FORMAT, VERSION)
+        assert (file.attrs["scale"], file.attrs["dataset"].decode()) == (4, "set")
+        image, index = file["hr/1"], json.loads(file["index"][()].tobytes())
         assert image.chunks is None and image.dtype == np.uint8 and image.shape == (24, 32, 3)
         source = tmp_path / "set/LR_bicubic/X4/1x4.png"
-        assert recorded["source"][1] == str(source)
-        assert recorded["source_size"][1] == source.stat().st_size
-        assert len(recorded["source_checksum"][1]) == 32
+        assert index["names"] == ["0", "1", "2"]
+        row = [blake2b(file["lr/1"][()]), str(source), source.stat().st_size, source.stat().st_mtime_ns]
+        assert index["lr"][1] == [*row, blake2b(source.read_bytes())]
+
+
+def blake2b(data: bytes | np.ndarray) -> str:
+    return hashlib.blake2b(memoryview(data), digest_size=16).hexdigest()
 
 
 def test_images_are_read_from_a_memory_map_and_chunked_ones_through_h5py(dataset: PairDataset, tmp_path: Path) -> None:
@@ -65,10 +71,10 @@ def test_images_are_read_from_a_memory_map_and_chunked_ones_through_h5py(dataset
     assert all(isinstance(image, np.ndarray) for image in (*plain.lr, *plain.hr))
     with h5py.File(tmp_path / "c.h5") as old, h5py.File(tmp_path / "z.h5", "w") as new:
         new.attrs.update(old.attrs)
+        old.copy("index", new)
         for name in ("lr", "hr"):
             for key, image in old[name].items():
                 new.create_dataset(f"{name}/{key}", data=image[()], compression="gzip")
-            new[name].attrs.update(old[name].attrs)
     packed = PatchCache(tmp_path / "z.h5")
     for one, other in zip((*plain.lr, *plain.hr), (*packed.lr, *packed.hr), strict=True):
         assert isinstance(other, h5py.Dataset)
@@ -113,7 +119,7 @@ def test_a_cache_of_another_format_version_is_refused_and_rebuilt(dataset: PairD
     path = prepare_cache(dataset, tmp_path / "c.h5", progress=False)
     with h5py.File(path, "r+") as file:
         file.attrs["version"] = VERSION + 1
-    with pytest.raises(DataError, match="format version 2, not 1"):
+    with pytest.raises(DataError, match="format version 3, not 2"):
         PatchCache(path)
     assert len(prepare(dataset, path)) == 3
 
@@ -158,8 +164,9 @@ def test_an_lr_image_that_was_made_has_no_source(tmp_path: Path) -> None:
     dataset = open_dataset(tmp_path / "set")
     path = prepare_cache(dataset, tmp_path / "c.h5", progress=False)
     with h5py.File(path) as file:
-        assert file["lr"].attrs["source"].tolist() == ["", ""]
-        assert file["hr"].attrs["source"].tolist() == [str(tmp_path / "set/a.png"), str(tmp_path / "set/b.png")]
+        index = json.loads(file["index"][()].tobytes())
+    assert [row[1:] for row in index["lr"]] == [["", 0, 0, ""]] * 2
+    assert [row[1] for row in index["hr"]] == [str(tmp_path / "set/a.png"), str(tmp_path / "set/b.png")]
     before = identity(path)
     prepare_cache(dataset, path, progress=False)
     assert identity(path) == before
@@ -365,8 +372,8 @@ def rewrite(path: Path, name: str, image: np.ndarray | None) -> None:
         ("lr/1", noise(6, 8)[..., :2], r"/lr/1 is uint8 \(6, 8, 2\), not uint8 \(h, w, 3\)"),
         ("lr/1", noise(8, 6), r"image 1 is \(8, 6, 3\) in lr and \(24, 32, 3\) in hr"),
         ("lr/1", noise(6, 7), r"image 1 is \(6, 7, 3\) in lr and \(24, 32, 3\) in hr"),
-        ("lr/1", None, "image 1 is not in both lr and hr"),
-        ("hr/1", None, "image 1 is not in both lr and hr"),
+        ("lr/1", None, "image 1 is not in lr, hr and the index"),
+        ("hr/1", None, "image 1 is not in lr, hr and the index"),
         ("lr", None, "an attribute or group is missing or malformed"),
     ],
 )
@@ -389,14 +396,77 @@ def test_a_group_in_the_place_of_an_image_is_refused(dataset: PairDataset, tmp_p
         PatchCache(path)
 
 
-@pytest.mark.parametrize("attribute", ["scale", "dataset", "hr:source", "lr:source_size"])
-def test_a_cache_without_an_attribute_is_refused(dataset: PairDataset, tmp_path: Path, attribute: str) -> None:
+@pytest.mark.parametrize("attribute", ["scale", "dataset", "index_checksum"])
+def test_a_cache_without_an_attribute_is_refused_and_rebuilt(
+    dataset: PairDataset, tmp_path: Path, attribute: str
+) -> None:
     path = prepare_cache(dataset, tmp_path / "c.h5", progress=False)
-    group, _, name = f"/:{attribute}".rpartition(":")
     with h5py.File(path, "r+") as file:
-        del file[group.removeprefix("/:") or "/"].attrs[name]
+        del file.attrs[attribute]
     with pytest.raises(DataError, match="damaged: an attribute or group is missing"):
         PatchCache(path)
+    assert len(prepare(dataset, path)) == 3
+
+
+def change_byte(path: Path, position: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[position] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("group", ["lr", "hr"])
+def test_changed_pixels_are_refused_when_the_image_is_used_and_rebuilt(
+    dataset: PairDataset, tmp_path: Path, group: str
+) -> None:
+    path = prepare_cache(dataset, tmp_path / "c.h5", progress=False)
+    with h5py.File(path) as file:
+        position = file[f"{group}/1"].id.get_offset() + 10
+    change_byte(path, position)
+    cache = PatchCache(path)
+    cache.check(0)
+    with pytest.raises(DataError, match=rf"damaged: the pixels of {group}/1 do not match their checksum; run: fmen"):
+        cache.check(1)
+    sampler = PatchSampler([cache], patch=4, batch=16)
+    with pytest.raises(DataError, match="do not match their checksum"):
+        sampler.batch(0)
+    rebuilt = prepare(dataset, path)
+    for index in range(3):
+        rebuilt.check(index)
+
+
+def test_an_image_is_checked_once(dataset: PairDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = prepare(dataset, tmp_path / "c.h5")
+    checked: list[int] = []
+    monkeypatch.setattr(cache, "check", checked.append)
+    sampler = PatchSampler([cache], patch=4, batch=16)
+    for step in range(5):
+        sampler.batch(step)
+    assert sorted(checked) == [0, 1, 2]
+
+
+def test_verification_compares_every_image_and_preparation_a_few(tmp_path: Path) -> None:
+    for i in range(20):
+        write_image(tmp_path / f"set/{i:02d}.png", noise(seed=i))
+    dataset = open_dataset(tmp_path / "set")
+    path = prepare_cache(dataset, tmp_path / "c.h5", progress=False)
+    with h5py.File(path) as file:
+        position = file["hr/19"].id.get_offset()
+    change_byte(path, position)
+    damaged = identity(path)
+    assert identity(prepare_cache(dataset, path, progress=False)) == damaged
+    PatchCache(prepare_cache(dataset, path, progress=False, verify=True)).check(19)
+    with h5py.File(path) as file:
+        position = file["hr/00"].id.get_offset()
+    change_byte(path, position)
+    PatchCache(prepare_cache(dataset, path, progress=False)).check(0)
+
+
+def test_a_changed_index_is_refused_and_rebuilt(dataset: PairDataset, tmp_path: Path) -> None:
+    path = prepare_cache(dataset, tmp_path / "c.h5", progress=False)
+    change_byte(path, path.read_bytes().index(b'"names"') + 12)
+    with pytest.raises(DataError, match="damaged: the checksum of its index is wrong"):
+        PatchCache(path)
+    assert len(prepare(dataset, path)) == 3
 
 
 def test_a_truncated_cache_is_refused(dataset: PairDataset, tmp_path: Path) -> None:
@@ -410,10 +480,3 @@ def test_a_pickled_cache_opens_its_file_again(dataset: PairDataset, tmp_path: Pa
     cache = prepare(dataset, tmp_path / "c.h5")
     copy = pickle.loads(pickle.dumps(cache))
     assert np.array_equal(copy.hr[1], cache.hr[1])
-
-
-def test_the_sources_of_thousands_of_images_fit_into_the_attributes(tmp_path: Path) -> None:
-    sources = [SourceFile(Path("/a/rather/long/folder/name") / f"{i:06d}.png", i, i, "0" * 32) for i in range(5000)]
-    with h5py.File(tmp_path / "c.h5", "w", libver="latest") as file:
-        _record([*sources, None], file.attrs)
-        assert _recorded(file.attrs) == sources

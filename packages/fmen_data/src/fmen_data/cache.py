@@ -1,13 +1,18 @@
 """The HDF5 cache: the decoded images of one dataset at one scale in one file, so that training does not decode images.
 
-Layout, format version 1:
+Layout, format version 2:
 
 - ``lr/NAME`` and ``hr/NAME``: uint8 ``(h, w, 3)`` and ``(h * scale, w * scale, 3)`` RGB, contiguous.
-- Attributes of the file: ``format`` (`FORMAT`), ``version``, ``scale``, ``dataset``.
-- Attributes of ``lr`` and of ``hr``: ``source``, ``source_size`` (bytes), ``source_mtime_ns`` and ``source_checksum``
-  (BLAKE2b, 128 bits) of the files that the images were decoded from, one entry per image, sorted by name. An LR image
-  whose ``source`` is empty was made from its HR image by `imresize`. (With one list instead of thousands of small
-  attributes a cache of DF2K opens in a fraction of a second.)
+- ``index``: uint8 ``(n,)``, JSON: ``{"names": [...], "lr": [...], "hr": [...]}``, sorted by name. ``lr`` and ``hr``
+  have one row per image: the checksum of its pixels and, of the file that it was decoded from, the path, size (bytes),
+  modification time (ns) and checksum. The last four are empty for an LR image that was made by `imresize`.
+- Attributes of the file: ``format`` (`FORMAT`), ``version``, ``scale``, ``dataset``, ``index_checksum``.
+
+Every checksum is BLAKE2b of 128 bits. Texts have a fixed length: HDF5 has checksums for its metadata, but not for texts
+of variable length, and a damaged one can make it loop forever.
+
+`PatchSampler` compares the checksum of an image before it takes the first patch from it, `prepare_cache` those of a few
+images, or of all of them with ``verify``.
 
 A stale cache is never used. `PatchCache` compares size and time of every source file that still exists and, if only the
 time differs, its checksum. `prepare_cache` rebuilds a stale cache of the same dataset and does not overwrite any other
@@ -17,14 +22,15 @@ file.
 from __future__ import annotations
 
 import errno
-import hashlib
 import io
+import json
 import math
 import os
 import shutil
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,57 +42,16 @@ from tqdm import tqdm
 
 from .atomic import atomic_write
 from .bicubic import Image
+from .cache_index import SourceFile, checksum, index_row, read_sources
 from .datasets import Pair, PairDataset, check_pair_sizes, match_pair
 from .errors import DataError
 from .images import decode_image, read_bytes
 
 FORMAT = "fmen image cache"
-VERSION = 1
+VERSION = 2
 
-
-@dataclass(frozen=True)
-class SourceFile:
-    """The file that an image was decoded from, as it was at that time."""
-
-    path: Path
-    size: int
-    mtime_ns: int
-    checksum: str
-
-    @classmethod
-    def of(cls, path: Path, data: bytes) -> SourceFile:
-        """Describe a file whose content has just been read."""
-        return cls(path.resolve(), len(data), path.stat().st_mtime_ns, _checksum(data))
-
-    def changed(self) -> bool:
-        """Return whether the file exists with another content; the checksum is compared only if the times differ."""
-        try:
-            status = self.path.stat()
-        except OSError:
-            return False
-        if status.st_size != self.size:
-            return True
-        return status.st_mtime_ns != self.mtime_ns and _checksum(read_bytes(self.path)) != self.checksum
-
-
-def _record(sources: list[SourceFile | None], attributes: Any) -> None:
-    """Write the descriptions of a group's source files into its attributes."""
-    text = h5py.string_dtype()
-    attributes.create("source", [str(source.path) if source else "" for source in sources], dtype=text)
-    attributes.create("source_size", [source.size if source else 0 for source in sources], dtype=np.int64)
-    attributes.create("source_mtime_ns", [source.mtime_ns if source else 0 for source in sources], dtype=np.int64)
-    attributes.create("source_checksum", [source.checksum if source else "" for source in sources], dtype=text)
-
-
-def _recorded(attributes: Any) -> list[SourceFile]:
-    """Read the descriptions back, except those of images that were made."""
-    keys = ("source", "source_size", "source_mtime_ns", "source_checksum")
-    rows = zip(*(attributes[key].tolist() for key in keys), strict=True)
-    return [SourceFile(Path(path), size, mtime_ns, checksum) for path, size, mtime_ns, checksum in rows if path]
-
-
-def _checksum(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
+_SAMPLED = 8  # images whose checksums `prepare_cache` compares when it does not verify all of them
+_HDF5_ERRORS = (KeyError, TypeError, ValueError, AttributeError, OSError, RuntimeError)  # of h5py about a damaged file
 
 
 class PatchCache:
@@ -114,23 +79,27 @@ class PatchCache:
         self._file = _open(self.path)
         try:
             self._load()
-        except BaseException:
+        except BaseException as error:
             self._file.close()
+            if isinstance(error, _HDF5_ERRORS) and not isinstance(error, DataError):
+                raise self._damaged("an attribute or group is missing or malformed") from error
             raise
 
     def _load(self) -> None:
-        try:
-            self.dataset = str(self._file.attrs["dataset"])
-            self.scale = int(self._file.attrs["scale"])
-            lr, hr = self._file["lr"], self._file["hr"]
-            self.names: tuple[str, ...] = tuple(hr)
-            self._sources = _recorded(hr.attrs) + _recorded(lr.attrs)
-        except (KeyError, TypeError, ValueError):
-            raise self._damaged("an attribute or group is missing or malformed") from None
+        self.dataset = _text(self._file.attrs["dataset"])
+        self.scale = int(self._file.attrs["scale"])
+        content = self._file["index"][()].tobytes()
+        if checksum(content) != _text(self._file.attrs["index_checksum"]):
+            raise self._damaged("the checksum of its index is wrong")
+        index = json.loads(content)
+        lr, hr = self._file["lr"], self._file["hr"]
+        self.names: tuple[str, ...] = tuple(index["names"])
+        self._checksums = {kind: [row[0] for row in index[kind]] for kind in ("lr", "hr")}
+        self._sources = read_sources(index["hr"]) + read_sources(index["lr"])
         if changed := next((source.path for source in self._sources if source.changed()), None):
             raise DataError(f"the cache {self.path} is stale: {changed} has changed; run: fmen data prepare")
-        if unpaired := sorted(set(lr) ^ set(self.names)):
-            raise self._damaged(f"image {unpaired[0]} is not in both lr and hr")
+        if unpaired := sorted((set(lr) ^ set(self.names)) | (set(hr) ^ set(self.names))):
+            raise self._damaged(f"image {unpaired[0]} is not in lr, hr and the index")
         self.lr, self.hr = self._images(lr), self._images(hr)
         for name, small, large in zip(self.names, self.lr, self.hr, strict=True):
             if large.shape[:2] != (small.shape[0] * self.scale, small.shape[1] * self.scale):
@@ -160,6 +129,20 @@ class PatchCache:
     def _damaged(self, what: str) -> DataError:
         return DataError(f"the cache {self.path} is damaged: {what}; run: fmen data prepare")
 
+    def check(self, index: int) -> None:
+        """Compare the pixels of one image, LR and HR, with their checksums.
+
+        Raises:
+            DataError: They differ.
+        """
+        for kind, images in (("lr", self.lr), ("hr", self.hr)):
+            try:
+                found = checksum(np.ascontiguousarray(images[index][:]).data)
+            except OSError:  # a damaged chunk
+                found = ""
+            if found != self._checksums[kind][index]:
+                raise self._damaged(f"the pixels of {kind}/{self.names[index]} do not match their checksum")
+
     def __len__(self) -> int:
         return len(self.names)
 
@@ -182,7 +165,7 @@ def _open(path: Path) -> Any:
     if not path.is_file():
         raise DataError(f"no cache at {path}; make it with: fmen data prepare")
     file = _open_any_version(path)
-    version = file.attrs.get("version")
+    version = _attribute(file, "version")
     if version != VERSION:
         file.close()
         raise DataError(f"the cache {path} has format version {version}, not {VERSION}; run: fmen data prepare")
@@ -196,38 +179,58 @@ def _open_any_version(path: Path) -> Any:
         raise DataError(
             f"{path} is not an image cache (not an HDF5 file, or truncated); remove it or name another file"
         ) from error
-    if file.attrs.get("format") != FORMAT:
+    if _attribute(file, "format") != FORMAT:
         file.close()
         raise DataError(f"{path} is not an image cache but another HDF5 file; name another file")
     return file
+
+
+def _attribute(file: Any, name: str) -> Any:
+    """An attribute of a file; None if it is missing or damaged."""
+    try:
+        value = file.attrs.get(name)
+        return _text(value) if isinstance(value, (bytes, str)) else value
+    except _HDF5_ERRORS:
+        return None
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value
 
 
 def default_cache_path(dataset: PairDataset) -> Path:
     """Return a dataset's cache path in ``$FMEN_CACHE`` or ``~/.cache/fmen``, unique per set of files and scale."""
     folder = Path(os.environ.get("FMEN_CACHE") or Path.home() / ".cache" / "fmen")
     files = "\n".join(f"{pair.hr.resolve()}\t{pair.lr and pair.lr.resolve()}" for pair in dataset.pairs)
-    return folder / f"{dataset.name}-x{dataset.scale}-{_checksum(files.encode())[:8]}.h5"
+    return folder / f"{dataset.name}-x{dataset.scale}-{checksum(files.encode())[:8]}.h5"
 
 
 def prepare_cache(
-    dataset: PairDataset, path: str | Path | None = None, *, workers: int | None = None, progress: bool = True
+    dataset: PairDataset,
+    path: str | Path | None = None,
+    *,
+    workers: int | None = None,
+    progress: bool = True,
+    verify: bool = False,
 ) -> Path:
     """Make an up-to-date cache of the dataset unless there is one, and return its path.
 
     Images are decoded in parallel and written one after the other into a temporary file, which becomes the cache when
-    it is complete. An up-to-date cache is left unchanged; a stale one of the same dataset and scale is rebuilt.
+    it is complete. An up-to-date cache is left unchanged; a stale or damaged one of the same dataset and scale is
+    rebuilt.
 
     Args:
         dataset: The dataset to decode.
         path: The cache file. The default is `default_cache_path`.
         workers: Number of decoding threads. The default is one per core.
         progress: Show a progress bar on stderr.
+        verify: Compare the checksums of all images of an existing cache, instead of those of a few.
 
     Raises:
         DataError: An image cannot be used, ``path`` is another file, or the cache cannot be written.
     """
     path = default_cache_path(dataset) if path is None else Path(path)
-    if path.exists() and _is_current(path, dataset):
+    if path.exists() and _is_current(path, dataset, verify):
         return path
     _require_space(path, dataset)
     try:
@@ -244,25 +247,27 @@ def prepare_cache(
     return path
 
 
-def _is_current(path: Path, dataset: PairDataset) -> bool:
+def _is_current(path: Path, dataset: PairDataset, verify: bool) -> bool:
     """Return whether an existing file is this dataset's cache and up to date, or else may be rebuilt.
 
     Raises:
         DataError: The file is something else.
     """
     with _open_any_version(path) as file:
-        name, scale = file.attrs.get("dataset"), file.attrs.get("scale")
-    if (name, scale) != (dataset.name, dataset.scale):
+        name, scale = _attribute(file, "dataset"), _attribute(file, "scale")
+    if None not in (name, scale) and (name, scale) != (dataset.name, dataset.scale):
         raise DataError(
             f"{path} is the cache of {name} at scale {scale}, not of {dataset.name} at scale {dataset.scale}; "
             "remove it or name another file"
         )
     try:
-        cache = PatchCache(path)
+        with closing(PatchCache(path)) as cache:
+            step = 1 if verify else max(1, len(cache) // _SAMPLED)
+            for index in range(0, len(cache), step):
+                cache.check(index)
+            return cache.belongs_to(dataset)
     except DataError:
         return False
-    cache.close()
-    return cache.belongs_to(dataset)
 
 
 def _require_space(path: Path, dataset: PairDataset) -> None:
@@ -359,16 +364,20 @@ def _build(path: Path, dataset: PairDataset, workers: int, progress: bool) -> No
     # The newest file layout makes the index of thousands of images small and fast to open.
     with _Output(path, "w+") as output:
         with h5py.File(output, "w", libver="latest") as file:
-            file.attrs.update({"format": FORMAT, "version": VERSION, "scale": dataset.scale, "dataset": dataset.name})
             lr, hr = file.create_group("lr"), file.create_group("hr")
-            sources: dict[str, tuple[SourceFile | None, SourceFile | None]] = {}
+            rows: dict[str, tuple[list[str | int], list[str | int]]] = {}
             for image in images:
                 hr.create_dataset(image.name, data=image.hr)
                 lr.create_dataset(image.name, data=image.lr)
-                sources[image.name] = image.hr_source, image.lr_source
+                rows[image.name] = index_row(image.lr, image.lr_source), index_row(image.hr, image.hr_source)
                 if output.error:
                     break
-            _record([sources[name][0] for name in sorted(sources)], hr.attrs)
-            _record([sources[name][1] for name in sorted(sources)], lr.attrs)
+            names = sorted(rows)
+            index = {"names": names, "lr": [rows[name][0] for name in names], "hr": [rows[name][1] for name in names]}
+            content = json.dumps(index).encode()
+            file.create_dataset("index", data=np.frombuffer(content, np.uint8))
+            text = {"format": FORMAT, "dataset": dataset.name, "index_checksum": checksum(content)}
+            file.attrs.update({key: np.bytes_(value.encode()) for key, value in text.items()})
+            file.attrs.update({"version": VERSION, "scale": dataset.scale})
         if output.error:
             raise output.error

@@ -53,6 +53,8 @@ class PatchSampler:
         self._lr: list[Any] = [image for cache in caches for image in cache.lr]
         self._hr: list[Any] = [image for cache in caches for image in cache.hr]
         self.caches = tuple(caches)
+        self._places = [(cache, index) for cache in caches for index in range(len(cache))]
+        self._sound = np.zeros(len(self._places), bool)
         sizes = np.array([image.shape[:2] for image in self._lr], np.int64).reshape(-1, 2)
         names = [f"{name} of {cache.dataset}" for cache in caches for name in cache.names]
         small = np.flatnonzero(sizes.min(1) < patch)
@@ -75,12 +77,26 @@ class PatchSampler:
         position = (uniform[:, 1:3] * self._positions[image]).astype(np.int64)
         return np.column_stack((image, position, (uniform[:, 3] * 8).astype(np.int64)))
 
+    def check(self, image: int) -> None:
+        """Compare an image's pixels with their checksums, once.
+
+        Raises:
+            DataError: They differ: the cache is damaged.
+        """
+        if not self._sound[image]:
+            cache, index = self._places[image]
+            cache.check(index)
+            self._sound[image] = True
+
     def batch(self, step: int, *, rank: int = 0, world_size: int = 1) -> Batch:
         """Make the slots ``rank::world_size`` of a global step.
 
         Returns:
             LR uint8 ``(n, 3, patch, patch)`` and HR uint8 ``(n, 3, patch * scale, patch * scale)``, RGB, in
             channels-last memory.
+
+        Raises:
+            DataError: An image of the cache is damaged.
         """
         samples = self.draw(step)[rank::world_size].tolist()
         lr_side, hr_side = self.patch, self.patch * self.scale
@@ -88,6 +104,7 @@ class PatchSampler:
         hr = torch.empty((len(samples), hr_side, hr_side, 3), dtype=torch.uint8)
         lr_out, hr_out = lr.numpy(), hr.numpy()
         for slot, (image, top, left, orientation) in enumerate(samples):
+            self.check(image)
             place_patch(self._lr[image][top : top + lr_side, left : left + lr_side], lr_out[slot], orientation)
             top, left = top * self.scale, left * self.scale
             place_patch(self._hr[image][top : top + hr_side, left : left + hr_side], hr_out[slot], orientation)

@@ -65,11 +65,11 @@ def prepare(
     out: Annotated[Path | None, typer.Option(help="The cache file. Default: in ~/.cache/fmen or $FMEN_CACHE.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Decoding threads. Default: one per core.")] = None,
 ) -> None:
-    """Decode a dataset into one HDF5 file for training. An up-to-date cache is reused, a stale one rebuilt."""
+    """Decode a dataset into one HDF5 file for training. A sound, up-to-date cache is reused, any other rebuilt."""
     from fmen_data import open_dataset, parse_source, prepare_cache
 
     dataset = open_dataset(parse_source(data), scale=scale, split=split.value)
-    path = prepare_cache(dataset, out, workers=workers, progress=sys.stderr.isatty())
+    path = prepare_cache(dataset, out, workers=workers, progress=sys.stderr.isatty(), verify=True)
     typer.echo(f"{path}: {len(dataset)} images of {dataset.name} at scale {scale}, {path.stat().st_size / 1e6:.1f} MB")
 
 

@@ -111,6 +111,8 @@ class ResidentPatches:
 
     def __init__(self, sampler: PatchSampler, device: torch.device) -> None:
         self.sampler, self.device = sampler, device
+        for image in range(sum(map(len, sampler.caches))):
+            sampler.check(image)
         self.lr = Pixels([image for cache in sampler.caches for image in cache.lr], device)
         self.hr = Pixels([image for cache in sampler.caches for image in cache.hr], device)
 

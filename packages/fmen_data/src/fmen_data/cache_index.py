@@ -1,0 +1,54 @@
+"""What the index of a cache says about an image: the checksum of its pixels, and the file that it was decoded from."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .bicubic import Image
+from .images import read_bytes
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """The file that an image was decoded from, as it was at that time."""
+
+    path: Path
+    size: int
+    mtime_ns: int
+    checksum: str
+
+    @classmethod
+    def of(cls, path: Path, data: bytes) -> SourceFile:
+        """Describe a file whose content has just been read."""
+        return cls(path.resolve(), len(data), path.stat().st_mtime_ns, checksum(data))
+
+    def changed(self) -> bool:
+        """Return whether the file exists with another content; the checksum is compared only if the times differ."""
+        try:
+            status = self.path.stat()
+        except OSError:
+            return False
+        if status.st_size != self.size:
+            return True
+        return status.st_mtime_ns != self.mtime_ns and checksum(read_bytes(self.path)) != self.checksum
+
+
+def index_row(image: Image, source: SourceFile | None) -> list[str | int]:
+    """The row of an image in the index: the checksum of its pixels, then its source file."""
+    row: list[str | int] = [checksum(np.ascontiguousarray(image).data)]
+    return row + ([str(source.path), source.size, source.mtime_ns, source.checksum] if source else ["", 0, 0, ""])
+
+
+def read_sources(rows: list[list[Any]]) -> list[SourceFile]:
+    """The source files of a group's images, except those of images that were made."""
+    return [SourceFile(Path(path), size, time, digest) for _, path, size, time, digest in rows if path]
+
+
+def checksum(data: bytes | memoryview) -> str:
+    """Return the BLAKE2b digest of 128 bits of some bytes, in hexadecimal."""
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
