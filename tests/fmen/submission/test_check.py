@@ -15,13 +15,16 @@ import numpy as np
 import pytest
 import torch
 
+import fmen
 from fmen.json_file import dump_json
 from fmen.submission.build import SubmissionReport
+from fmen.submission.check import probe
 from fmen.submission.check.findings import abbreviate
-from fmen.submission.check.package import compare_psnr, psnr_agrees, read_metrics
+from fmen.submission.check.package import compare_psnr, import_path, psnr_agrees, read_metrics
 from fmen.submission.check.run import check_submission
 from fmen.submission.images import open_images
 from fmen.submission.rules import LAYOUTS, SubmissionError
+from fmen.submission.sandbox import run_fresh
 from fmen.submission.server_archive import ResultsReport, build_results
 from fmen_data import write_image
 
@@ -242,6 +245,14 @@ def test_symbolic_link_is_not_unpacked(report: SubmissionReport, tmp_path: Path)
         link.external_attr = 0o120777 << 16
         archive.writestr(link, "/etc/passwd")
     assert fatal(path) == ["fatal: 'models/team07_x.py': is a symbolic link"]
+
+
+def test_probe_imports_the_packages_of_the_process_that_starts_it(tmp_path: Path) -> None:
+    (tmp_path / "fmen").mkdir()
+    (tmp_path / "fmen" / "__init__.py").write_text("raise SystemExit('the given fmen')")
+    run = run_fresh([str(probe.__file__), str(tmp_path)], folder=tmp_path, threads=1, cuda=False)
+    assert run.stderr == "the given fmen\n"
+    assert import_path().split(os.pathsep)[0] == str(Path(str(fmen.__file__)).resolve().parents[1])
 
 
 def test_zip_that_unpacks_to_too_much_is_not_unpacked(
