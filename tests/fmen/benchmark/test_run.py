@@ -258,13 +258,13 @@ def test_cells_are_in_the_units_of_their_headings() -> None:
 
 
 def test_the_command_writes_json_markdown_and_the_table(tmp_path: Path) -> None:
-    arguments = ["--models", "span,rlfn-cut", "--runs", "1", "--lr-size", "32x24", "--sort", "params"]
+    arguments = ["--models", "neesr,rlfn-cut", "--runs", "1", "--lr-size", "32x24", "--sort", "params"]
     files = ["--json", "new/bench.json", "--markdown", "bench.md"]
     result = CliRunner().invoke(app, [*arguments, *files], catch_exceptions=False)
     assert result.exit_code == 0
-    assert [line.split()[0] for line in result.stdout.splitlines()[2:4]] == ["span", "rlfn-cut"]
+    assert [line.split()[0] for line in result.stdout.splitlines()[2:4]] == ["neesr", "rlfn-cut"]
     assert "LR image 24x32; median of 1" in result.stdout
-    assert {entry["model"] for entry in json.loads((tmp_path / "new/bench.json").read_text())} == {"span", "rlfn-cut"}
+    assert {entry["model"] for entry in json.loads((tmp_path / "new/bench.json").read_text())} == {"neesr", "rlfn-cut"}
     assert (tmp_path / "bench.md").read_text().startswith("| model | Params [M] |")
 
 
