@@ -265,6 +265,15 @@ def test_a_damaged_image_is_named_and_leaves_no_file(dataset: PairDataset, tmp_p
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def test_every_damaged_image_is_named_at_once(dataset: PairDataset, tmp_path: Path) -> None:
+    for file in ("HR/0.png", "LR_bicubic/X4/2x4.png"):
+        data = (tmp_path / "set" / file).read_bytes()
+        (tmp_path / "set" / file).write_bytes(data[:-20])
+    with pytest.raises(DataError, match=r"^2 problems: .*HR/0\.png is truncated.*; .*X4/2x4\.png is truncated"):
+        prepare_cache(dataset, tmp_path / "c.h5", progress=False)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["set"]
+
+
 def test_ctrl_c_leaves_no_file(dataset: PairDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt

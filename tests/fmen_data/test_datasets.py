@@ -114,6 +114,17 @@ def test_an_lr_image_of_another_size_is_named_when_the_dataset_is_opened(tmp_pat
         open_dataset(tmp_path)
 
 
+def test_all_images_without_a_match_are_named_at_once(tmp_path: Path) -> None:
+    write_hr(tmp_path / "HR", "a", "b", "c")
+    write_lr(tmp_path / "LR_bicubic/X4", "ax4", "bx4", "cx4", size=(6, 9))
+    with pytest.raises(DataError, match=r"^3 problems: .*ax4\.png is 9x6.*bx4\.png is 9x6.*cx4\.png is 9x6"):
+        open_dataset(tmp_path)
+    for name in ("ax4.png", "cx4.png"):
+        (tmp_path / "LR_bicubic/X4" / name).unlink()
+    with pytest.raises(DataError, match=r"^2 problems: no LR image for .*a\.png; put .*; no LR image for .*c\.png"):
+        open_dataset(tmp_path)
+
+
 @pytest.mark.parametrize("folder", ["HR", "LR_bicubic/X4"])
 def test_two_files_of_one_image_are_refused_and_both_named(tmp_path: Path, folder: str) -> None:
     write_hr(tmp_path / "HR", "0001", "0002")

@@ -98,7 +98,7 @@ def test_images_without_a_partner_are_all_reported(tmp_path: Path) -> None:
     ]
     with pytest.raises(DataError) as error:
         open_dataset(tmp_path)
-    assert str(error.value) == problems[0]
+    assert str(error.value) == f"3 problems: {'; '.join(problems)}"
 
 
 def test_an_lr_image_of_another_size_is_reported(tmp_path: Path) -> None:

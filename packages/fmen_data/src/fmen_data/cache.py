@@ -44,7 +44,7 @@ from .atomic import atomic_write
 from .bicubic import Image
 from .cache_index import SourceFile, checksum, index_row, read_sources
 from .datasets import Pair, PairDataset, check_pair_sizes, match_pair
-from .errors import DataError
+from .errors import DataError, raise_all
 from .images import decode_image, read_bytes
 
 FORMAT = "fmen image cache"
@@ -227,7 +227,7 @@ def prepare_cache(
         verify: Compare the checksums of all images of an existing cache, instead of those of a few.
 
     Raises:
-        DataError: An image cannot be used, ``path`` is another file, or the cache cannot be written.
+        DataError: Images cannot be used (all are named), ``path`` is another file, or the cache cannot be written.
     """
     path = default_cache_path(dataset) if path is None else Path(path)
     if path.exists() and _is_current(path, dataset, verify):
@@ -274,7 +274,10 @@ def _require_space(path: Path, dataset: PairDataset) -> None:
     """Compare the size of the cache, known from the images' headers, with the free space before any work."""
     needed = 0
     for pair in dataset.pairs:
-        height, width = check_pair_sizes(pair, dataset.scale)
+        try:
+            height, width = check_pair_sizes(pair, dataset.scale)
+        except DataError:  # decoding names it, with all others
+            continue
         needed += 3 * height * width * (1 + dataset.scale**2)
     folder = next(parent for parent in path.resolve().parents if parent.is_dir())
     free = shutil.disk_usage(folder).free
@@ -308,18 +311,31 @@ def _decode(pair: Pair, scale: int) -> _Decoded:
 
 
 def _decode_all(dataset: PairDataset, workers: int) -> Iterator[_Decoded]:
-    """Decode in threads (OpenCV, NumPy and hashlib release the GIL), in order, a few images ahead of the writer."""
+    """Decode in threads (OpenCV, NumPy and hashlib release the GIL), in order, a few images ahead of the writer.
+
+    The ``DataError`` that names all images that cannot be used comes after the last image.
+    """
+    problems: list[str] = []
     pending: deque[Future[_Decoded]] = deque()
     pool = ThreadPoolExecutor(workers)
     try:
         for pair in dataset.pairs:
             pending.append(pool.submit(_decode, pair, dataset.scale))
             if len(pending) > 2 * workers:
-                yield pending.popleft().result()
+                yield from _sound(pending.popleft(), problems)
         while pending:
-            yield pending.popleft().result()
+            yield from _sound(pending.popleft(), problems)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+    raise_all(problems)
+
+
+def _sound(decoding: Future[_Decoded], problems: list[str]) -> Iterator[_Decoded]:
+    """Yield the decoded pair, or add what is wrong with it to the problems."""
+    try:
+        yield decoding.result()
+    except DataError as error:
+        problems.append(str(error))
 
 
 class _Output(io.FileIO):

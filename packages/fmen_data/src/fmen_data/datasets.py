@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from .bicubic import Image, imresize
-from .errors import DataError
+from .errors import DataError, raise_all
 from .images import image_size, list_images, read_image
 from .sample import sample_images
 
@@ -134,7 +134,8 @@ def open_dataset(source: Source, *, scale: int = 4, split: Split = "val") -> Pai
         split: The split to open, if the dataset has two.
 
     Raises:
-        DataError: There is no dataset, or LR and HR do not match in number, name or size (by the files' headers).
+        DataError: There is no dataset, or LR and HR do not match in number, name or size (by the files' headers); every
+            such image is named.
     """
     parts = find_parts(source, scale)
     chosen = [part for part in parts if part.split in (None, split)]
@@ -145,12 +146,17 @@ def open_dataset(source: Source, *, scale: int = 4, split: Split = "val") -> Pai
         chosen = chosen[:1]
     pairs = tuple(pair for part in chosen for pair in part.pairs(scale))
     seen: dict[str, Pair] = {}
+    problems: list[str] = []
     for pair in pairs:
         if pair.name in seen:
             raise DataError(f"{seen[pair.name].hr} and {pair.hr} have the same name; rename one")
         seen[pair.name] = pair
         if pair.lr is not None:  # an LR image that is made has the right size
-            check_pair_sizes(pair, scale)
+            try:
+                check_pair_sizes(pair, scale)
+            except DataError as error:
+                problems.append(str(error))
+    raise_all(problems)
     return PairDataset("+".join(part.name for part in chosen), scale, pairs)
 
 
@@ -181,8 +187,7 @@ class Part:
         if self.files is not None:
             return tuple(Pair(file.stem, file) for file in self.files)
         pairs, problems = pair_folders(self.hr, self.lr, scale)
-        if problems:
-            raise DataError(problems[0])
+        raise_all(problems)
         return pairs
 
 
