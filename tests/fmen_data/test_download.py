@@ -25,13 +25,17 @@ MD5 = hashlib.md5(CONTENT).hexdigest()
 
 
 class Server(ThreadingHTTPServer):
-    """Serves ``files``, or an error ``status``; closes the connection after ``drop_after`` bytes of each response."""
+    """Serves ``files``, or an error ``status``; closes the connection after ``drop_after`` bytes of each response.
+
+    The first ``stalls`` responses stop half-way until the client gives up.
+    """
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.files: dict[str, bytes] = {"/a.zip": CONTENT}
         self.drop_after: int | None = None
         self.ranges = True
+        self.stalls = 0
         self.status: int | None = None
         self.requests: list[tuple[str, str | None]] = []
 
@@ -64,6 +68,11 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()
         end = len(content) if self.server.drop_after is None else start + self.server.drop_after
+        if self.server.stalls:
+            self.server.stalls -= 1
+            self.wfile.write(content[start : (start + end) // 2])
+            self.connection.recv(1)  # returns when the client closes the connection
+            return
         self.wfile.write(content[start:end])
 
     def log_message(self, format: str, *args: object) -> None:
@@ -95,6 +104,32 @@ def test_dropped_connections_are_continued_where_they_broke(server: Server, tmp_
     server.drop_after = 1_100_000
     assert get(server, tmp_path / "a.zip") == CONTENT
     assert [wanted for _, wanted in server.requests] == [None, "bytes=1100000-", "bytes=2200000-"]
+
+
+def test_a_stalled_connection_is_continued_where_it_stopped(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fmen_data.download._TIMEOUT", 0.3)
+    server.stalls = 2
+    assert get(server, tmp_path / "a.zip") == CONTENT
+    assert [wanted for _, wanted in server.requests] == [None, "bytes=1500000-", "bytes=2250000-"]
+
+
+def test_a_file_that_changes_between_two_attempts_is_refused_and_then_downloaded_anew(
+    server: Server, tmp_path: Path
+) -> None:
+    (tmp_path / "a.zip.part").write_bytes(bytes(1_000_000))  # the first part of an older file
+    with pytest.raises(DataError, match="is not the expected file"):
+        get(server, tmp_path / "a.zip")
+    assert list(tmp_path.iterdir()) == []
+    assert get(server, tmp_path / "a.zip") == CONTENT
+
+
+def test_a_web_page_in_place_of_the_archive_is_refused(server: Server, tmp_path: Path) -> None:
+    server.files["/a.zip"] = b"<html>please log in</html>"
+    with pytest.raises(DataError, match="is not the expected file"):
+        get(server, tmp_path / "a.zip")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_later_call_continues_the_part_of_an_earlier_one(server: Server, tmp_path: Path) -> None:

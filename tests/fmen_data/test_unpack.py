@@ -88,3 +88,38 @@ def test_a_damaged_archive_leaves_nothing(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=f"{file.name} is damaged"):
             unpack(file, tmp_path / "out", everything, progress=False)
     assert list(tmp_path.rglob("*.png")) == []
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar.gz"])
+def test_an_archive_that_unpacks_to_a_thousand_times_its_size_is_refused(tmp_path: Path, kind: str) -> None:
+    archive, content = tmp_path / f"a.{kind}", bytes(20_000_000)
+    if kind == "zip":
+        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as zipped:
+            zipped.writestr("a.png", content)
+    else:
+        with tarfile.open(archive, "w:gz") as tar:
+            member = tarfile.TarInfo("a.png")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    assert archive.stat().st_size < len(content) / 900
+    with pytest.raises(DataError, match=r"unpacks to more than 100 times its size; remove it"):
+        unpack(archive, tmp_path / "out", everything, progress=False)
+    assert list(tmp_path.rglob("*.png")) == []
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_an_archive_of_too_many_members_is_refused(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fmen_data.download._MOST_MEMBERS", 3)
+    for count in (3, 4):
+        archive = tmp_path / f"{count}.{kind}"
+        if kind == "zip":
+            make_zip(archive, {f"{i}.png": b"1" for i in range(count)})
+        else:
+            with tarfile.open(archive, "w") as tar:
+                for i in range(count):
+                    tar.addfile(tarfile.TarInfo(f"{i}.png"), io.BytesIO())
+    unpack(tmp_path / f"3.{kind}", tmp_path / "few", everything, progress=False)
+    assert len(list((tmp_path / "few").iterdir())) == 3
+    with pytest.raises(DataError, match="has more than 3 members; remove it"):
+        unpack(tmp_path / f"4.{kind}", tmp_path / "many", everything, progress=False)
+    assert not list((tmp_path / "many").rglob("*.png"))

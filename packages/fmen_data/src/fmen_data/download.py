@@ -23,6 +23,9 @@ from .errors import DataError
 
 _CHUNK = 1 << 20  # bytes
 _ATTEMPTS = 5  # consecutive attempts without a new byte
+_TIMEOUT = 60.0  # seconds without a byte
+_MOST_MEMBERS = 100_000  # of an archive; Flickr2K has 10,600
+_LARGEST_RATIO = 100  # of the unpacked bytes to the archive's; of images it is about 1
 _PAUSE = 1.0  # seconds before the second attempt; doubles with each
 
 
@@ -82,7 +85,7 @@ def _transfer(url: str, part: Path, progress: bool) -> None:
     have = _size(part)
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
-        response = urllib.request.urlopen(request, timeout=60)
+        response = urllib.request.urlopen(request, timeout=_TIMEOUT)
     except urllib.error.HTTPError as error:
         if error.code != 416:
             raise
@@ -111,7 +114,7 @@ def _transfer(url: str, part: Path, progress: bool) -> None:
             raise ConnectionError("the connection was closed early")
 
 
-def _append(response: IO[bytes], part: Path, have: int, arrived: Callable[[int], object]) -> None:
+def _append(response: http.client.HTTPResponse, part: Path, have: int, arrived: Callable[[int], object]) -> None:
     """Append the response to the first ``have`` bytes of ``part``. An error in writing is not retried."""
     try:
         file = part.open("r+b" if have else "wb", buffering=0)
@@ -119,7 +122,7 @@ def _append(response: IO[bytes], part: Path, have: int, arrived: Callable[[int],
         raise _write_error(part, error) from error
     with file:
         file.seek(have)
-        while block := response.read(_CHUNK):
+        while block := response.read1(_CHUNK):  # what has arrived; read() would lose it when the connection stalls
             rest = memoryview(block)
             try:
                 while rest:
@@ -154,20 +157,25 @@ def unpack(
         progress: Show a progress bar on stderr.
 
     Raises:
-        DataError: The archive is damaged, has a link, a device or a path outside the folder, or the files cannot be
-            written.
+        DataError: The archive is damaged, has a link, a device, a path outside the folder or too many members, unpacks
+            to too many bytes, or the files cannot be written.
     """
     temporary = folder / f".{archive.name}.unpacking"
     shutil.rmtree(temporary, ignore_errors=True)
     written: list[Path] = []
     try:
+        allowed = _LARGEST_RATIO * _size(archive)
         for name, content in tqdm(_members(archive), f"unpack {archive.stem}", unit="file", disable=not progress):
             relative = extract_path(name)
             if relative is None:
                 continue
             (temporary / relative).parent.mkdir(parents=True, exist_ok=True)
             with (temporary / relative).open("wb") as file:
-                shutil.copyfileobj(content, file, _CHUNK)
+                while block := content.read(_CHUNK):
+                    allowed -= len(block)
+                    if allowed < 0:
+                        raise DataError(f"{archive} unpacks to more than {_LARGEST_RATIO} times its size; remove it")
+                    file.write(block)
             written.append(relative)
         for relative in written:
             (folder / relative).parent.mkdir(parents=True, exist_ok=True)
@@ -184,18 +192,25 @@ def _members(archive: Path) -> Iterator[tuple[PurePosixPath, IO[bytes]]]:
     """Yield the regular files of an archive with their content, which must be read before the next file."""
     if archive.suffix == ".zip":
         with zipfile.ZipFile(archive) as zipped:
-            for entry in zipped.infolist():
+            for number, entry in enumerate(zipped.infolist()):
+                _require_few(archive, number)
                 name = _safe(archive, entry.filename, stat.S_ISLNK(entry.external_attr >> 16))
                 if not entry.is_dir():
                     with zipped.open(entry) as content:
                         yield name, content
         return
     with tarfile.open(archive, "r|*") as tar:
-        for member in tar:
+        for number, member in enumerate(tar):
+            _require_few(archive, number)
             name = _safe(archive, member.name, not (member.isfile() or member.isdir()))
             stream = tar.extractfile(member) if member.isfile() else None
             if stream is not None:
                 yield name, stream
+
+
+def _require_few(archive: Path, number: int) -> None:
+    if number >= _MOST_MEMBERS:
+        raise DataError(f"{archive} has more than {_MOST_MEMBERS:,} members; remove it")
 
 
 def _safe(archive: Path, name: str, special: bool) -> PurePosixPath:
