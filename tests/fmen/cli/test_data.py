@@ -58,6 +58,20 @@ def test_verify_exits_with_zero_one_or_two(benchmark: Path, tmp_path: Path) -> N
     assert status == 2 and "absent" in output
 
 
+def test_a_damaged_cache_is_reported_and_rebuilt(tmp_path: Path) -> None:
+    for i in range(20):
+        write_image(tmp_path / f"set/{i:02d}.png", np.full((16, 24, 3), 10 + i, np.uint8))
+    cache = tmp_path / "c.h5"
+    run("prepare", "--data", tmp_path / "set", "--out", cache)
+    assert run("verify", "--cache", cache) == (0, "20 images of set checked, no problems\n")
+    content = cache.read_bytes()
+    cache.write_bytes(content.replace(bytes([29]) * 99, bytes([28]) * 99, 1))  # the last image
+    status, output = run("verify", "--cache", cache)
+    assert status == 1 and "c.h5 is damaged: the pixels of hr/19 do not match their checksum" in output
+    assert run("prepare", "--data", tmp_path / "set", "--out", cache)[0] == 0
+    assert run("verify", "--cache", cache)[0] == 0
+
+
 def test_the_messages_of_decoders_do_not_reach_the_terminal(tmp_path: Path) -> None:
     for name in ("a.tif", "b.bmp"):
         write_image(tmp_path / "set" / name, np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8))

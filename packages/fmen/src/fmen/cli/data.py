@@ -106,10 +106,16 @@ def verify(
     data: SourceOption = "data",
     scale: Scale = 4,
     deep: Annotated[bool, typer.Option("--deep", help="Decode every image, not only its header and its end.")] = False,
+    cache: Annotated[
+        Path | None, typer.Option(help="A cache file; compare the checksums of all its images instead.")
+    ] = None,
 ) -> None:
     """Check that all images are present and complete and that LR and HR sizes match; exit status 1 if not."""
     from fmen_data import div2k, parse_source
 
+    if cache:
+        verify_cache(cache)
+        return
     found = div2k.verify(parse_source(data), scale=scale, deep=deep, progress=sys.stderr.isatty())
     for problem in found.problems:
         typer.echo(problem)
@@ -118,6 +124,20 @@ def verify(
     )
     if found.problems:
         raise typer.Exit(1)
+
+
+def verify_cache(path: Path) -> None:
+    """Compare the checksums of all images of a cache; exit with status 1 at the first that differs."""
+    from fmen_data import DataError, PatchCache
+
+    try:
+        cache = PatchCache(path)
+        for index in range(len(cache)):
+            cache.check(index)
+    except DataError as error:
+        typer.echo(str(error))
+        raise typer.Exit(1) from error
+    typer.echo(f"{len(cache)} images of {cache.dataset} checked, no problems")
 
 
 @data_app.command()
