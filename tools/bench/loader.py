@@ -17,6 +17,7 @@ cache. Needs 2.5 GB in a temporary folder.
 from __future__ import annotations
 
 import itertools
+import json
 import multiprocessing
 import os
 import tempfile
@@ -39,6 +40,7 @@ from torch import Tensor
 
 from fmen_data import PatchCache, PatchSampler, imresize, open_dataset, prepare_cache, write_image
 from fmen_data.cache import FORMAT, VERSION
+from fmen_data.cache_index import SourceFile, checksum, index_row
 from fmen_data.patches import place_patch
 
 Batch = tuple[Tensor, Tensor]
@@ -255,24 +257,22 @@ def synthetic_cache(path: Path, count: int, smallest: int) -> Path:
     sizes = generator.integers(smallest, smallest + 5, (count, 2))
     names = [f"{i:06d}" for i in range(count)]
     with h5py.File(path, "w", libver="latest") as file:
-        file.attrs.update({"format": FORMAT, "version": VERSION, "scale": SCALE, "dataset": "synthetic"})
+        index: dict[str, list[Any]] = {"names": names, "lr": [], "hr": []}
         for side, factor in (("lr", 1), ("hr", SCALE)):
             group = file.create_group(side)
             for i, (height, width) in enumerate((sizes * factor).tolist()):
                 shift = i % (len(noise) // 2)
-                group.create_dataset(names[i], data=noise[shift : shift + height, :width])
-            describe_sources(group.attrs, [str(path.parent / side / f"{name}.png") for name in names])
+                image = noise[shift : shift + height, :width]
+                group.create_dataset(names[i], data=image)
+                source = SourceFile(path.parent / side / f"{names[i]}.png", 0, 0, "0" * 32)
+                index[side].append(index_row(image, source))
+        content = json.dumps(index).encode()
+        file.create_dataset("index", data=np.frombuffer(content, np.uint8))
+        text = {"format": FORMAT, "dataset": "synthetic", "index_checksum": checksum(content)}
+        file.attrs.update({key: np.bytes_(value.encode()) for key, value in text.items()})
+        file.attrs.update({"version": VERSION, "scale": SCALE})
     os.sync()
     return path
-
-
-def describe_sources(attributes: Any, files: list[str]) -> None:
-    """The attributes that a cache keeps of its images' files."""
-    text = h5py.string_dtype()
-    attributes.create("source", files, dtype=text)
-    attributes.create("source_size", np.zeros(len(files), np.int64))
-    attributes.create("source_mtime_ns", np.zeros(len(files), np.int64))
-    attributes.create("source_checksum", ["0" * 32] * len(files), dtype=text)
 
 
 def threads_rate(sampler: PatchSampler, threads: int, steps: int) -> float:
