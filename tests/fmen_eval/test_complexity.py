@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fmen_eval import EvaluationError, complexity
+from fmen_eval.complexity import Complexity, Layer
 
 
 class Small(nn.Module):
@@ -112,3 +113,36 @@ def test_a_network_that_cannot_take_the_image_is_named_in_one_line() -> None:
     with pytest.raises(EvaluationError, match="Conv2d cannot run on a 4x4 RGB image") as caught:
         complexity(nn.Conv2d(5, 5, 3), (4, 4))
     assert "\n" not in str(caught.value)
+
+
+def test_the_table_is_exact() -> None:
+    layers = (
+        Layer("head", "Conv2d", 2, 1234, 1_234_567_890, 5678, (1, 8, 10, 12)),
+        Layer("act", "ReLU", 1, 0, 960, 0, (1, 8, 10, 12)),
+    )
+    assert Complexity(1234, 1_234_568_850, 0, 5678, 2, layers).table().splitlines() == [
+        "layer  kind    calls  params     MFLOPs  activations  output",
+        "head   Conv2d      2   1,234  1,234.568        5,678  1x8x10x12",
+        "act    ReLU        1       0      0.001            0  1x8x10x12",
+        "---------------------------------------------------------------",
+        "total              3   1,234  1,234.569        5,678",
+    ]
+
+
+def test_the_default_image_is_256x256() -> None:
+    assert complexity(nn.Conv2d(3, 1, 1)).activations == 256 * 256
+
+
+def test_flops_are_exact_beyond_double_precision() -> None:
+    side = 94_906_267  # its square is odd and greater than 2**53
+    assert complexity(nn.Conv2d(3, 3, 1, groups=3), (side, side)).flops == 3 * side**2
+
+
+def test_the_message_of_an_impossible_run_is_the_first_line_of_the_error() -> None:
+    class Refusing(nn.Module):
+        def forward(self, image: Tensor) -> Tensor:
+            raise ValueError("\nfirst line\nsecond line\nthird line")
+
+    with pytest.raises(EvaluationError) as caught:
+        complexity(Refusing(), (4, 6))
+    assert str(caught.value) == "Refusing cannot run on a 6x4 RGB image: first line"

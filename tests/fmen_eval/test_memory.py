@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fmen_eval import EvaluationError, analyse, peak_memory
+from fmen_eval.memory import MemoryReport, NodeMemory
 
 SIZE = (24, 20)
 PIXELS = 24 * 20
@@ -199,3 +200,32 @@ def test_the_table_marks_the_peaks() -> None:
 def test_a_network_that_cannot_take_the_image_is_named_in_one_line() -> None:
     with pytest.raises(EvaluationError, match="Conv2d cannot run on a 20x24 RGB image"):
         analyse(nn.Conv2d(5, 5, 3), SIZE)
+
+
+def test_the_table_is_exact() -> None:
+    quarter = 2**18  # bytes of 0.25 MiB
+    report = MemoryReport(
+        (
+            NodeMemory("head", "convolution", 4 * quarter, 8 * quarter, 0, 2 * quarter, 4000 * quarter, 0),
+            NodeMemory("", "mul_", 16 * quarter, 0, 5 * quarter, 2 * quarter, 0, 16 * quarter),
+            NodeMemory("tail", "convolution", 4 * quarter, quarter, 0, 2 * quarter, 0, 0),
+        )
+    )
+    assert report.table().splitlines() == [
+        "  node                  input    output      kept    params     total      held  in place saves",
+        " *head: convolution      1.00      2.00      0.00      0.50      3.50   1000.00            0.00",
+        "> mul_                   4.00      0.00      1.25      0.50      5.75      0.00            4.00",
+        "  tail: convolution      1.00      0.25      0.00      0.50      1.75      0.00            0.00",
+    ]
+
+
+def test_keyword_arguments_of_operations_are_traced() -> None:
+    class Sum(nn.Module):
+        def forward(self, image: Tensor) -> Tensor:
+            return image.sum(1, keepdim=True, dtype=torch.float64)
+
+    assert analyse(Sum(), SIZE).nodes[0].output_bytes == 8 * PIXELS
+
+
+def test_the_default_image_is_256x256() -> None:
+    assert analyse(nn.ReLU()).nodes[0].output_bytes == 4 * 3 * 256 * 256

@@ -126,3 +126,17 @@ def test_unusable_input_is_named_in_one_line(
     with pytest.raises(EvaluationError, match=message) as caught:
         ssim(sr, hr, **arguments)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
+
+
+def test_the_default_border_is_4() -> None:
+    sr, hr = noisy_pair(40, 40)
+    assert psnr(sr, hr) == psnr(sr, hr, border=4)
+    assert ssim(sr, hr) == ssim(sr, hr, border=4)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_psnr_needs_one_pixel_inside_the_border(protocol: Protocol) -> None:
+    sr, hr = noisy_pair(9, 9)
+    assert psnr(sr, hr, protocol=protocol) == pytest.approx(defined_psnr(sr, hr, 4, protocol), abs=1e-9)
+    with pytest.raises(EvaluationError, match=r"the images are 8x9: without a border of 4 pixels .* at least 1x1"):
+        psnr(sr[:, :8], hr[:, :8], protocol=protocol)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -173,6 +174,65 @@ def test_the_type_of_weights_and_image_is_the_one_asked_for() -> None:
     seen: list[Any] = []
     measure({"n": Recorder(3, 3, 1)}, (6, 9), runs=1, warmup=0, dtype=torch.float64, progress=False)
     assert set(seen) == {(torch.float64, torch.float64, (1, 3, 6, 9), False)}
+
+
+class Watcher(nn.Module):
+    """Records its images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.images: list[Tensor] = []
+
+    def __deepcopy__(self, memo: object) -> Watcher:
+        return self
+
+    def forward(self, image: Tensor) -> Tensor:
+        self.images.append(image)
+        return image
+
+
+def test_by_default_a_256x256_image_is_measured_20_times_after_3_passes() -> None:
+    network = Watcher()
+    assert len(measure({"n": network}, progress=False)["n"].times_ms) == 20
+    assert len(network.images) == 3 + 20 + 1  # the last pass measures memory
+    assert network.images[0].shape == (1, 3, 256, 256)
+
+
+def test_the_image_is_that_of_seed_0() -> None:
+    network = Watcher()
+    measure({"n": network}, (4, 5), runs=1, progress=False)
+    assert torch.equal(network.images[0], torch.rand(1, 3, 4, 5, generator=torch.Generator().manual_seed(0)))
+
+
+def test_times_are_in_milliseconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter(range(100))
+    monkeypatch.setattr("fmen_eval.runtime.time.perf_counter", lambda: next(now))
+    assert measure({"n": nn.Identity()}, (8, 8), runs=2, warmup=0, progress=False)["n"].times_ms == (1000, 1000)
+
+
+def test_among_images_of_equal_size_the_first_is_measured_for_memory() -> None:
+    network = Watcher()
+    images = [torch.zeros(1, 3, *size) for size in ((2, 2), (4, 8), (8, 4))]
+    measure_as_challenge(network, images, progress=False)
+    assert [tuple(image.shape[2:]) for image in network.images] == [(2, 2), (4, 8), (8, 4), (4, 8)]
+
+
+def test_the_progress_bar_is_shown_by_default_and_leaves_no_line(capsys: pytest.CaptureFixture[str]) -> None:
+    for measured in (
+        lambda: measure({"n": nn.Identity()}, (8, 8), runs=2),
+        lambda: measure_as_challenge(nn.Identity(), [torch.zeros(1, 3, 8, 8)]),
+    ):
+        measured()
+        shown = capsys.readouterr().err
+        assert "runtime" in shown
+        assert "\n" not in shown
+
+
+def test_the_name_of_a_cpu_may_contain_a_colon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listing = tmp_path / "cpuinfo"
+    listing.write_text("processor\t: 0\nmodel name\t: Fast CPU: 2 cores\nmodel name\t: Other CPU\n")
+    monkeypatch.setattr("fmen_eval.runtime.Path", lambda _: listing)
+    assert device_name("cpu").startswith("Fast CPU: 2 cores, ")
 
 
 @pytest.mark.cuda

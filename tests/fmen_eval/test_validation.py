@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from fmen_eval import EvaluationError, psnr, ssim, validate
+from fmen_eval.validation import ImageResult, ValidationResult
 
 Pair = tuple[str, NDArray[np.uint8], NDArray[np.uint8]]
 
@@ -99,3 +100,14 @@ def test_an_image_that_does_not_fit_is_named(pairs: list[Pair]) -> None:
 def test_an_empty_dataset_is_refused() -> None:
     with pytest.raises(EvaluationError, match="no images"):
         validate(nearest, [], scale=2, progress=False)
+
+
+def test_the_table_is_exact() -> None:
+    images = (ImageResult("a", 30.25, 0.875, 0.5), ImageResult("butterfly", 40.5, 0.75, 1.25))
+    assert ValidationResult("ntire", 4, images).table().splitlines() == [
+        "image       PSNR dB    SSIM   seconds",
+        "a           30.2500  0.8750     0.500",
+        "butterfly   40.5000  0.7500     1.250",
+        "-------------------------------------",
+        "mean        35.3750  0.8125     0.875",
+    ]
