@@ -101,7 +101,7 @@ def test_fused_rrrb_equals_training_form_at_the_border() -> None:
 def test_attention_block_equals_the_formula_of_the_paper(training: bool) -> None:
     """``x * sigmoid(bn3(excitate(pad(bn2(lrelu(erbs(lrelu(squeeze(pad(bn1(x))))))))))``, layer by layer."""
     torch.manual_seed(0)
-    block = randomise(HFAB(6, 4, nn.Sequential(ERB(4), ERB(4)))).double().train(training)
+    block = randomise(HFAB(6, 4, lambda: nn.Sequential(ERB(4), ERB(4)))).double().train(training)
     expanded_block = copy.deepcopy(block)
     x = torch.randn(2, 6, 7, 5, dtype=torch.float64)
 
@@ -211,3 +211,15 @@ def test_both_published_layouts_of_fmen_s_load(reference: Path) -> None:
     for file in ("team03_fmen.pth", "fmen_test_weights.pt"):
         model = load(reference / "weights" / file)
         assert (model.name, model.scale, model.data_range) == ("fmen-s", 4, 255.0)
+
+
+def test_layers_are_initialised_in_the_order_of_the_forward_pass() -> None:
+    torch.manual_seed(0)
+    model = create_model("fmen-s")
+    torch.manual_seed(0)
+    for name, conv in (
+        ("head", nn.Conv2d(3, 50, 3)),
+        ("warmup.0", nn.Conv2d(50, 50, 3)),
+        ("warmup.1.squeeze", nn.Conv2d(50, 12, 3)),
+    ):
+        assert torch.equal(model.get_submodule(name).weight, conv.weight)

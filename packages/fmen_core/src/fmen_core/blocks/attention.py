@@ -141,16 +141,17 @@ class HFAB(Reparameterizable):
     Args:
         n_feats: C.
         mid_feats: Channels of the branch.
-        convs: Maps ``(N, mid_feats, H, W)`` to the same shape.
+        convs: Makes the module in the middle of the branch, ``(N, mid_feats, H, W)`` to the same shape. A function, so
+            that layers are initialised in the order of the forward pass.
     """
 
-    def __init__(self, n_feats: int, mid_feats: int, convs: nn.Module) -> None:
+    def __init__(self, n_feats: int, mid_feats: int, convs: Callable[[], nn.Module]) -> None:
         super().__init__()
         self.bn1 = nn.BatchNorm2d(n_feats)
         self.bn2 = nn.BatchNorm2d(mid_feats)
         self.bn3 = nn.BatchNorm2d(n_feats)
         self.squeeze = nn.Conv2d(n_feats, mid_feats, 3)
-        self.convs = convs
+        self.convs = convs()
         self.excitate = nn.Conv2d(mid_feats, n_feats, 3)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -69,7 +69,7 @@ class FMENTraining(nn.Module):
         super().__init__()
 
         def hfab(channels: int, blocks: int) -> HFAB:
-            return HFAB(n_feats, channels, nn.Sequential(*(ERB(channels, ratio) for _ in range(blocks))))
+            return HFAB(n_feats, channels, lambda: nn.Sequential(*(ERB(channels, ratio) for _ in range(blocks))))
 
         self.scale = scale
         self.name = variant_name(n_feats, mid_feats, down_blocks, up_blocks)
