@@ -21,7 +21,7 @@ from typing import Literal
 from tqdm import tqdm
 
 from .datasets import SCALES, Pair, Part, Source, check_pair_sizes, find_parts, pair_folders
-from .download import fetch, file_digest, unpack
+from .download import fetch, file_md5, unpack
 from .errors import DataError
 from .images import check_image, image_size, list_images
 
@@ -155,7 +155,7 @@ def download(
             continue
         file = target / archive.file
         if file.exists():
-            if (found := file_digest(file, "md5", progress=progress)) != archive.md5:
+            if (found := file_md5(file, progress=progress)) != archive.md5:
                 raise DataError(f"{file} has MD5 {found}, not {archive.md5}; remove it and run the command again")
         else:
             url = f"{(base_url or _URLS[archive.dataset]).rstrip('/')}/{archive.file}"

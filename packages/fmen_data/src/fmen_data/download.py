@@ -15,7 +15,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import IO, Literal
+from typing import IO
 
 from tqdm import tqdm
 
@@ -29,11 +29,11 @@ _LARGEST_RATIO = 100  # of the unpacked bytes to the archive's; of images it is 
 _PAUSE = 1.0  # seconds before the second attempt; doubles with each
 
 
-def fetch(url: str, target: Path, *, md5: str = "", sha256: str = "", progress: bool = True) -> None:
+def fetch(url: str, target: Path, *, md5: str = "", progress: bool = True) -> None:
     """Download ``url`` to ``target``.
 
     Received bytes are in ``target`` + ``.part``, which the next attempt or the next call continues. ``target`` appears
-    when the file is complete and its MD5 or SHA-256, whichever is given, is correct. Dropped connections are retried.
+    when the file is complete and its MD5, if one is given, is correct. Dropped connections are retried.
 
     Raises:
         DataError: The server refuses, does not respond, or sends another file; or the file cannot be written.
@@ -55,13 +55,10 @@ def fetch(url: str, target: Path, *, md5: str = "", sha256: str = "", progress: 
                 reason = getattr(error, "reason", None) or error
                 raise DataError(f"cannot download {url}: {reason}; run the command again, it continues") from error
             time.sleep(_PAUSE * 2 ** (failures - 1))
-    expected = md5 or sha256
-    found = file_digest(part, "md5" if md5 else "sha256", progress=progress) if expected else ""
-    if found != expected:
+    found = file_md5(part, progress=progress) if md5 else ""
+    if found != md5:
         part.unlink()
-        raise DataError(
-            f"{url} is not the expected file (checksum {found}, not {expected}); download from another server"
-        )
+        raise DataError(f"{url} is not the expected file (checksum {found}, not {md5}); download from another server")
     part.replace(target)
 
 
@@ -69,9 +66,9 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def file_digest(path: Path, algorithm: Literal["md5", "sha256"], *, progress: bool = True) -> str:
-    """Return the digest of a file in hexadecimal."""
-    digest = hashlib.new(algorithm, usedforsecurity=False)
+def file_md5(path: Path, *, progress: bool = True) -> str:
+    """Return the MD5 of a file in hexadecimal."""
+    digest = hashlib.md5(usedforsecurity=False)
     bar = tqdm(total=_size(path), desc=f"check {path.stem}", unit="B", unit_scale=True, disable=not progress)
     with path.open("rb") as file, bar:
         while block := file.read(_CHUNK):
