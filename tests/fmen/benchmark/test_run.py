@@ -16,8 +16,9 @@ import typer
 from torch import nn
 from typer.testing import CliRunner
 
+from fmen.benchmark.challenges import CHALLENGES, Challenge
 from fmen.benchmark.models import BenchModel, choose_models
-from fmen.benchmark.run import Accuracy, Benchmark, Row, run_bench, with_scores
+from fmen.benchmark.run import SCORE, Accuracy, Benchmark, Row, run_bench, with_scores
 from fmen.benchmark.table import COLUMNS, markdown_table, memory_table, rank, sort_rows, text_table
 from fmen.charts.networks import check_plot, save_networks
 from fmen.cli.bench import bench
@@ -52,7 +53,7 @@ def measured() -> Benchmark:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     models = choose_models(["fmen-s", "imdn-baseline"])
-    result = run_bench(models, lr_size=SIZE, device="cpu", runs=2, score=True, memory=True, progress=False)
+    result = run_bench(models, lr_size=SIZE, device="cpu", runs=2, rules=SCORE, memory=True, progress=False)
     torch.set_num_threads(threads)
     return result
 
@@ -72,12 +73,12 @@ def test_the_score_adds_span_which_scores_e_squared(measured: Benchmark) -> None
 
 
 def test_the_score_weighs_time_flops_and_parameters() -> None:
-    scored = with_scores([row("span", 10, 100_000), row("mine", 5, 200_000)])
+    scored = with_scores([row("span", 10, 100_000), row("mine", 5, 200_000)], SCORE)
     assert scored[1].score == pytest.approx(0.8 * math.exp(1) + 0.2 * math.exp(4))
 
 
 def test_a_score_that_exceeds_a_float_is_infinite_in_the_table_and_null_in_json() -> None:
-    slow, span = with_scores([row("slow", 4000), row("span", 10)])
+    slow, span = with_scores([row("slow", 4000), row("span", 10)], SCORE)
     assert slow.score == math.inf
     assert span.score == pytest.approx(math.exp(2))
     assert next(line for line in text_table([slow, span]).splitlines() if "slow" in line).endswith("inf (2)")
@@ -86,7 +87,7 @@ def test_a_score_that_exceeds_a_float_is_infinite_in_the_table_and_null_in_json(
 
 
 def test_score_psnr_and_convolutions_have_no_percentage() -> None:
-    rows = with_scores([row("span", 10, psnr=28), row("imdn-baseline", 40, psnr=29)])
+    rows = with_scores([row("span", 10, psnr=28), row("imdn-baseline", 40, psnr=29)], SCORE)
     line = next(line for line in text_table(rows).splitlines() if line.startswith("imdn"))
     assert line.count("%") == 5
     assert re.match(r"imdn-baseline +29\.00 \(1\) +0\.100 ", line) and " 3 (1)  " in line and line.endswith(" (2)")
@@ -108,8 +109,8 @@ def test_the_predicted_memory_is_at_most_the_measured_one(measured: Benchmark) -
     )  # aligned left
 
 
-def test_all_networks_are_measured_by_default() -> None:
-    assert [model.name for model in choose_models()] == list(model_names())
+def test_all_networks_but_the_slow_one_are_measured_by_default() -> None:
+    assert [model.name for model in choose_models()] == [name for name in model_names() if name != "haesr"]
 
 
 def test_a_weights_file_replaces_the_network_with_random_weights(tmp_path: Path) -> None:
@@ -236,6 +237,7 @@ def test_rows_are_sorted_best_first_and_missing_figures_last() -> None:
     assert [entry.model.name for entry in sort_rows(rows, "runtime")] == ["b", "a", "d"]
     assert [entry.model.name for entry in sort_rows(rows, "psnr")] == ["b", "a", "d"]
     assert [entry.model.name for entry in sort_rows(rows, "model")] == ["a", "b", "d"]
+    assert sort_rows(rows, "time") == sort_rows(rows, "runtime")
     with pytest.raises(ValueError, match="--sort beauty: choose one of model, psnr, params"):
         sort_rows([], "beauty")
 
@@ -274,7 +276,34 @@ def test_the_command_measures_20_runs_on_256x256_by_default(monkeypatch: pytest.
     result = CliRunner().invoke(app, ["--models", "span"], catch_exceptions=False)
     assert result.stdout.endswith("\n\nsomewhere\n")
     asked = measure.call_args.kwargs
+    assert asked["rules"] is None
     assert (asked["lr_size"], asked["runs"], asked["device"], asked["data"]) == ((256, 256), 20, "auto", None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names", "rules"),
+    [
+        ([], [name for name in model_names() if name != "haesr"], None),
+        (["--models", "all"], list(model_names()), None),
+        (["--score", "--models", "fmen-s"], ["fmen-s"], SCORE),
+        (["--year", "2026"], ["span", "pds", "haesr", "pkdsr", "disp", "spanv2"], CHALLENGES[2026]),
+        (["--year", "2025", "--models", "fmen-s"], ["fmen-s"], CHALLENGES[2025]),
+    ],
+)
+def test_the_command_measures_the_networks_of_the_year_or_those_named(
+    arguments: list[str], names: list[str], rules: Challenge | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure = create_autospec(run_bench, return_value=Benchmark((row("span", 1),), "somewhere"))
+    monkeypatch.setattr("fmen.benchmark.run.run_bench", measure)
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert [model.name for model in measure.call_args.args[0]] == names
+    assert measure.call_args.kwargs["rules"] == rules
+    assert ("--models all measures it, too" in result.stdout) == (not arguments)
+
+
+def test_a_year_without_a_challenge_is_refused() -> None:
+    result = CliRunner().invoke(app, ["--year", "2023"])
+    assert str(result.exception) == "--year 2023: choose one of 2022, 2024, 2025, 2026"
 
 
 def test_psnr_requires_weights() -> None:

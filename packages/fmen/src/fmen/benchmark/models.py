@@ -21,6 +21,9 @@ from fmen_core.models import ARCHITECTURES
 
 SCALE = 4
 
+SLOW = ("haesr",)
+"""Networks that are measured only where they are asked for: they take ten times as long as the others."""
+
 
 @dataclass(frozen=True)
 class BenchModel:
@@ -47,7 +50,7 @@ def choose_models(
     """Build the networks to measure.
 
     Args:
-        names: Names that ``create_model`` takes, for networks with random weights; None for all of them.
+        names: Names that ``create_model`` takes, for networks with random weights; None for all but ``SLOW``.
         weights: Weights files. The network of a file replaces the one of the same name with random weights.
         modules: The user's networks, as ``path/to/file.py:ClassName`` or ``path/to/file.py:ClassName,weights``.
 
@@ -57,7 +60,7 @@ def choose_models(
     """
     titles = {architecture.name: architecture.title for architecture in ARCHITECTURES}
     chosen: dict[str, BenchModel] = {}
-    for name in model_names() if names is None else names:
+    for name in default_names() if names is None else names:
         chosen[name] = BenchModel(name, titles.get(name, name), reparameterize(create_model(name, SCALE)))
     for file in weights:
         network = reparameterize(load(file))
@@ -75,6 +78,11 @@ def choose_models(
     if not chosen:
         raise UserError("no network to measure: name some with --models, --weights or --module")
     return list(chosen.values())
+
+
+def default_names() -> list[str]:
+    """Return the names of the networks that are measured by default."""
+    return [name for name in model_names() if name not in SLOW]
 
 
 def load_module(argument: str) -> BenchModel:

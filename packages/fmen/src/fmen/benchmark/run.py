@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fmen.benchmark.models import SCALE, BenchModel, choose_models
+from fmen.benchmark.challenges import CHALLENGES, Challenge, Figures
+from fmen.benchmark.models import SCALE, BenchModel, call_user_code, choose_models
 from fmen.charts.networks import Network
 from fmen.errors import UserError
+from fmen.submission.metrics import count_with_fvcore, require_fvcore
 from fmen_core import Upscaler
 from fmen_core.architecture import sr_model
 from fmen_core.precision import float32_mode
@@ -34,8 +35,8 @@ from fmen_eval import (
 BASELINE = "imdn-baseline"
 """The network that the challenge's report compares the others with, and so does the table."""
 
-SCORE_BASELINE = "span"
-"""The baseline of the 2026 challenge, which defines the score."""
+SCORE = replace(CHALLENGES[2026], flops_rule="challenge")
+"""The 2026 challenge's score, computed from FLOPs by the rule that needs no fvcore."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,12 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Row:
-    """All figures of one network; ``score`` is infinite where its exponentials exceed a float."""
+    """All figures of one network.
+
+    Attributes:
+        score: Infinite where its exponentials exceed a float.
+        hidden: Operators of the network that fvcore does not see, so that ``flops`` is too low.
+    """
 
     model: BenchModel
     params: int
@@ -69,6 +75,12 @@ class Row:
     accuracy: Accuracy | None = None
     score: float | None = None
     prediction: MemoryReport | None = None
+    hidden: tuple[str, ...] = ()
+
+    def figures(self) -> Figures:
+        """Return what the challenges rank."""
+        memory = self.runtime.memory.allocated_bytes
+        return Figures(self.runtime.median_ms, self.flops, self.params, self.activations, memory)
 
     def plotted(self) -> Network:
         """Return the row as ``fmen bench --plot`` draws it."""
@@ -122,17 +134,22 @@ class Benchmark:
     Attributes:
         rows: In the order in which the networks were named.
         conditions: One line on device, image size and number of runs.
+        baseline: The network that the table compares the others with.
+        remarks: Lines on the challenge's rules and on single figures.
     """
 
     rows: tuple[Row, ...]
     conditions: str
+    baseline: str = BASELINE
+    remarks: tuple[str, ...] = ()
 
     def to_dicts(self) -> list[dict[str, Any]]:
         """Return what ``fmen bench --json`` writes: the rows, each with the conditions it was measured under.
 
         An infinite score or PSNR is ``null`` in the file.
         """
-        return [{**row.to_dict(), "conditions": self.conditions} for row in self.rows]
+        conditions = "; ".join((self.conditions, *self.remarks[:1]))
+        return [{**row.to_dict(), "conditions": conditions} for row in self.rows]
 
 
 @float32_mode()
@@ -142,7 +159,7 @@ def run_bench(
     lr_size: tuple[int, int] = (256, 256),
     device: str = "auto",
     runs: int = 20,
-    score: bool = False,
+    rules: Challenge | None = None,
     memory: bool = False,
     data: str | None = None,
     progress: bool = True,
@@ -155,21 +172,25 @@ def run_bench(
             256x256, by the challenge's rule.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
         runs: Timed forward passes per network.
-        score: Compute the 2026 challenge's score; SPAN is added if it is not among the networks.
+        rules: Compute this challenge's score; its baseline is added if it is not among the networks.
         memory: Predict each network's peak memory from a trace.
         data: A dataset, as ``fmen validate --data`` names it, to measure the networks with weights on.
         progress: Show progress bars.
 
     Raises:
-        UserError: ``data`` is given and no network can be measured on it.
+        UserError: ``data`` is given and no network can be measured on it, or the rules require fvcore, which is not
+            installed.
         ModelError: A network does not run on images of this size, or the device is not available.
         DataError: The dataset cannot be read.
     """
     device = pick_device(device)
-    if score and SCORE_BASELINE not in {model.name for model in models}:
-        models = [*models, *choose_models([SCORE_BASELINE])]
+    if rules and rules.flops_rule == "fvcore":
+        require_fvcore()
+    if rules and rules.baseline not in {model.name for model in models}:
+        models = [*models, *choose_models([rules.baseline])]
     dataset = None if data is None else open_data(data, models)
     counts = [complexity(model.network) for model in models]
+    flops = [count_flops(model, count.flops, rules) for model, count in zip(models, counts, strict=True)]
     predictions = [analyse(model.network, lr_size) if memory else None for model in models]
     networks = {model.name: model.network for model in models}
     runtimes = measure(networks, lr_size, device=device, runs=runs, progress=progress)
@@ -177,48 +198,65 @@ def run_bench(
         Row(
             model,
             count.params,
-            count.flops,
+            counted,
             count.macs,
             count.activations,
             count.convs,
             runtimes[model.name],
             accuracy=measure_accuracy(model, dataset, device, progress) if dataset and model.weights else None,
             prediction=prediction,
+            hidden=hidden,
         )
-        for model, count, prediction in zip(models, counts, predictions, strict=True)
+        for model, count, (counted, hidden), prediction in zip(models, counts, flops, predictions, strict=True)
     ]
     height, width = lr_size
     spread = max(row.runtime.spread for row in rows)
-    return Benchmark(
-        tuple(with_scores(rows) if score else rows),
+    conditions = (
         f"{device_name(device)}; PyTorch {torch.__version__}, {arithmetic(device)}; LR image {width}x{height}; "
-        f"median of {runs} interleaved runs, quartiles at most {100 * spread:.1f} % apart; complexity for 256x256",
+        f"median of {runs} interleaved runs, quartiles at most {100 * spread:.1f} % apart; complexity for 256x256"
     )
+    if rules is None:
+        return Benchmark(tuple(rows), conditions)
+    return Benchmark(tuple(with_scores(rows, rules)), conditions, rules.baseline, remarks(rows, rules))
 
 
-def with_scores(rows: Sequence[Row]) -> list[Row]:
-    """Add the 2026 challenge's score, relative to SPAN's row; smaller is better, SPAN has e squared.
+def count_flops(model: BenchModel, by_modules: int, rules: Challenge | None) -> tuple[int, tuple[str, ...]]:
+    """Count FLOPs by the challenge's rule, and name the operators that the count leaves out.
 
-    Source: README of the organisers' repository, ``Amazingren/NTIRE2026_ESR``.
+    Args:
+        model: The network.
+        by_modules: Its FLOPs by the rule of the organisers' ``utils/model_summary.py``.
+        rules: The challenge; None for that rule.
+
+    Raises:
+        UserError: fvcore cannot trace the user's network.
     """
-    base = next(row for row in rows if row.model.name == SCORE_BASELINE)
-
-    def score(row: Row) -> float:
-        return (
-            0.8 * exponential(2 * row.runtime.median_ms / base.runtime.median_ms)
-            + 0.1 * exponential(2 * row.flops / base.flops)
-            + 0.1 * exponential(2 * row.params / base.params)
-        )
-
-    return [replace(row, score=score(row)) for row in rows]
+    if rules is None or rules.flops_rule == "challenge":
+        return by_modules, ()
+    if not model.custom:
+        return count_with_fvcore(model.network)
+    counted: tuple[int, tuple[str, ...]] = call_user_code(
+        lambda: count_with_fvcore(model.network), f"{model.name}: fvcore cannot count its FLOPs"
+    )
+    return counted
 
 
-def exponential(x: float) -> float:
-    """Return ``math.exp(x)``, or infinity where that raises OverflowError, for ``x`` above 709."""
-    try:
-        return math.exp(x)
-    except OverflowError:
-        return math.inf
+def with_scores(rows: Sequence[Row], rules: Challenge) -> list[Row]:
+    """Add a challenge's score, relative to its baseline's row; smaller is better."""
+    scores = rules.scores({row.model.name: row.figures() for row in rows})
+    return [replace(row, score=scores[row.model.name]) for row in rows]
+
+
+def remarks(rows: Sequence[Row], rules: Challenge) -> tuple[str, ...]:
+    """Describe a challenge's rules, and say which FLOPs are known to be wrong."""
+    base = next(row for row in rows if row.model.name == rules.baseline)
+    lines = [rules.describe(base.runtime.median_ms)]
+    for row in rows:
+        if row.model.name in rules.remarks:
+            lines.append(f"{row.model.name}: {rules.remarks[row.model.name]}")
+        if row.hidden:
+            lines.append(f"{row.model.name}: FLOPs are too low, fvcore does not see into {', '.join(row.hidden)}")
+    return tuple(lines)
 
 
 def open_data(data: str, models: Iterable[BenchModel]) -> PairDataset:

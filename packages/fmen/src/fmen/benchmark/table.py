@@ -55,6 +55,9 @@ COLUMNS = (
     Column("score", "Score", lambda row: row.score, 2, compared=False),
 )
 
+ALIASES = {"time": "runtime"}
+"""Other names of columns for ``--sort``."""
+
 SORT_KEYS = ("model", *(column.key for column in COLUMNS))
 
 
@@ -66,7 +69,7 @@ def sort_rows(rows: Sequence[Row], key: str) -> list[Row]:
     """
     if key == "model":
         return sorted(rows, key=lambda row: row.model.name)
-    column = next((column for column in COLUMNS if column.key == key), None)
+    column = next((column for column in COLUMNS if column.key == ALIASES.get(key, key)), None)
     if column is None:
         raise UserError(f"--sort {key}: choose one of {', '.join(SORT_KEYS)}")
     return sorted(rows, key=lambda row: cost(column, row))
@@ -85,14 +88,14 @@ def cost(column: Column, row: Row) -> float:
     return -figure if column.higher_is_better else figure
 
 
-def text_table(rows: Sequence[Row]) -> str:
+def text_table(rows: Sequence[Row], baseline: str = BASELINE) -> str:
     """Format for the terminal: each figure with its rank in parentheses and its difference from the baseline."""
-    return format_text(cells(rows, "{figure} ({rank}) {percent:>5}"))
+    return format_text(cells(rows, "{figure} ({rank}) {percent:>5}", baseline))
 
 
-def markdown_table(rows: Sequence[Row]) -> str:
+def markdown_table(rows: Sequence[Row], baseline: str = BASELINE) -> str:
     """Format as Markdown, with the ranks as subscripts, as in the challenge's report."""
-    return format_markdown(cells(rows, "{figure}<sub>({rank})</sub> {percent}"))
+    return format_markdown(cells(rows, "{figure}<sub>({rank})</sub> {percent}", baseline))
 
 
 def memory_table(rows: Sequence[Row]) -> str:
@@ -114,15 +117,16 @@ def memory_table(rows: Sequence[Row]) -> str:
     return format_text(table, words={0, 2, 4})
 
 
-def cells(rows: Sequence[Row], form: str) -> list[tuple[str, ...]]:
+def cells(rows: Sequence[Row], form: str, baseline: str) -> list[tuple[str, ...]]:
     """Return the heading and the rows as text, without the columns that no row has a figure for.
 
     Args:
         rows: In the order of the table.
         form: Format of a cell, with the fields ``figure``, ``rank`` and ``percent``.
+        baseline: The network that the others are compared with.
     """
     columns = [column for column in COLUMNS if column.shown and any(column.value(row) is not None for row in rows)]
-    base = next((row for row in rows if row.model.name == BASELINE), None)
+    base = next((row for row in rows if row.model.name == baseline), None)
 
     def cell(column: Column, row: Row) -> str:
         figure, reference = column.value(row), column.value(base) if base and column.compared else None

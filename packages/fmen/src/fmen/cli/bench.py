@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 
 def bench(
-    models: Annotated[str | None, typer.Option(metavar="A,B,...", help="Networks. Default: all.")] = None,
+    models: Annotated[
+        str | None,
+        typer.Option(metavar="A,B,...|all", help="Networks. Default: all but haesr, or those of --year."),
+    ] = None,
     weights: Annotated[
         list[Path] | None,
         typer.Option(metavar="FILE|NAME", help="Trained weights of a network. Repeatable."),
@@ -26,8 +29,15 @@ def bench(
         list[str] | None,
         typer.Option(metavar="FILE.py:CLASS[,WEIGHTS]", help="A network of your own. Repeatable."),
     ] = None,
-    sort: Annotated[str, typer.Option(metavar="COLUMN", help="Column to sort by, or model.")] = "runtime",
+    sort: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="Column to sort by, or model. Default: runtime, or the score of --year."),
+    ] = None,
     score: Annotated[bool, typer.Option("--score", help="Add the 2026 challenge's score, relative to SPAN.")] = False,
+    year: Annotated[
+        int | None,
+        typer.Option(metavar="2022|2024|2025|2026", help="That challenge's networks, FLOPs rule and score."),
+    ] = None,
     memory: Annotated[bool, typer.Option("--memory", help="Predict the peak memory from a trace.")] = False,
     data: Annotated[
         str | None,
@@ -46,34 +56,53 @@ def bench(
 ) -> None:
     """Compare networks: parameters, FLOPs, activations, convolutions, runtime, memory."""
     size = parse_size(lr_size)
-    from fmen.benchmark.models import choose_models
-    from fmen.benchmark.run import run_bench
+    from fmen.benchmark.challenges import challenge_of
+    from fmen.benchmark.models import SLOW, choose_models
+    from fmen.benchmark.run import SCORE, run_bench
     from fmen.benchmark.table import sort_rows
     from fmen_core import find_weights
 
+    challenge = None if year is None else challenge_of(year)
     if plot is not None:
         from fmen.charts.networks import check_plot, save_networks
 
         check_plot(plot)
+    sort = sort or ("score" if challenge and challenge.weights else "runtime")
     sort_rows([], sort)
     for file in (json_file, markdown, plot):
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)  # fails before the measurements, not after
-    names = None if models is None else [name.strip() for name in models.split(",") if name.strip()]
     result = run_bench(
-        choose_models(names, [find_weights(file) for file in weights or []], module or []),
+        choose_models(
+            named(models, challenge.networks if challenge else None),
+            [find_weights(file) for file in weights or []],
+            module or [],
+        ),
         lr_size=size,
         device=device,
         runs=runs,
-        score=score,
+        rules=challenge or (SCORE if score else None),
         memory=memory,
         data=data,
         progress=sys.stderr.isatty(),
     )
     rows = sort_rows(result.rows, sort)
     write(result, rows, json_file, markdown, memory)
+    if models is None and challenge is None:
+        typer.echo(f"\n{', '.join(SLOW)} takes ten times as long and is left out: --models all measures it, too")
     if plot is not None:
         save_networks([row.plotted() for row in rows], result.conditions, plot)
+
+
+def named(models: str | None, default: Sequence[str] | None) -> Sequence[str] | None:
+    """Return the names in ``--models``; ``default`` without any."""
+    if models is None:
+        return default
+    if models == "all":
+        from fmen_core import model_names
+
+        return model_names()
+    return [name.strip() for name in models.split(",") if name.strip()]
 
 
 def write(result: Benchmark, rows: Sequence[Row], json_file: Path | None, markdown: Path | None, memory: bool) -> None:
@@ -82,12 +111,14 @@ def write(result: Benchmark, rows: Sequence[Row], json_file: Path | None, markdo
     from fmen.json_file import write_json
     from fmen_data.atomic import atomic_write_bytes
 
+    below = "\n\n".join((result.conditions, *result.remarks))
     if json_file is not None:
         write_json(json_file, result.to_dicts())
+    as_markdown = markdown_table(rows, result.baseline)
     if markdown is not None and str(markdown) != "-":
-        atomic_write_bytes(markdown, f"{markdown_table(rows)}\n\n{result.conditions}\n".encode())
-    typer.echo(markdown_table(rows) if str(markdown) == "-" else text_table(rows))
-    typer.echo(f"\n{result.conditions}")
+        atomic_write_bytes(markdown, f"{as_markdown}\n\n{below}\n".encode())
+    typer.echo(as_markdown if str(markdown) == "-" else text_table(rows, result.baseline))
+    typer.echo(f"\n{below}")
     if memory:
         typer.echo(f"\nPeak memory in MiB, predicted (needed, held) and measured\n{memory_table(rows)}")
 

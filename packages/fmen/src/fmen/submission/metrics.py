@@ -40,12 +40,21 @@ def require_fvcore() -> None:
     """Raise ``SubmissionError`` if fvcore is not installed."""
     if find_spec("fvcore") is None:
         raise SubmissionError(
-            "this layout counts FLOPs with fvcore, which is not installed: pip install 'fmen[ntire2026]'"
+            "the challenges since 2024 count FLOPs with fvcore, which is not installed: pip install 'fmen[ntire2026]'"
         )
 
 
 def fvcore_flops(model: nn.Module) -> int:
-    """Count FLOPs as the 2026 challenge does, with fvcore's ``FlopCountAnalysis``.
+    """Count FLOPs as the challenges since 2024 do, with fvcore's ``FlopCountAnalysis``.
+
+    Raises:
+        SubmissionError: fvcore is not installed.
+    """
+    return count_with_fvcore(model)[0]
+
+
+def count_with_fvcore(model: nn.Module) -> tuple[int, tuple[str, ...]]:
+    """Count FLOPs with fvcore, and name the operators that it cannot see into: those that are not PyTorch's own.
 
     Raises:
         SubmissionError: fvcore is not installed.
@@ -57,7 +66,10 @@ def fvcore_flops(model: nn.Module) -> int:
     analysis = FlopCountAnalysis(model, torch.zeros(1, 3, *LR_SIZE, device=device))
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     with torch.no_grad():
-        return int(analysis.total())
+        total = int(analysis.total())
+    hidden = (name for name in analysis.unsupported_ops() if not name.startswith(("aten::", "prim::")))
+    functions = (name for name in analysis.unsupported_ops() if name.startswith("prim::PythonOp"))
+    return total, (*sorted(hidden), *sorted(functions))
 
 
 def measured_figures(result: ValidationResult, dataset: str, device: str) -> Metrics:
