@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fmen_core import FMEN, FMENTraining, Upscaler, create_model, load, reparameterize
+from fmen_core import FMEN, FMENTraining, ModelError, Upscaler, create_model, expand, load, reparameterize, save
 from fmen_core.blocks.attention import HFAB
-from fmen_core.blocks.reparameterizable import RRRB, set_collapsed
+from fmen_core.blocks.reparameterizable import BLOCKS, RRRB, set_collapsed
 from fmen_core.models.fmen import ERB
 from fmen_core.upscaler import Image, to_image
 
@@ -95,6 +95,33 @@ def test_fused_rrrb_equals_training_form_at_the_border() -> None:
     naive = block.reduce_conv(block.fea_conv(padded) + expanded) + x
     assert (merged - naive).abs()[..., 0, :].max() > 1e-3
     assert (merged - naive).abs()[..., 1:-1, 1:-1].max() < 1e-12
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_every_block_gives_the_inference_form_of_fmen(block: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    sizes = {"n_feats": 10, "mid_feats": 8, "down_blocks": 2, "up_blocks": (2, 1, 1)}
+    model = randomise(create_model("fmen", 3, block=block, **sizes)).double().eval()
+    set_collapsed(model, False)
+    inference, x = reparameterize(model), image(11, 8)
+    assert type(inference) is FMEN and list(inference.state_dict()) == list(FMEN(3, **sizes).state_dict())
+    with torch.no_grad():
+        assert (model(x) - inference(x)).abs().max() < 1e-9
+    save(model, tmp_path / "training.safetensors")
+    loaded = load(tmp_path / "training.safetensors")
+    assert type(loaded) is FMENTraining and loaded.sizes == {**sizes, "ratio": 2, "block": block}
+    expanded = expand(inference, block=block)
+    assert expanded.sizes == loaded.sizes
+    with torch.no_grad():
+        assert (expanded(x) - inference(x)).abs().max() < 1e-9
+
+
+def test_unknown_block_is_refused_with_the_choices() -> None:
+    message = "fmen-s: there is no block 'conv'; choose one of rrrb, ecb, repvgg, acb, dbb, plain"
+    with pytest.raises(ModelError, match=message):
+        create_model("fmen-s", block="conv")
+    with pytest.raises(ModelError, match="fmen-s has no size called 'block'"):
+        create_model("fmen-s", form="inference", block="ecb")
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -216,10 +216,10 @@ def test_name_and_sizes_of_a_loaded_network_reproduce_it(architecture: Architect
 @pytest.mark.parametrize("form", ["training", "inference"])
 def test_name_and_sizes_of_an_fmen_of_other_sizes_reproduce_it(form: str, tmp_path: Path) -> None:
     sizes = {"n_feats": 12, "mid_feats": 8, "down_blocks": 3, "up_blocks": [2, 1, 3, 1]}
-    ratio = {"ratio": 3} if form == "training" else {}
-    save(create_model("fmen", 2, form=form, **sizes, **ratio), tmp_path / "w.safetensors")
+    more = {"ratio": 3, "block": "ecb"} if form == "training" else {}
+    save(create_model("fmen", 2, form=form, **sizes, **more), tmp_path / "w.safetensors")
     loaded = load(tmp_path / "w.safetensors")
-    assert (loaded.name, loaded.sizes) == ("fmen", {**sizes, "up_blocks": (2, 1, 3, 1), **ratio})
+    assert (loaded.name, loaded.sizes) == ("fmen", {**sizes, "up_blocks": (2, 1, 3, 1), **more})
     again = create_model(loaded.name, loaded.scale, form=form, **loaded.sizes)
     again.load_state_dict(loaded.state_dict())
     assert create_model("fmen-s", **sizes).name == "fmen" and create_model("fmen", **FMEN_S).name == "fmen-s"

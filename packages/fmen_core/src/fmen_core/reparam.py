@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from contextlib import ExitStack
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -56,7 +57,7 @@ def fuse(module: nn.Module) -> nn.Module:
     return module
 
 
-def expand(model: nn.Module, images: Tensor | None = None) -> nn.Module:
+def expand(model: nn.Module, images: Tensor | None = None, **sizes: Any) -> nn.Module:
     """Return a training form that computes the same function as the inference form ``model``, for fine-tuning.
 
     In eval mode both are the same function, borders included, up to the rounding of the parameters. Blocks are freshly
@@ -67,9 +68,10 @@ def expand(model: nn.Module, images: Tensor | None = None) -> nn.Module:
     Args:
         model: A network in the inference form; it is unchanged. A training form is re-parameterized first.
         images: ``(N, 3, H, W)`` in ``[0, data_range]``, typical of the training data; by default synthetic images.
+        sizes: Sizes that only the training form has, such as ``block="ecb"`` for FMEN.
 
     Raises:
-        ModelError: The network has no training form.
+        ModelError: The network has no training form, or not with these sizes.
     """
     source = reparameterize(model)
     found = recognise(source.state_dict())
@@ -78,7 +80,7 @@ def expand(model: nn.Module, images: Tensor | None = None) -> nn.Module:
     architecture, arguments = found
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        training = architecture.build(**{**arguments, "form": "training"})
+        training = architecture.build(**{**arguments, **sizes, "form": "training"})
     first = next(source.parameters())
     training.to(first).load_state_dict(source.state_dict(), strict=False)  # the convolutions outside blocks
     if images is None:

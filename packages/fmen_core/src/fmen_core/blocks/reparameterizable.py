@@ -4,18 +4,23 @@ A linear block need not run layer by layer in training. By default (``collapsed`
 kernels into one, differentiably, and runs that single convolution: the same function and the same gradients, for a
 third of the time and memory in FMEN (``tools/forms.py``). This is online re-parameterization. In eval mode the kernels
 are merged in float64, as ``fmen_core.reparameterize`` merges them, so that both forms run the same convolution.
+
+The blocks have no BatchNorm. RepVGG, ACB and DBB have one in each branch in their papers on classification. It
+normalizes by the statistics of the branch's output, which a merged block does not compute, and networks for
+super-resolution usually leave it out. RRRB and ECB have none in their papers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fmen_core.blocks.layers import Kernel, conv1x1, kernel_of, named, no_autocast
+from fmen_core.blocks.branches import PointwiseConv, PointwiseFilter, branch_kernel, pad_with
+from fmen_core.blocks.layers import Kernel, conv1x1, conv3x3, kernel_of, named, no_autocast
 
 
 class Statistics(NamedTuple):
@@ -158,8 +163,7 @@ class RRRB(ReparamConv2d):
     def expanded(self, x: Tensor) -> Tensor:
         """Run the three convolutions."""
         expanded = self.expand_conv(x)
-        bias = kernel_of(self.expand_conv)[1].view(1, -1, 1, 1)
-        padded = F.pad(expanded - bias, (1, 1, 1, 1)) + bias
+        padded = pad_with(expanded, kernel_of(self.expand_conv)[1])
         out: Tensor = self.reduce_conv(self.fea_conv(padded) + expanded) + x
         return out
 
@@ -190,3 +194,137 @@ class RRRB(ReparamConv2d):
         """Add to ``reduce``'s bias."""
         parameter = kernel_of(self.reduce_conv)[1]
         parameter += bias
+
+
+class ParallelConv(ReparamConv2d):
+    """Base class of sums of parallel branches, ``(N, in_channels, H, W)`` to ``(N, out_channels, H, W)``.
+
+    The child modules are the branches: zero-padded convolutions of at most 3x3, :class:`PointwiseConv` and
+    :class:`PointwiseFilter`. One branch is a 3x3 convolution.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        identity: Whether the input is added to the sum.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, identity: bool = False) -> None:
+        super().__init__()
+        if identity and in_channels != out_channels:
+            raise ValueError(f"a block from {in_channels} to {out_channels} channels has no identity branch")
+        self.identity = identity
+        self.conv3x3 = conv3x3(in_channels, out_channels)
+
+    def expanded(self, x: Tensor) -> Tensor:
+        """Run every branch and add the results."""
+        first, *others = self.children()
+        out: Tensor = first(x)
+        for branch in others:
+            out = out + branch(x)
+        return out + x if self.identity else out
+
+    def kernel_and_bias(self, dtype: torch.dtype | None = None) -> Kernel:
+        """Return the sum of the branches' kernels, each padded to 3x3."""
+        weights, biases = zip(*(branch_kernel(branch, dtype) for branch in self.children()), strict=True)
+        weight, bias = torch.stack(weights).sum(0), torch.stack(biases).sum(0)
+        if self.identity:
+            identity = torch.eye(len(bias), dtype=weight.dtype, device=weight.device)
+            weight = weight + F.pad(identity[..., None, None], (1, 1, 1, 1))
+        return weight, bias
+
+    def add_to_weight(self, weight: Tensor) -> None:
+        """Add to the weight of the 3x3 branch."""
+        self.conv3x3.weight += weight
+
+    def add_to_bias(self, bias: Tensor) -> None:
+        """Add to the bias of the 3x3 branch."""
+        parameter = kernel_of(self.conv3x3)[1]
+        parameter += bias
+
+
+class PlainConv(ParallelConv):
+    """A 3x3 convolution: the block without re-parameterization, for comparison."""
+
+
+class RepVGG(ParallelConv):
+    """RepVGG block: 3x3, 1x1 and, if the channels allow it, the identity.
+
+    Source: Ding et al., "RepVGG: Making VGG-style ConvNets Great Again", CVPR 2021, section 3.2; without BatchNorm.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, identity=in_channels == out_channels)
+        self.conv1x1 = conv1x1(in_channels, out_channels)
+
+
+class ACB(ParallelConv):
+    """Asymmetric convolution block: 3x3, 1x3 and 3x1.
+
+    Source: Ding et al., "ACNet: Strengthening the Kernel Skeletons for Powerful CNN via Asymmetric Convolution Blocks",
+    ICCV 2019, section 3; without BatchNorm.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels)
+        self.conv1x3 = nn.Conv2d(in_channels, out_channels, (1, 3), padding=(0, 1))
+        self.conv3x1 = nn.Conv2d(in_channels, out_channels, (3, 1), padding=(1, 0))
+
+
+class DBB(ParallelConv):
+    """Diverse branch block: 3x3, 1x1, 1x1 and 3x3, 1x1 and average pooling.
+
+    The 1x1 convolution in front of the 3x3 one is initialised as the identity.
+
+    Source: Ding et al., "Diverse Branch Block: Building a Convolution as an Inception-like Unit", CVPR 2021, section
+    3.3; without BatchNorm.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels)
+        self.conv1x1 = conv1x1(in_channels, out_channels)
+        self.conv1x1_3x3 = PointwiseConv(in_channels, in_channels, out_channels)
+        self.conv1x1_average = PointwiseFilter(in_channels, out_channels, [[1 / 9] * 3] * 3)
+        nn.init.dirac_(self.conv1x1_3x3.conv1x1.weight)
+
+
+class ECB(ParallelConv):
+    """Edge-oriented convolution block: 3x3, 1x1 and 3x3, and 1x1 with a Sobel filter in x, in y, and a Laplacian.
+
+    As in the published code, scales and biases of the filters are initialised with a standard deviation of 0.001. The
+    biases in front of the filters have no effect, because the values of each filter sum to zero.
+
+    Source: Zhang et al., "Edge-oriented Convolution Block for Real-time Super Resolution on Mobile Devices", ACM MM
+    2021, section 3.2.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        ratio: Channels between the 1x1 and the 3x3 convolution, as a multiple of ``out_channels``.
+        identity: Whether the input is added to the sum.
+    """
+
+    FILTERS: Mapping[str, Sequence[Sequence[float]]] = {
+        "sobel_x": ((1.0, 0.0, -1.0), (2.0, 0.0, -2.0), (1.0, 0.0, -1.0)),
+        "sobel_y": ((1.0, 2.0, 1.0), (0.0, 0.0, 0.0), (-1.0, -2.0, -1.0)),
+        "laplacian": ((0.0, 1.0, 0.0), (1.0, -4.0, 1.0), (0.0, 1.0, 0.0)),
+    }
+
+    def __init__(self, in_channels: int, out_channels: int, ratio: int = 2, *, identity: bool = False) -> None:
+        super().__init__(in_channels, out_channels, identity=identity)
+        self.conv1x1_3x3 = PointwiseConv(in_channels, ratio * out_channels, out_channels)
+        for name, values in self.FILTERS.items():
+            branch = PointwiseFilter(in_channels, out_channels, values)
+            for parameter in (branch.scale, branch.bias):
+                nn.init.normal_(parameter, std=1e-3)
+            self.add_module(f"conv1x1_{name}", branch)
+
+
+BLOCKS: Mapping[str, Callable[[int, int], ReparamConv2d]] = {
+    "rrrb": RRRB,
+    "ecb": lambda channels, ratio: ECB(channels, channels, ratio, identity=True),
+    "repvgg": lambda channels, _: RepVGG(channels, channels),
+    "acb": lambda channels, _: ACB(channels, channels),
+    "dbb": lambda channels, _: DBB(channels, channels),
+    "plain": lambda channels, _: PlainConv(channels, channels),
+}
+"""Blocks from and to the same number of channels by name; the second argument is the ratio of those that expand."""

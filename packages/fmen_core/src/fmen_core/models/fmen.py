@@ -1,7 +1,8 @@
 """FMEN: the training form, and the architecture of both forms.
 
-In the training form every 3x3 convolution of an ERB is an RRRB, and the attention blocks have BatchNorms. The inference
-form, ``fmen_core.fmen_deploy.FMEN``, has plain convolutions.
+In the training form every 3x3 convolution of an ERB is an RRRB or another block that equals one convolution, and the
+attention blocks have BatchNorms. The inference form, ``fmen_core.fmen_deploy.FMEN``, has plain convolutions; it is the
+same for all blocks.
 
 Source: Du et al., "Fast and Memory-Efficient Network Towards Efficient Image Super-Resolution", NTIRE 2022, section 3.
 """
@@ -19,20 +20,49 @@ from torch import Tensor, nn
 from fmen_core.architecture import Architecture, StateDict, count, out_channels, shuffle_scale
 from fmen_core.blocks.attention import HFAB
 from fmen_core.blocks.layers import conv3x3, pixel_shuffle_tail
-from fmen_core.blocks.reparameterizable import RRRB
+from fmen_core.blocks.reparameterizable import BLOCKS, ReparamConv2d
 from fmen_core.fmen_deploy import FMEN, SLOPE, VARIANTS, variant_name
 
-FORMS = {"training": "expand_conv", "inference": "rep_conv"}
-"""The first convolution of an RRRB in each form."""
+MARKS = {
+    "rrrb": "expand_conv.weight",
+    "ecb": "conv1x1_laplacian.scale",
+    "dbb": "conv1x1_average.scale",
+    "acb": "conv1x3.weight",
+    "repvgg": "conv1x1.weight",
+    "plain": "conv3x3.weight",
+}
+"""A parameter of each block of the training form that the blocks below it do not have."""
+
+EXPANDED = {"rrrb": "expand_conv.weight", "ecb": "conv1x1_3x3.conv1x1.weight"}
+"""The weight with ``ratio`` times as many output channels as the block has."""
+
+
+def make_block(name: str, channels: int, ratio: int) -> ReparamConv2d:
+    """Return a block whose merged convolution has the published name.
+
+    Raises:
+        ValueError: There is no such block.
+    """
+    if name not in BLOCKS:
+        raise ValueError(f"there is no block {name!r}; choose one of {', '.join(BLOCKS)}")
+    block = BLOCKS[name](channels, ratio)
+    block.fused_name = "rep_conv"
+    return block
 
 
 class ERB(nn.Module):
-    """Enhanced residual block: two RRRBs with a LeakyReLU in between; ``(N, C, H, W)`` to the same shape."""
+    """Enhanced residual block: two blocks with a LeakyReLU in between; ``(N, C, H, W)`` to the same shape.
 
-    def __init__(self, channels: int, ratio: int = 2) -> None:
+    Args:
+        channels: C.
+        ratio: Expansion ratio of RRRB and ECB.
+        block: One of ``fmen_core.blocks.reparameterizable.BLOCKS``.
+    """
+
+    def __init__(self, channels: int, ratio: int = 2, block: str = "rrrb") -> None:
         super().__init__()
-        self.conv1 = RRRB(channels, ratio)
-        self.conv2 = RRRB(channels, ratio)
+        self.conv1 = make_block(block, channels, ratio)
+        self.conv2 = make_block(block, channels, ratio)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the block."""
@@ -52,7 +82,8 @@ class FMENTraining(nn.Module):
         mid_feats: Channels of the attention branches; the first branch is 4 channels narrower.
         down_blocks: Pairs of ERB and HFAB.
         up_blocks: ERBs in each HFAB, ``down_blocks + 1`` numbers.
-        ratio: Expansion ratio of the RRRBs.
+        ratio: Expansion ratio of RRRB and ECB.
+        block: What the ERBs consist of: ``"rrrb"``, ``"ecb"``, ``"repvgg"``, ``"acb"``, ``"dbb"`` or ``"plain"``.
     """
 
     data_range = 255.0
@@ -65,17 +96,18 @@ class FMENTraining(nn.Module):
         down_blocks: int = 4,
         up_blocks: Sequence[int] = (2, 1, 1, 1, 1),
         ratio: int = 2,
+        block: str = "rrrb",
     ) -> None:
         super().__init__()
 
         def hfab(channels: int, blocks: int) -> HFAB:
-            return HFAB(n_feats, channels, lambda: nn.Sequential(*(ERB(channels, ratio) for _ in range(blocks))))
+            return HFAB(n_feats, channels, lambda: nn.Sequential(*(ERB(channels, ratio, block) for _ in range(blocks))))
 
         self.scale = scale
         self.name = variant_name(n_feats, mid_feats, down_blocks, up_blocks)
         self.head = conv3x3(3, n_feats)
         self.warmup = nn.Sequential(conv3x3(n_feats, n_feats), hfab(mid_feats - 4, up_blocks[0]))
-        self.ERBs = nn.ModuleList(ERB(n_feats, ratio) for _ in range(down_blocks))
+        self.ERBs = nn.ModuleList(ERB(n_feats, ratio, block) for _ in range(down_blocks))
         self.HFABs = nn.ModuleList(hfab(mid_feats, up_blocks[i + 1]) for i in range(down_blocks))
         self.lr_conv = conv3x3(n_feats, n_feats)
         self.tail = pixel_shuffle_tail(n_feats, scale)
@@ -97,9 +129,8 @@ def read_sizes(state: StateDict, name: str = "fmen") -> dict[str, Any]:
         state: A state dict.
         name: ``"fmen-s"`` accepts FMEN-S, ``"fmen"`` every FMEN with other sizes.
     """
-    expanded = out_channels(state, "ERBs.0.conv1.expand_conv.weight")
-    form = "inference" if expanded is None else "training"
-    first = rf"\.\d+\.conv1\.{FORMS[form]}\.weight"
+    block = next((kind for kind, mark in MARKS.items() if f"ERBs.0.conv1.{mark}" in state), None)
+    first = rf"\.\d+\.conv1\.{re.escape(MARKS[block] if block else 'rep_conv.weight')}"
     down_blocks = count(state, rf"ERBs{first}")
     branches = ["warmup.1.convs", *(f"HFABs.{i}.convs" for i in range(down_blocks))]
     sizes: dict[str, Any] = {
@@ -110,8 +141,12 @@ def read_sizes(state: StateDict, name: str = "fmen") -> dict[str, Any]:
     }
     if (sizes == VARIANTS["fmen-s"]) != (name == "fmen-s"):
         return {"scale": None}
-    if form == "training":
-        sizes["ratio"] = (expanded or 0) // (sizes["n_feats"] or 1)
+    form = "training" if block else "inference"
+    if block:
+        sizes["block"] = block
+    if block in EXPANDED:
+        expanded = out_channels(state, f"ERBs.0.conv1.{EXPANDED[block]}") or 0
+        sizes["ratio"] = expanded // (sizes["n_feats"] or 1)
     return {"scale": shuffle_scale(state, "tail.0.weight"), "form": form, **sizes}
 
 
