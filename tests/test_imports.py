@@ -18,8 +18,8 @@ LAYERS = (
     ("cli",),
     ("doctor", "report"),
     ("benchmark", "validation"),
-    ("sources",),
     ("export", "integrations", "submission", "training", "upscaling"),
+    ("sources",),
     ("charts",),
     ("errors", "json_file"),
 )

@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from fmen.cli.errors import Commands
 from fmen.export.run import ExportError
+from fmen.sources.runs import RunError
 from fmen.submission.rules import SubmissionError
-from fmen.training.run_folder import RunError
 from fmen_core import ModelError, WeightsError
 from fmen_data import DataError
 from fmen_eval import EvaluationError

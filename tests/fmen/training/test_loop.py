@@ -18,13 +18,14 @@ from typing import Any
 import pytest
 import torch
 
+from fmen.sources.runs import RunError
 from fmen.training.checkpoint import State
 from fmen.training.distributed import Processes
 from fmen.training.feed import open_patches, to_device
 from fmen.training.logger import Logger
 from fmen.training.loop import TrainingError, stop_agreed, take_step, train
 from fmen.training.recipe import Recipe, dump_recipe
-from fmen.training.run_folder import Run, RunError, resumed_recipe
+from fmen.training.run_folder import Run, resumed_recipe
 from fmen.training.schedule import learning_rate
 from fmen.training.setup import make_state
 from fmen.training.signals import StopRequest

@@ -14,10 +14,11 @@ import yaml
 from typer.testing import CliRunner
 
 from fmen.cli.main import app
+from fmen.sources.runs import RunError, newest_weights
 from fmen.training.initialization import initial_network
 from fmen.training.loop import train
 from fmen.training.recipe import Recipe, RecipeError
-from fmen.training.run_folder import Run, RunError, new_run, newest_run, newest_weights, resumed_recipe, versions
+from fmen.training.run_folder import Run, new_run, newest_run, resumed_recipe, versions
 from fmen_core import save
 
 RecipeMaker = Callable[..., Recipe]

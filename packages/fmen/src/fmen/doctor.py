@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from fmen.sources.datasets import DATA
-from fmen.training.run_folder import RunError, newest_weights
+from fmen.sources.runs import RunError, newest_weights
 from fmen_core.precision import has_bf16
 from fmen_core.pretrained import PUBLISHED, bundled, cache_folder
 from fmen_core.tiling import free_memory

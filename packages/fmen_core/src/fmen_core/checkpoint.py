@@ -52,6 +52,9 @@ def load(path: str | Path) -> nn.Module:
             weight is NaN, infinite, or not a floating-point number.
     """
     state = read_weights(path)
+    if name := read_metadata(path).get("module_class"):  # its tensors may have the names of a network of this package
+        file = read_metadata(path).get("module_file", "FILE.py")
+        raise WeightsError(f"{path}: these are weights of {name} in {file}; name that file with --model {file}:{name}")
     found = recognise(state)
     if found is None:
         raise WeightsError(f"{path}: no known network has these weights; {nearest_match(state)}")
@@ -207,7 +210,9 @@ def save(model: nn.Module, path: str | Path, *, recipe: str = "", metadata: Mapp
         "fmen_core": importlib.metadata.version("fmen-core"),
         **(metadata or {}),
     }
-    write_file(path, serialize({key: value.detach().cpu().contiguous() for key, value in state.items()}, entries))
+    # Clones, because safetensors refuses tensors that share memory, as those of a layer that is used twice do.
+    tensors = {key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in state.items()}
+    write_file(path, serialize(tensors, entries))
 
 
 def write_file(path: Path, content: bytes) -> None:

@@ -41,6 +41,8 @@ def reparameterize(model: nn.Module) -> nn.Module:
         if found is None:
             return fused
         architecture, arguments = found
+        if type(model) is not architecture.training:  # another network may have tensors of the same names
+            return fused
         inference = architecture.build(**arguments).to(next(iter(state.values())))
     inference.load_state_dict(state)
     return inference.eval()

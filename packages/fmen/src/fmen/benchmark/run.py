@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from fmen.benchmark.challenges import CHALLENGES, Challenge, Figures
-from fmen.benchmark.models import SCALE, BenchModel, call_user_code, choose_models
+from fmen.benchmark.models import SCALE, BenchModel, choose_models
 from fmen.charts.networks import Network
 from fmen.errors import UserError
+from fmen.sources.python_file import call_user_code
 from fmen.submission.metrics import count_with_fvcore, require_fvcore
 from fmen_core import Upscaler
 from fmen_core.architecture import sr_model

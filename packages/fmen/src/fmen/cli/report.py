@@ -37,7 +37,8 @@ def report(
     an empty command line mean the newest run.
     """
     from fmen.report.page import make_gallery, write_report
-    from fmen.training.run_folder import Run, newest_weights
+    from fmen.sources.runs import newest_weights
+    from fmen.training.run_folder import Run
     from fmen_core import find_weights
 
     out.parent.mkdir(parents=True, exist_ok=True)  # before the images, not after

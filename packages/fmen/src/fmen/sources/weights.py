@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from fmen.training.run_folder import RunError, newest_weights
+from fmen.sources.runs import RunError, newest_weights
 from fmen_core import WeightsError, download_weights, find_weights
 from fmen_core.pretrained import bundled
 

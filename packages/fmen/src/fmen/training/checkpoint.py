@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fmen.sources.runs import RunError
 from fmen.training.ema import Ema
-from fmen.training.run_folder import RunError
 from fmen_data.atomic import atomic_write_bytes
 
 

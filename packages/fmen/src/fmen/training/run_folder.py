@@ -20,12 +20,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from fmen.errors import UserError
+from fmen.sources.runs import BEST, LAST, RUNS, RunError, newest_folder
 from fmen.training.recipe import Recipe, current_keys, dump_recipe, load_recipe, make_recipe
 from fmen_data.atomic import atomic_write_bytes
-
-RUNS = Path("runs")
-"""The default parent of run folders."""
 
 RESUMABLE = (
     "steps",
@@ -43,10 +40,6 @@ RESUMABLE = (
 PACKAGES = ("fmen", "fmen-core", "fmen-data", "fmen-eval", "torch", "numpy", "opencv-python-headless", "h5py")
 
 
-class RunError(UserError):
-    """A run is missing, exists already, or cannot be resumed. The message is one line and names the remedy."""
-
-
 class Run:
     """The folder of one run."""
 
@@ -55,8 +48,8 @@ class Run:
         self.recipe_file = folder / "recipe.yaml"
         self.versions = folder / "versions.json"
         self.metrics = folder / "metrics.jsonl"
-        self.best = folder / "best.safetensors"
-        self.last = folder / "last.safetensors"
+        self.best = folder / BEST
+        self.last = folder / LAST
         self.resume = folder / "resume.pt"
 
     @property
@@ -128,7 +121,7 @@ def newest_run(root: Path = RUNS) -> Run:
     Raises:
         RunError: There is no run.
     """
-    found = _newest(root, "resume.pt")
+    found = newest_folder(root, "resume.pt")
     if found is None:
         raise RunError(f"no run under {root}/ to resume: start one with 'fmen train', or name its folder with --out")
     return Run(found)
@@ -154,18 +147,6 @@ def resumed_recipe(run: Run, overrides: Mapping[str, object]) -> Recipe:
     return wanted
 
 
-def newest_weights(root: Path = RUNS) -> Path:
-    """Return the best weights of the run that wrote weights last.
-
-    Raises:
-        RunError: There are no weights.
-    """
-    found = _newest(root, "best.safetensors", "last.safetensors")
-    if found is None:
-        raise RunError(f"no trained weights under {root}/: train with 'fmen train', or name a file with --weights")
-    return Run(found).weights
-
-
 def versions() -> dict[str, object]:
     """Return the versions of Python and of the packages that affect a result, and the machine."""
     found: dict[str, object] = {"python": platform.python_version(), "platform": platform.platform()}
@@ -175,9 +156,3 @@ def versions() -> dict[str, object]:
         except metadata.PackageNotFoundError:
             found[package] = None
     return found | {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
-
-
-def _newest(root: Path, *names: str) -> Path | None:
-    """Return the folder under ``root`` with the newest file of one of these names."""
-    files = [file for name in names for file in root.glob(f"*/{name}")]
-    return max(files, key=lambda file: file.stat().st_mtime).parent if files else None
