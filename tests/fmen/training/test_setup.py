@@ -43,9 +43,9 @@ def test_auto_precision_is_bf16_where_the_device_has_it(tiny: RecipeMaker, monke
 
 
 def test_a_resolved_recipe_has_no_choice_left_that_changes_the_result(tiny: RecipeMaker) -> None:
-    recipe = resolve_recipe(tiny(precision="auto", compile="auto"), CPU)
+    recipe = resolve_recipe(tiny(precision="auto", compile="auto"), CPU, Processes())
     assert recipe.precision in ("fp32", "bf16") and recipe.compile is False and recipe.schedule_steps == 6
-    assert resolve_recipe(tiny(schedule_steps=9), CPU).schedule_steps == 9
+    assert resolve_recipe(tiny(schedule_steps=9), CPU, Processes()).schedule_steps == 9
 
 
 def test_the_device_is_a_gpu_where_there_is_one(tiny: RecipeMaker, monkeypatch: pytest.MonkeyPatch) -> None:

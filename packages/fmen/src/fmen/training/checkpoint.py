@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fmen.sources.runs import RunError
+from fmen.training.cuda_graph import make_plain
 from fmen.training.ema import Ema
 from fmen_data.atomic import atomic_write_bytes
 
@@ -82,6 +83,7 @@ class State:
             if self.ema:
                 self.ema.model.load_state_dict(content["ema"])
             self.optimizer.load_state_dict(content["optimizer"])
+            make_plain(self.optimizer)
             self.scaler.load_state_dict(content["scaler"])
             self.losses.copy_(content["losses"])
         except FileNotFoundError:

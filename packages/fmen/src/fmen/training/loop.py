@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -30,6 +31,7 @@ from torch import Tensor, nn
 
 from fmen.errors import UserError
 from fmen.training.checkpoint import State
+from fmen.training.cuda_graph import CudaGraph, make_capturable, set_learning_rate
 from fmen.training.distributed import Processes, average_gradients, join
 from fmen.training.feed import batches, open_patches, open_validation
 from fmen.training.logger import Clock, Logger
@@ -91,9 +93,12 @@ def train(recipe: Recipe, run: Run, *, resume: bool = False) -> Outcome:
         processes = stack.enter_context(join(device_type(recipe)))
         check_recipe(recipe, processes)
         device = pick_device(recipe, processes.local_rank)
-        recipe = resolve_recipe(recipe, device)
+        recipe = resolve_recipe(recipe, device, processes)
         state = load_state(recipe, run, device) if resume else new_state(recipe, run, device, processes)
         network = cast(nn.Module, torch.compile(state.model)) if recipe.compile else state.model
+        graph = CudaGraph() if recipe.cuda_graph else None
+        if graph:
+            make_capturable(state.optimizer, device)
 
         # data
         validation = open_validation(recipe) if processes.first else None
@@ -104,7 +109,7 @@ def train(recipe: Recipe, run: Run, *, resume: bool = False) -> Outcome:
         clock, stop = Clock(state), stack.enter_context(StopRequest())
         for lr, hr in batches(recipe, sampler, processes, device, start=state.step):
             # step
-            state.count(take_step(recipe, state, network, processes, lr, hr))
+            state.count(take_step(recipe, state, network, processes, lr, hr, graph))
             logger.tick()
             stopped = stop_agreed(stop, state.step, processes, device)
             logs, validates, saves = due(recipe, state.step)
@@ -160,7 +165,15 @@ def load_state(recipe: Recipe, run: Run, device: torch.device) -> State:
     return state
 
 
-def take_step(recipe: Recipe, state: State, network: nn.Module, processes: Processes, lr: Tensor, hr: Tensor) -> Tensor:
+def take_step(
+    recipe: Recipe,
+    state: State,
+    network: nn.Module,
+    processes: Processes,
+    lr: Tensor,
+    hr: Tensor,
+    graph: CudaGraph | None = None,
+) -> Tensor:
     """Take one step of the optimizer.
 
     Args:
@@ -170,12 +183,23 @@ def take_step(recipe: Recipe, state: State, network: nn.Module, processes: Proce
         processes: Their gradients are averaged.
         lr: Float ``(N, 3, h, w)`` in [0, 255].
         hr: Float ``(N, 3, scale * h, scale * w)`` in [0, 255].
+        graph: Replays all but the moving average; the optimizer must be capturable.
 
     Returns:
         The loss before the step, a scalar on the device.
     """
-    for group in state.optimizer.param_groups:
-        group["lr"] = learning_rate(recipe, state.step)
+    set_learning_rate(state.optimizer, learning_rate(recipe, state.step))
+    update = partial(update_weights, recipe, state, network, processes)
+    loss = graph(update, lr, hr) if graph else update(lr, hr)
+    if state.ema:
+        state.ema.update(state.model, state.step)
+    return loss
+
+
+def update_weights(
+    recipe: Recipe, state: State, network: nn.Module, processes: Processes, lr: Tensor, hr: Tensor
+) -> Tensor:
+    """Compute the gradient, clip it and step the optimizer; arguments as in :func:`take_step`."""
     with backend_flags(recipe):
         with torch.autocast(lr.device.type, AUTOCAST[recipe.precision], enabled=recipe.precision != "fp32"):
             sr = network(lr)
@@ -189,8 +213,6 @@ def take_step(recipe: Recipe, state: State, network: nn.Module, processes: Proce
         state.scaler.step(state.optimizer)
         state.scaler.update()
         state.optimizer.zero_grad(set_to_none=True)
-    if state.ema:
-        state.ema.update(state.model, state.step)
     return loss.detach()
 
 

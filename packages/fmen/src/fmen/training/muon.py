@@ -64,35 +64,46 @@ class Muon(torch.optim.Optimizer):
         assert closure is None, "Muon evaluates no closure"
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
+            grads = [p.grad for p in params if p.grad is not None]
             group["steps"] += 1
-            if group["kernels"]:
-                self.step_kernels(params, group["lr"])
-            else:
-                self.step_others(params, group)
+            if params and group["kernels"]:
+                self.step_kernels(params, grads, group)
+            elif params:
+                self.step_others(params, grads, group)
 
-    def step_kernels(self, kernels: list[Tensor], lr: float) -> None:
+    def step_kernels(self, kernels: list[Tensor], grads: list[Tensor], group: dict[str, Any]) -> None:
         """Apply Nesterov momentum, then orthogonalize all kernels of one shape in one batch."""
-        alike: dict[torch.Size, list[tuple[Tensor, Tensor]]] = defaultdict(list)
-        for kernel in kernels:
-            assert kernel.grad is not None
-            momentum = self.state[kernel].setdefault("momentum", torch.zeros_like(kernel))
-            momentum.lerp_(kernel.grad, 1 - MOMENTUM)
-            # The order of the columns does not matter; this one needs no copy in channels-last memory.
-            matrix = kernel.grad.lerp(momentum, MOMENTUM).permute(0, 2, 3, 1).flatten(1)
-            alike[matrix.shape].append((kernel, matrix))
-        for shape, pairs in alike.items():
+        momenta = self.moments(kernels, "momentum")
+        torch._foreach_lerp_(momenta, grads, 1 - MOMENTUM)
+        # The order of the columns does not matter; this one needs no copy in channels-last memory.
+        matrices = [m.permute(0, 2, 3, 1).flatten(1) for m in torch._foreach_lerp(grads, momenta, MOMENTUM)]
+        alike: dict[torch.Size, list[int]] = defaultdict(list)
+        for i, matrix in enumerate(matrices):
+            alike[matrix.shape].append(i)
+        for shape, members in alike.items():
             size = ADAM_RMS * max(shape) ** 0.5
-            for (kernel, _), matrix in zip(pairs, orthogonalize(torch.stack([m for _, m in pairs])), strict=True):
-                out, inputs, height, width = kernel.shape
-                kernel.sub_(matrix.view(out, height, width, inputs).permute(0, 3, 1, 2), alpha=lr * size)
+            updates = orthogonalize(torch.stack([matrices[i] for i in members])).mul_(-size * group["lr"])
+            for i, update in zip(members, updates, strict=True):
+                out, inputs, height, width = kernels[i].shape
+                kernels[i].add_(update.view(out, height, width, inputs).permute(0, 3, 1, 2))
 
-    def step_others(self, params: list[Tensor], group: dict[str, Any]) -> None:
+    def step_others(self, params: list[Tensor], grads: list[Tensor], group: dict[str, Any]) -> None:
         """Apply Adam (Kingma and Ba, 2015)."""
         (beta1, beta2), steps = group["betas"], group["steps"]
+        means, squares = self.moments(params, "mean"), self.moments(params, "square")
+        torch._foreach_lerp_(means, grads, 1 - beta1)
+        torch._foreach_mul_(squares, beta2)
+        torch._foreach_addcmul_(squares, grads, grads, value=1 - beta2)
+        roots = torch._foreach_sqrt(squares)
+        torch._foreach_div_(roots, (1 - beta2**steps) ** 0.5)
+        torch._foreach_add_(roots, group["eps"])
+        updates = torch._foreach_div(means, roots)
+        torch._foreach_mul_(updates, -group["lr"] / (1 - beta1**steps))
+        torch._foreach_add_(params, updates)
+
+    def moments(self, params: list[Tensor], name: str) -> list[Tensor]:
+        """Return one moment of each parameter, zero before the first step."""
         for param in params:
-            assert param.grad is not None
-            state = self.state[param]
-            mean = state.setdefault("mean", torch.zeros_like(param)).lerp_(param.grad, 1 - beta1)
-            square = state.setdefault("square", torch.zeros_like(param)).lerp_(param.grad.square(), 1 - beta2)
-            scale = (square / (1 - beta2**steps)).sqrt_().add_(group["eps"])
-            param.addcdiv_(mean, scale, value=-group["lr"] / (1 - beta1**steps))
+            if name not in self.state[param]:
+                self.state[param][name] = torch.zeros_like(param)
+        return [self.state[param][name] for param in params]

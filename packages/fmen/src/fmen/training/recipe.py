@@ -75,6 +75,9 @@ class Recipe(BaseModel):
     collapsed: bool = Field(True, description="run every RRRB as the one convolution that it equals")
     fused: bool = Field(False, description="Adam as one kernel over all parameters")
     compile: bool | Literal["auto"] = Field(False, description="torch.compile; auto: for long runs")
+    cuda_graph: bool | Literal["auto"] = Field(
+        "auto", description="run a step as one CUDA graph; auto: on one GPU, except in fp16"
+    )
 
     val_data: str | None = Field(None, description="validation set; default: the one that belongs to the training data")
     val_protocol: Literal["ntire", "paper", "kair-y"] = "paper"

@@ -49,7 +49,7 @@ def has_tensorboard() -> bool:
     return True
 
 
-def resolve_recipe(recipe: Recipe, device: torch.device) -> Recipe:
+def resolve_recipe(recipe: Recipe, device: torch.device, processes: Processes) -> Recipe:
     """Replace every ``auto`` whose choice affects the result, so that the run folder records it.
 
     A resumed run then repeats the choices of its first start, also on another machine.
@@ -58,6 +58,7 @@ def resolve_recipe(recipe: Recipe, device: torch.device) -> Recipe:
         update={
             "precision": pick_precision(recipe, device),
             "compile": compiles(recipe, device),
+            "cuda_graph": captures(recipe, device, processes),
             "schedule_steps": recipe.schedule_steps or recipe.steps,
         }
     )
@@ -96,6 +97,12 @@ def compiles(recipe: Recipe, device: torch.device) -> bool:
     else:
         compiler = any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++")))
     return compiler and (recipe.schedule_steps or recipe.steps) >= COMPILE_FROM
+
+
+def captures(recipe: Recipe, device: torch.device, processes: Processes) -> bool:
+    """Return whether to run a step as one CUDA graph, which neither averages gradients nor skips a step of fp16."""
+    possible = device.type == "cuda" and processes.size == 1 and recipe.precision != "fp16"
+    return bool(recipe.cuda_graph) and possible
 
 
 def make_state(recipe: Recipe, device: torch.device) -> State:

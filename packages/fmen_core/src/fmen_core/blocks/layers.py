@@ -30,8 +30,9 @@ def kernel_of(conv: nn.Module, dtype: torch.dtype | None = None) -> Kernel:
 
 def no_autocast(x: Tensor) -> AbstractContextManager[object]:
     """Return a context in which operations on tensors like ``x`` have the precision of their operands."""
+    # Not torch.amp.is_autocast_available, which breaks the graph of torch.compile before PyTorch 2.13.
     device = x.device.type
-    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+    return nullcontext() if device == "meta" else torch.autocast(device, enabled=False)
 
 
 def leaky_relu() -> nn.LeakyReLU:
