@@ -117,11 +117,11 @@ def test_a_resumed_run_ends_with_the_same_bits_as_an_uninterrupted_one(
     assert parts.records()[-1]["seconds"] > seconds
 
 
-def test_a_damaged_checkpoint_is_refused_in_one_line(tiny: RecipeMaker, tmp_path: Path) -> None:
+def test_a_truncated_checkpoint_is_refused_in_one_line(tiny: RecipeMaker, tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
     train(tiny(steps=1), run)
     run.resume.write_bytes(run.resume.read_bytes()[:1000])
-    with pytest.raises(RunError, match=r"resume\.pt: not a checkpoint of this run") as caught:
+    with pytest.raises(RunError, match=r"resume\.pt: damaged \(wrong checksum\)") as caught:
         train(run.recipe(), run, resume=True)
     assert "\n" not in str(caught.value)
 
@@ -310,9 +310,9 @@ def test_checkpoints_and_lines_are_written_as_often_as_the_recipe_says(
 ) -> None:
     saved, save = [], State.save
 
-    def recording_save(self: State, path: Path) -> None:
+    def recording_save(self: State, path: Path, keep: int) -> None:
         saved.append((self.step, read_metadata(Run(path.parent).last)["step"]))
-        save(self, path)
+        save(self, path, keep)
 
     monkeypatch.setattr(State, "save", recording_save)
     run = Run(tmp_path / "run")

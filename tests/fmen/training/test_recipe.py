@@ -198,6 +198,7 @@ def test_a_key_that_a_recipe_omits_has_its_default() -> None:
         "val_protocol": "paper",
         "val_every": 5_000,
         "save_every": 5_000,
+        "keep_checkpoints": 2,
         "log_every": 100,
         "tensorboard": False,
     }
@@ -221,6 +222,7 @@ def test_a_key_that_a_recipe_omits_has_its_default() -> None:
         ("betas", (0, 0), (0.9, -0.1), (0.999, 0.999), (0.9, 1)),
         ("val_every", 0, -1, 10**9, 1.5),
         ("save_every", 1, 0, 10**9, 1.5),
+        ("keep_checkpoints", 1, 0, 1000, 1001),
         ("log_every", 1, 0, 10**9, 1.5),
     ],
 )

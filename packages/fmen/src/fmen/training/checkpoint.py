@@ -1,9 +1,15 @@
-"""The state of a training run, in memory and on disk."""
+"""The state of a training run, in memory and on disk.
+
+A checkpoint is what ``torch.save`` writes, a ZIP archive. Its checksum is the comment of the archive, so that
+``torch.load`` reads the file as before. PyTorch itself does not compare the archive's own checksums.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import io
 import pickle
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +20,14 @@ from torch import Tensor, nn
 from fmen.sources.runs import RunError
 from fmen.training.cuda_graph import make_plain
 from fmen.training.ema import Ema
-from fmen_data.atomic import atomic_write_bytes
+from fmen.training.run_folder import Run
+from fmen_data.atomic import atomic_write
+
+DIGEST = 16
+"""Length of the checksum in bytes."""
+
+END = b"PK\5\6", 22
+"""Signature and length of the last record of a ZIP archive, without its comment."""
 
 
 @dataclass
@@ -54,8 +67,14 @@ class State:
         self.counted += 1
         self.step += 1
 
-    def save(self, path: Path) -> None:
-        """Write the state to ``path`` atomically."""
+    def save(self, path: Path, keep: int = 1) -> None:
+        """Write the state to ``path`` atomically.
+
+        Args:
+            path: The checkpoint.
+            keep: Number of checkpoints in the folder afterwards. The former ``resume.pt`` becomes ``resume-1.pt``,
+                ``resume-1.pt`` becomes ``resume-2.pt``, and so on.
+        """
         content: dict[str, Any] = {
             "model": self.model.state_dict(),
             "ema": self.ema.model.state_dict() if self.ema else None,
@@ -69,27 +88,70 @@ class State:
         }
         buffer = io.BytesIO()  # torch.save to a file hides a full disk's OSError.
         torch.save(content, buffer)
-        atomic_write_bytes(path, buffer.getvalue())
+        with atomic_write(path) as temporary:
+            temporary.write_bytes(with_checksum(buffer.getvalue()))
+            for number in range(keep - 1, 0, -1):  # After the write, which fails on a full disk.
+                newer = Run(path.parent).checkpoint(number - 1)
+                if newer.is_file():
+                    newer.replace(Run(path.parent).checkpoint(number))
 
-    def load(self, path: Path) -> None:
-        """Read the state from ``path``.
+    def load(self, content: bytes, path: Path) -> None:
+        """Set the state to that of a checkpoint.
+
+        Args:
+            content: The content of the checkpoint, from :func:`newest_checkpoint`.
+            path: Its file, for messages.
 
         Raises:
-            RunError: The file is missing, damaged, or of another network.
+            RunError: It is of another network.
         """
         try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-            self.model.load_state_dict(content["model"])
+            values = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            self.model.load_state_dict(values["model"])
             if self.ema:
-                self.ema.model.load_state_dict(content["ema"])
-            self.optimizer.load_state_dict(content["optimizer"])
+                self.ema.model.load_state_dict(values["ema"])
+            self.optimizer.load_state_dict(values["optimizer"])
             make_plain(self.optimizer)
-            self.scaler.load_state_dict(content["scaler"])
-            self.losses.copy_(content["losses"])
-        except FileNotFoundError:
-            raise RunError(f"{path}: no checkpoint to resume from; start the run again with another --out") from None
+            self.scaler.load_state_dict(values["scaler"])
+            self.losses.copy_(values["losses"])
         except (RuntimeError, KeyError, TypeError, ValueError, EOFError, pickle.UnpicklingError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise RunError(f"{path}: not a checkpoint of this run ({reason}); start again with another --out") from None
-        self.counted, self.step = content["counted"], content["step"]
-        self.seconds, self.best = content["seconds"], content["best"]
+        self.counted, self.step = values["counted"], values["step"]
+        self.seconds, self.best = values["seconds"], values["best"]
+
+
+def newest_checkpoint(run: Run) -> tuple[Path, bytes]:
+    """Return the newest undamaged checkpoint of a run. Damaged ones are renamed, and named on standard error.
+
+    Raises:
+        RunError: There is none.
+    """
+    found = run.checkpoints()
+    for path in found:
+        content = path.read_bytes()
+        if is_intact(content):
+            return path, content
+        if path != found[-1]:  # Renamed, as it must not replace an older one when the next is saved.
+            path.replace(path.with_suffix(".damaged"))
+            print(f"note: {path} is damaged (wrong checksum); continuing from the one before", file=sys.stderr)
+    if found:
+        raise RunError(f"{found[-1]}: damaged (wrong checksum), and none is older; start again with another --out")
+    raise RunError(f"{run.resume}: no checkpoint to resume from; start again with --resume auto, or with another --out")
+
+
+def checksum(content: bytes) -> bytes:
+    """Return the BLAKE2b checksum of ``content``."""
+    return hashlib.blake2b(content, digest_size=DIGEST).digest()
+
+
+def with_checksum(archive: bytes) -> bytes:
+    """Return a ZIP archive that has no comment with its checksum as the comment."""
+    archive = archive[:-2] + DIGEST.to_bytes(2, "little")
+    return archive + checksum(archive)
+
+
+def is_intact(content: bytes) -> bool:
+    """Return whether the checksum of a checkpoint is right; earlier versions wrote none."""
+    signature, length = END
+    return checksum(content[:-DIGEST]) == content[-DIGEST:] or content[-length:].startswith(signature)

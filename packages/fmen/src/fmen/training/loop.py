@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from fmen.errors import UserError
-from fmen.training.checkpoint import State
+from fmen.training.checkpoint import State, newest_checkpoint
 from fmen.training.cuda_graph import CudaGraph, make_capturable, set_learning_rate
 from fmen.training.distributed import Processes, average_gradients, join
 from fmen.training.feed import batches, open_patches, open_validation
@@ -134,7 +134,7 @@ def train(recipe: Recipe, run: Run, *, resume: bool = False) -> Outcome:
             # save
             if processes.first and (saves or stopped):
                 save_weights(recipe, state, run.last)
-                state.save(run.resume)
+                state.save(run.resume, recipe.keep_checkpoints)
             if stopped:
                 break
         processes.wait()
@@ -161,7 +161,8 @@ def load_state(recipe: Recipe, run: Run, device: torch.device) -> State:
         RunError: The checkpoint is missing, damaged, or of another network.
     """
     state = make_state(recipe.model_copy(update={"weights": None}), device)
-    state.load(run.resume)
+    path, content = newest_checkpoint(run)
+    state.load(content, path)
     return state
 
 

@@ -83,6 +83,7 @@ class Recipe(BaseModel):
     val_protocol: Literal["ntire", "paper", "kair-y"] = "paper"
     val_every: int = Field(5_000, ge=0, description="steps between two validations; 0: after the last step only")
     save_every: int = Field(5_000, ge=1, description="steps between two checkpoints")
+    keep_checkpoints: int = Field(2, ge=1, le=1000, description="newest checkpoints that stay in the run folder")
     log_every: int = Field(100, ge=1, description="steps between two lines in metrics.jsonl")
     tensorboard: bool = False
 

@@ -7,7 +7,8 @@
 | ``metrics.jsonl`` | one JSON object per line: ``step``, ``seconds``, ``loss``, ``lr``, ``psnr`` and more |
 | ``best.safetensors`` | the weights with the best validation PSNR, training form |
 | ``last.safetensors`` | the weights of the last checkpoint, training form |
-| ``resume.pt`` | the checkpoint: network, optimizer, average, scaler, step |
+| ``resume.pt`` | the newest checkpoint: network, optimizer, average, scaler, step |
+| ``resume-1.pt`` | the checkpoint before, then ``resume-2.pt``; as many as ``keep_checkpoints`` says |
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ RESUMABLE = (
     "feed",
     "val_every",
     "save_every",
+    "keep_checkpoints",
     "log_every",
     "val_data",
     "val_protocol",
@@ -50,12 +52,22 @@ class Run:
         self.metrics = folder / "metrics.jsonl"
         self.best = folder / BEST
         self.last = folder / LAST
-        self.resume = folder / "resume.pt"
+        self.resume = self.checkpoint(0)
 
     @property
     def weights(self) -> Path:
         """The file of the best weights, or of the last weights of a run that does not validate."""
         return self.best if self.best.is_file() else self.last
+
+    def checkpoint(self, age: int) -> Path:
+        """Return the path of a checkpoint; the newest has the age 0, the one before 1."""
+        return self.folder / (f"resume-{age}.pt" if age else "resume.pt")
+
+    def checkpoints(self) -> list[Path]:
+        """Return the checkpoints, newest first. A crash while one is saved can leave a gap in their numbers."""
+        found = [path for path in self.folder.glob("resume-*.pt") if path.stem.removeprefix("resume-").isdecimal()]
+        older = sorted(found, key=lambda path: int(path.stem.removeprefix("resume-")))
+        return [path for path in (self.resume, *older) if path.is_file()]
 
     def begin(self, recipe: Recipe, machine: Mapping[str, object], resumed_from: int | None = None) -> None:
         """Write the recipe, and the versions of a new run.
@@ -121,7 +133,7 @@ def newest_run(root: Path = RUNS) -> Run:
     Raises:
         RunError: There is no run.
     """
-    found = newest_folder(root, "resume.pt")
+    found = newest_folder(root, "resume.pt", "resume-1.pt")
     if found is None:
         raise RunError(f"no run under {root}/ to resume: start one with 'fmen train', or name its folder with --out")
     return Run(found)
