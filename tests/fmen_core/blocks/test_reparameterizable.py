@@ -80,14 +80,12 @@ def test_block_takes_over_any_kernel(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_parameters_of_a_fresh_block_get_gradients(kind: str) -> None:
-    """Except the biases in front of ECB's filters, whose values sum to zero."""
+def test_every_parameter_of_a_fresh_block_gets_a_gradient(kind: str) -> None:
     torch.manual_seed(0)
-    block = BLOCKS[kind](6, 2).double()
-    block(torch.randn(1, 6, 5, 5, dtype=torch.float64)).square().sum().backward()
+    block = BLOCKS[kind](6, 2)
+    block(torch.randn(1, 6, 5, 5)).square().sum().backward()
     for name, parameter in block.named_parameters():
-        without_effect = kind == "ecb" and name.endswith(tuple(f"{edge}.conv1x1.bias" for edge in ECB.FILTERS))
-        assert parameter.grad is not None and (parameter.grad.abs().max() > 1e-9) != without_effect, name
+        assert parameter.grad is not None and parameter.grad.any(), name
 
 
 def conv(x: Tensor, layer: nn.Module) -> Tensor:
@@ -118,7 +116,7 @@ def test_blocks_equal_the_formulas_of_their_papers() -> None:
     assert torch.equal(pair.conv1x1.weight.flatten(1), torch.eye(4))
     expected = conv(bordered, dbb.conv3x3) + conv(x, dbb.conv1x1)
     expected += conv(with_border(conv(x, pair.conv1x1), pair.conv1x1.bias), pair.conv3x3)
-    expected += F.avg_pool2d(with_border(conv(x, average.conv1x1), average.conv1x1.bias), 3, stride=1)
+    expected += F.avg_pool2d(conv(x, average.conv1x1), 3, stride=1, padding=1)
     assert torch.allclose(dbb(x), expected, atol=1e-5)
 
 

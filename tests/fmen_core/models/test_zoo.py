@@ -245,8 +245,8 @@ def test_sizes_that_give_no_network_are_refused(form: str, sizes: dict[str, Any]
     assert create_model("fmen", form=form, mid_feats=5).warmup[1].squeeze.out_channels == 1
 
 
-def test_only_fmen_has_two_forms() -> None:
-    assert {architecture.name for architecture in ARCHITECTURES if architecture.training} == {"fmen-s", "fmen"}
+def test_only_fmen_and_ecbsr_have_two_forms() -> None:
+    assert {architecture.name for architecture in ARCHITECTURES if architecture.training} == {"fmen-s", "fmen", "ecbsr"}
     assert type(create_model("fmen", form="inference")) is FMEN and type(create_model("fmen")) is FMENTraining
     assert type(create_model("span", form="inference")) is type(create_model("span"))
 

@@ -9,15 +9,16 @@ import typer
 
 
 def reparam(
-    weights: Annotated[Path, typer.Argument(help="Weights of FMEN in its training form.")],
+    weights: Annotated[Path, typer.Argument(help="Weights of a network in its training form.")],
     out: Annotated[Path, typer.Argument(help="Where to write the inference form, as safetensors.")],
 ) -> None:
     """Convert to the inference form."""
-    from fmen_core import FMENTraining, WeightsError, find_weights, load, read_metadata, reparameterize, save
+    from fmen_core import WeightsError, find_weights, load, read_metadata, reparameterize, save
+    from fmen_core.blocks.reparameterizable import Reparameterizable
 
     weights = find_weights(weights)
     model = load(weights)
-    if not isinstance(model, FMENTraining):
+    if not any(isinstance(module, Reparameterizable) for module in model.modules()):
         raise WeightsError(f"{weights}: is {model.name} in its inference form; there is nothing to re-parameterize")
     save(reparameterize(model), out, recipe=read_metadata(weights).get("recipe", ""))
     typer.echo(f"{out}: {model.name} x{model.scale}, inference form")

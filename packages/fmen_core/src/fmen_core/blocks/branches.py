@@ -49,8 +49,8 @@ class PointwiseConv(nn.Module):
 class PointwiseFilter(nn.Module):
     """A 1x1 convolution and a fixed 3x3 filter on each channel; equals one zero-padded 3x3 convolution.
 
-    A learned scale and a learned bias follow the filter. Between convolution and filter, a border is filled with the
-    bias of the convolution, its output for a zero pixel.
+    A learned scale and a learned bias follow the filter. The convolution has no bias: a filter multiplies a constant by
+    the sum of its values, which changes nothing but the bias behind it.
 
     Args:
         in_channels: Channels of the input.
@@ -62,7 +62,7 @@ class PointwiseFilter(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, values: Sequence[Sequence[float]]) -> None:
         super().__init__()
-        self.conv1x1 = conv1x1(in_channels, out_channels)
+        self.conv1x1 = conv1x1(in_channels, out_channels, bias=False)
         self.scale = nn.Parameter(torch.ones(out_channels))
         self.bias = nn.Parameter(torch.zeros(out_channels))
         self.register_buffer("filter", torch.tensor(values), persistent=False)
@@ -70,14 +70,14 @@ class PointwiseFilter(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Run the convolution and the filter."""
         weight = self.scale.view(-1, 1, 1, 1) * self.filter
-        padded = pad_with(self.conv1x1(x), kernel_of(self.conv1x1)[1])
-        return F.conv2d(padded, weight, self.bias, groups=len(weight))
+        return F.conv2d(self.conv1x1(x), weight, self.bias, padding=1, groups=len(weight))
 
     def kernel_and_bias(self, dtype: torch.dtype | None = None) -> Kernel:
         """Return the merged 3x3 kernel."""
-        first, first_bias = kernel_of(self.conv1x1, dtype)
-        second = self.scale.to(first.dtype).view(-1, 1, 1) * self.filter.to(first.dtype)
-        return first * second[:, None], second.sum((1, 2)) * first_bias + self.bias.to(first.dtype)
+        weight, scale, values, bias = (
+            tensor.to(dtype or tensor.dtype) for tensor in (self.conv1x1.weight, self.scale, self.filter, self.bias)
+        )
+        return weight * (scale.view(-1, 1, 1, 1) * values), bias
 
 
 def branch_kernel(branch: nn.Module, dtype: torch.dtype | None) -> Kernel:

@@ -291,7 +291,7 @@ class ECB(ParallelConv):
     """Edge-oriented convolution block: 3x3, 1x1 and 3x3, and 1x1 with a Sobel filter in x, in y, and a Laplacian.
 
     As in the published code, scales and biases of the filters are initialised with a standard deviation of 0.001. The
-    biases in front of the filters have no effect, because the values of each filter sum to zero.
+    published biases in front of the filters are left out. They have no effect, because each filter sums to zero.
 
     Source: Zhang et al., "Edge-oriented Convolution Block for Real-time Super Resolution on Mobile Devices", ACM MM
     2021, section 3.2.

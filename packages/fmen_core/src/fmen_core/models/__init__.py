@@ -17,6 +17,7 @@ from fmen_core.models import (
     dipnet_slim,
     disp,
     dscf,
+    ecbsr,
     efdn,
     fmen,
     haesr,
@@ -61,8 +62,9 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     pkdsr.ARCHITECTURE,
     haesr.ARCHITECTURE,
     imdn.ARCHITECTURE,
+    ecbsr.ARCHITECTURE,
 )
-"""All networks: FMEN, the networks of the challenges by year, then the IMDN of its paper.
+"""All networks: FMEN, the networks of the challenges by year, then those of papers alone, IMDN and ECBSR.
 
 The first architecture that recognises a state dict is used: DSCF, a SPAN with 26 channels, precedes SPAN.
 """
