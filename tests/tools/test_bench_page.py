@@ -43,15 +43,16 @@ def folder(bench: Load, tmp_path: Path) -> Path:
     """A page, and the results of a loader and of a start."""
     measure = bench("measure")
     loader = measure.Report("loader")
-    loader.comparisons.append(measure.Comparison("pairs | a", "PNG", "pairs/s", [100, 120, 110], [2, 2, 2], 50))
-    loader.comparisons.append(measure.Comparison("memory", "theirs", "bytes", [2**20] * 3, [2**22] * 3, 0.2, "at most"))
+    sides = ("ours", "theirs")
+    loader.compare("pairs | a", "PNG", "pairs/s", [{"ours": n, "theirs": 2} for n in (100, 120, 110)], sides, 50)
+    loader.compare("memory", "theirs", "bytes", [{"ours": 2**20, "theirs": 2**22}] * 3, sides, 0.2, "at most")
     loader.checks["equal pairs"] = 1280
     loader.facts["paper_steps_per_second"] = 0.5
     loader.facts["bounds"] = [{"operation": "copy", "sentence": "Copying is bound by memory."}]
     loader.curve("Rate by images", "images", "pairs/s", {"ours": [(100, 2e4), (100_000, 1e4)], "h5py": [(100, 3e3)]})
     loader.write(tmp_path / "results/loader.json")
     startup = measure.Report("startup")
-    startup.comparisons.append(measure.Comparison("help", "torch", "s", [0.1], [2.0], 0.25, "at most"))
+    startup.compare("help", "torch", "s", [{"ours": 0.1, "theirs": 2.0}], sides, 0.25, "at most")
     startup.write(tmp_path / "results/startup.json")
     (tmp_path / "performance.md").write_text(PAGE)
     (tmp_path / "images").mkdir()

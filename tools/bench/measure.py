@@ -1,4 +1,4 @@
-"""Timing and reporting that the benchmarks share: sides in turns, a table of ratios, a JSON record.
+"""Timing and reporting that the benchmarks share: two sides in turns, a table of ratios, a JSON file.
 
 Every ratio compares two sides that run in turns in one process, so that a slower machine slows both. A benchmark
 repeats its comparison; the median run is the result and the others show the spread.
@@ -22,52 +22,15 @@ import numpy as np
 import torch
 from torch.utils.benchmark import Measurement, Timer
 
+from fmen.charts.tables import format_text
 from fmen_data.atomic import atomic_write_bytes
 from fmen_eval.runtime import device_name
 
 RESULTS = Path(__file__).resolve().parents[2] / "results" / "speed"
+HEADER = ["what", "against", "ours", "theirs", "ratio", "lowest–highest", "target", ""]
 
 Action = Callable[[], object]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One row of the table: figures of two sides, one per run.
-
-    Attributes:
-        what: What is measured.
-        against: The other side.
-        unit: ``"s"``, ``"ms"``, ``"bytes"``, or a rate such as ``"pairs/s"``.
-        ours, theirs: One figure per run, taken in turns.
-        target: Target of the ratio.
-        goal: ``"at least"`` or ``"at most"``.
-    """
-
-    what: str
-    against: str
-    unit: str
-    ours: Sequence[float]
-    theirs: Sequence[float]
-    target: float
-    goal: str = "at least"
-
-    @property
-    def ratios(self) -> list[float]:
-        """Factor by which ours is better, per run; for ``"at most"``, ours as a share of theirs."""
-        direct = self.goal == "at most" or self.unit.endswith("/s")
-        return [a / b if direct else b / a for a, b in zip(self.ours, self.theirs, strict=True)]
-
-    @property
-    def met(self) -> bool:
-        """Whether the median run reaches the target."""
-        ratio = median(self.ratios)
-        return ratio <= self.target if self.goal == "at most" else ratio >= self.target
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the row with the median, lowest and highest ratio."""
-        ratios = self.ratios
-        spread = {"ratio": median(ratios), "lowest": min(ratios), "highest": max(ratios), "met": self.met}
-        return {**asdict(self), **spread}
+Line = Sequence[tuple[float, float]]
 
 
 @dataclass
@@ -83,7 +46,7 @@ class Report:
     """
 
     name: str
-    comparisons: list[Comparison] = field(default_factory=list)
+    comparisons: list[dict[str, Any]] = field(default_factory=list)
     checks: dict[str, float | int | str] = field(default_factory=dict)
     curves: dict[str, dict[str, Any]] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
@@ -98,21 +61,34 @@ class Report:
         target: float,
         goal: str = "at least",
     ) -> None:
-        """Add a row from the figures that each run found, by side."""
-        ours, theirs = ([run[side] for run in runs] for side in sides)
-        self.comparisons.append(Comparison(what, against, unit, ours, theirs, target, goal))
+        """Add a row to the table.
 
-    def curve(self, title: str, x: str, y: str, lines: Mapping[str, Sequence[tuple[float, float]]]) -> None:
+        Args:
+            what: What is measured.
+            against: The other side.
+            unit: ``"s"``, ``"ms"``, ``"bytes"``, or a rate such as ``"pairs/s"``.
+            runs: Per run, the figure of each side.
+            sides: Names of our side and of the other one.
+            target: Target of the ratio: the factor by which ours is better, or, for ``"at most"``, ours as a share
+                of theirs.
+            goal: ``"at least"`` or ``"at most"``.
+        """
+        ours, theirs = ([run[side] for run in runs] for side in sides)
+        direct = goal == "at most" or unit.endswith("/s")
+        ratios = [a / b if direct else b / a for a, b in zip(ours, theirs, strict=True)]
+        ratio = median(ratios)
+        row = {"what": what, "against": against, "unit": unit, "ours": ours, "theirs": theirs, "target": target}
+        row |= {"goal": goal, "ratio": ratio, "lowest": min(ratios), "highest": max(ratios)}
+        self.comparisons.append(row | {"met": ratio <= target if goal == "at most" else ratio >= target})
+
+    def curve(self, title: str, x: str, y: str, lines: Mapping[str, Line]) -> None:
         """Add a plot."""
         self.curves[title] = {"x": x, "y": y, "lines": {name: [list(p) for p in line] for name, line in lines.items()}}
 
     def show(self) -> None:
         """Print the table, the curves and the facts."""
-        for row in self.comparisons:
-            ratios, verdict = row.ratios, "met" if row.met else "missed"
-            sides = f"{median(row.ours):.4g} against {median(row.theirs):.4g} {row.unit}"
-            spread = f"{median(ratios):.2f}x ({min(ratios):.2f} to {max(ratios):.2f})"
-            print(f"{row.what}, against {row.against}: {sides}, {spread}; {row.goal} {row.target:g}: {verdict}")
+        if self.comparisons:
+            print(format_text([HEADER, *map(cells, self.comparisons)], words=range(len(HEADER))))
         for title, curve in self.curves.items():
             for line, points in curve["lines"].items():
                 print(f"{title}, {line} [{curve['y']}]: " + ", ".join(f"{x:g}: {y:.4g}" for x, y in points))
@@ -120,28 +96,56 @@ class Report:
             print(f"{name}: {value}")
 
     def write(self, path: Path | None = None) -> Path:
-        """Write the JSON record, with the machine and the command, to ``path`` or under ``results/speed/``."""
+        """Write the JSON file, with the machine and the command, to ``path`` or under ``results/speed/``."""
         path = path or RESULTS / f"{self.name}.json"
-        record = {
-            "name": self.name,
-            "command": " ".join(["python", f"tools/bench/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
-            "machine": machine(),
-            "checks": self.checks,
-            "comparisons": [row.to_dict() for row in self.comparisons],
-            "curves": self.curves,
-            "facts": self.facts,
-        }
+        command = " ".join(["python", f"tools/bench/{Path(sys.argv[0]).name}", *sys.argv[1:]])
         path.parent.mkdir(parents=True, exist_ok=True)
+        record = asdict(self) | {"command": command, "machine": machine()}
         atomic_write_bytes(path, (json.dumps(record, indent=1) + "\n").encode())
         return path
+
+
+def cells(row: Mapping[str, Any]) -> list[str]:
+    """Format a comparison as a row under ``HEADER``."""
+    sign, suffix = ("≤", "") if row["goal"] == "at most" else ("≥", "x")
+    return [
+        row["what"],
+        row["against"],
+        amount(median(row["ours"]), row["unit"]),
+        amount(median(row["theirs"]), row["unit"]),
+        f"{factor(row['ratio'])}{suffix}",
+        f"{factor(row['lowest'])}–{factor(row['highest'])}",
+        f"{sign} {row['target']:.3g}{suffix}",
+        "met" if row["met"] else "**missed**",
+    ]
+
+
+def amount(value: float, unit: str) -> str:
+    """Format a figure with a unit of its size."""
+    if unit in ("s", "ms"):
+        seconds = value / 1000 if unit == "ms" else value
+        return f"{seconds:.3g} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
+    if unit == "bytes":
+        return f"{value / 2**30:.2f} GiB" if value >= 2**30 else f"{value / 2**20:.1f} MiB"
+    return f"{number(value)} {unit}"
+
+
+def number(value: object) -> str:
+    """Format a value of a JSON file; numbers with four digits, or all digits before the point."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    return f"{value:,.0f}" if isinstance(value, int) or abs(value) >= 1000 else f"{value:.4g}"
+
+
+def factor(value: float) -> str:
+    """Format a ratio with about three digits."""
+    return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2 if value >= 1 else 3}f}"
 
 
 def in_turns(actions: Mapping[str, Action], *, rounds: int = 5) -> dict[str, float]:
     """Return the median seconds of each action; each round times each action once, warmed up, in random order."""
     threads = torch.get_num_threads()
-    timers = {
-        name: Timer("action()", globals={"action": action}, num_threads=threads) for name, action in actions.items()
-    }
+    timers = {name: Timer("action()", globals={"action": run}, num_threads=threads) for name, run in actions.items()}
     measured: dict[str, list[Measurement]] = {name: [] for name in actions}
     order = list(actions)
     shuffle = random.Random(0).shuffle
@@ -169,9 +173,7 @@ def machine() -> dict[str, object]:
     return found | ({"cuda": device_name("cuda")} if torch.cuda.is_available() else {})
 
 
-def main(
-    description: str | None, run: Callable[..., Report], quick: Mapping[str, Any], **extra: dict[str, Any]
-) -> None:
+def main(description: str | None, run: Callable[..., Report], quick: Mapping[str, Any], **extra: Any) -> None:
     """Run a benchmark from the command line, print and write its report.
 
     Args:
@@ -185,7 +187,7 @@ def main(
     parser.add_argument("--json", type=Path, help="where to write the result (default: results/speed/)")
     parser.add_argument("--quick", action="store_true", help="try the script out on small inputs")
     for name, settings in extra.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", **settings)
+        parser.add_argument(f"--{name}", **settings)
     chosen = vars(parser.parse_args())
     file, small = chosen.pop("json"), chosen.pop("quick")
     report = run(**chosen, **(quick if small else {}))

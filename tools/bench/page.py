@@ -20,8 +20,9 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from statistics import median
 from typing import Any
+
+from measure import HEADER, RESULTS, cells, number
 
 from fmen.charts.curves import draw_lines
 from fmen.charts.style import save_figure
@@ -29,10 +30,10 @@ from fmen.charts.tables import format_markdown
 from fmen_data.atomic import atomic_write_bytes
 
 ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "results" / "speed"
 PAGE = ROOT / "docs" / "performance.md"
 
 ORDER = ("training", "forward", "tiling", "loader", "metrics", "imresize", "startup", "operations")
+MISSING = "Not measured yet."
 PAPER_STEPS = 3_000_000
 COST = "paper_steps_per_second"
 BLOCK = re.compile(r"(<!-- table:(\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -47,56 +48,16 @@ def read_reports(folder: Path) -> dict[str, dict[str, Any]]:
     return dict(sorted(found.items(), key=lambda item: (rank.get(item[1]["name"], len(rank)), item[0])))
 
 
-def amount(value: float, unit: str) -> str:
-    """Format a figure with a unit of its size."""
-    if unit in ("s", "ms"):
-        seconds = value / 1000 if unit == "ms" else value
-        return f"{seconds:.3g} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
-    if unit == "bytes":
-        return f"{value / 2**30:.2f} GiB" if value >= 2**30 else f"{value / 2**20:.1f} MiB"
-    return f"{number(value)} {unit}"
-
-
-def number(value: object) -> str:
-    """Format a value of a JSON file; numbers with four digits, or all digits before the point."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return str(value)
-    if isinstance(value, int) or abs(value) >= 1000:
-        return f"{value:,.0f}"
-    return f"{value:.4g}"
-
-
-def factor(value: float) -> str:
-    """Format a ratio with about three digits."""
-    return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2 if value >= 1 else 3}f}"
-
-
 def table(rows: list[list[str]]) -> str:
     """Return a Markdown table; the first row is its header."""
     return format_markdown(rows, words=range(len(rows[0])))
 
 
-def comparison(row: Mapping[str, Any]) -> list[str]:
-    """Return a row of the table of targets."""
-    sign, suffix = ("≤", "") if row["goal"] == "at most" else ("≥", "x")
-    return [
-        row["what"],
-        row["against"],
-        amount(median(row["ours"]), row["unit"]),
-        amount(median(row["theirs"]), row["unit"]),
-        f"{factor(row['ratio'])}{suffix}",
-        f"{factor(row['lowest'])}–{factor(row['highest'])}",
-        f"{sign} {row['target']:.3g}{suffix}",
-        "met" if row["met"] else "**missed**",
-    ]
-
-
 def targets(reports: Reports, gpu: bool) -> str:
     """Return all comparisons of machines with or without a GPU."""
-    header = ["what", "against", "ours", "theirs", "ratio", "lowest–highest", "target", ""]
     chosen = [report for report in reports.values() if ("cuda" in report["machine"]) == gpu]
-    rows = [comparison(row) for report in chosen for row in report["comparisons"]]
-    return table([header, *rows]) if rows else "Not measured yet."
+    rows = [cells(row) for report in chosen for row in report["comparisons"]]
+    return table([HEADER, *rows]) if rows else MISSING
 
 
 def machines(reports: Reports) -> str:
@@ -108,7 +69,7 @@ def machines(reports: Reports) -> str:
         memory = f", {machine.pop('memory_gib'):g} GiB" if "memory_gib" in machine else ""
         software = ", ".join(f"{key} {value}" for key, value in machine.items())
         rows.append([f"`results/speed/{name}.json`", f"`{report['command']}`", f"{place}{memory}; {software}"])
-    return table(rows) if len(rows) > 1 else "Not measured yet."
+    return table(rows) if len(rows) > 1 else MISSING
 
 
 def cost(reports: Reports) -> str:
@@ -121,7 +82,7 @@ def cost(reports: Reports) -> str:
             hours = PAPER_STEPS / rate / 3600
             days = f" = {hours / 24:.1f} days" if hours > 48 else ""
             lines.append(f"- {place}: {PAPER_STEPS:,} steps / {rate:.4g} steps/s / 3600 = {hours:,.1f} hours{days}")
-    return "\n".join(lines) or "Not measured yet."
+    return "\n".join(lines) or MISSING
 
 
 def fact(name: str, value: object) -> str:
@@ -179,7 +140,7 @@ def update(page: Path, results: Path) -> list[str]:
     contents = dict(blocks(reports, images))
     text = page.read_text(encoding="utf-8")
     placed = {match[2] for match in BLOCK.finditer(text)}
-    text = BLOCK.sub(lambda match: f"{match[1]}\n{contents.get(match[2], 'Not measured yet.')}\n\n{match[3]}", text)
+    text = BLOCK.sub(lambda match: f"{match[1]}\n{contents.get(match[2], MISSING)}\n\n{match[3]}", text)
     atomic_write_bytes(page, text.encode())
     return [name for name in reports if name not in placed]
 

@@ -9,7 +9,6 @@ from statistics import median
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from measure import Action, in_turns
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -29,7 +28,7 @@ class Entry:
     bytes: float = 0.0
 
 
-class Ledger(TorchDispatchMode):
+class Recorder(TorchDispatchMode):
     """Record every operator that runs in the context."""
 
     def __init__(self) -> None:
@@ -68,16 +67,16 @@ def label(func: Any, args: Any) -> str:
 
 
 def account(step: Action, repeats: int = 3) -> dict[str, Entry]:
-    """Return the entries of a step, with the median time of several steps."""
+    """Return the operators of a step, with the median time of several steps."""
     step()
-    books = []
+    records = []
     for _ in range(repeats):
-        with Ledger() as ledger:
+        with Recorder() as recorder:
             step()
-        books.append(ledger.entries)
-    for name, entry in books[0].items():
-        entry.seconds = median(book[name].seconds for book in books)
-    return books[0]
+        records.append(recorder.entries)
+    for name, entry in records[0].items():
+        entry.seconds = median(record[name].seconds for record in records)
+    return records[0]
 
 
 def total(entries: Mapping[str, Entry], field: str) -> float:
@@ -99,12 +98,10 @@ def matmul_rate(dtype: torch.dtype, size: int, device: str = "cpu", rounds: int 
 
 def conv_rate(dtype: torch.dtype, channels: int, side: int, rounds: int = 5) -> float:
     """Return the FLOP/s of a channels-last 3x3 convolution of a square image."""
-    layout = torch.channels_last
-    x = torch.randn(1, channels, side, side).to(dtype, memory_format=layout)
-    weight = torch.randn(channels, channels, 3, 3).to(dtype, memory_format=layout)
-    bias = torch.zeros(channels, dtype=dtype)
+    conv = torch.nn.Conv2d(channels, channels, 3, padding=1).to(dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    x = torch.randn(1, channels, side, side).to(dtype, memory_format=torch.channels_last)
     with torch.inference_mode():
-        return 2 * 9 * channels**2 * side**2 / timed(lambda: F.conv2d(x, weight, bias, padding=1), rounds)
+        return 2 * 9 * channels**2 * side**2 / timed(lambda: conv(x), rounds)
 
 
 def copy_rate(size: int, device: str = "cpu", rounds: int = 5) -> float:
@@ -113,9 +110,3 @@ def copy_rate(size: int, device: str = "cpu", rounds: int = 5) -> float:
     target = torch.empty_like(source)
     repeats = max(1, LARGE // size)
     return 2 * size * repeats / timed(lambda: [target.copy_(source) for _ in range(repeats)], rounds)
-
-
-def call_seconds(calls: int = 5000) -> float:
-    """Return the seconds of a call that computes one number."""
-    number = torch.zeros(1)
-    return timed(lambda: [number.add_(1) for _ in range(calls)]) / calls

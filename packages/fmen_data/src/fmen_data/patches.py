@@ -158,8 +158,7 @@ def place_patch(source: npt.NDArray[np.uint8], out: npt.NDArray[np.uint8], orien
         orientation: 0..7. Bit 0 flips left-right, bit 1 top-bottom, and bit 2 then transposes.
     """
     flips = orientation & 3
-    # Copy first: the patch is spread over many memory pages, and reading it backwards or by columns takes three to five
-    # times as long (tools/bench/loader.py).
+    # Copy first: the patch is spread over many memory pages, and reading it backwards or by columns is slower.
     rows = np.empty_like(out) if orientation & 4 else out
     np.copyto(rows, source)
     # OpenCV moves whole pixels with vector instructions; NumPy copies byte by byte.

@@ -1,4 +1,4 @@
-"""The benchmark of a training step, on small batches."""
+"""The benchmarks for a GPU, on the CPU."""
 
 from __future__ import annotations
 
@@ -11,35 +11,6 @@ import pytest
 import torch
 
 Load = Callable[[str], ModuleType]
-
-
-def test_the_benchmark_checks_its_sides_and_writes_what_it_found(
-    bench: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    script = bench("training")
-    monkeypatch.setattr(torch, "compile", lambda network, **_: network)  # takes a minute
-    report = script.run(1, batch=2, patch=8, rounds=1, batches=(1, 2), patches=(8,), paper=(2, 8))
-    found = json.loads(report.write(tmp_path / "training.json").read_text())
-    checks = found["checks"]
-    assert checks["relative difference of a parameter's gradient, in float64"] < 1e-9
-    assert [row["target"] for row in found["comparisons"]] == pytest.approx([2.8, 4, 2.8, 4] + 4 * [1 / 3])
-    assert set(found["facts"]["compiling"]) == {"fp32, compiled", "bf16, compiled"}
-    assert found["facts"]["paper_steps_per_second"] > 0
-    assert all(
-        "3,000,000 x" in entry["sentence"] for entry in found["facts"]["whole runs"] if entry["recipe"] == "paper"
-    )
-    assert len(found["curves"]) == 4
-
-
-def test_another_gradient_ends_the_benchmark(bench: Load, monkeypatch: pytest.MonkeyPatch) -> None:
-    script = bench("ways")
-    spoilt = script.randomised()
-    with torch.no_grad():
-        spoilt.head.weight[0, 0, 0, 0] += 1e-3
-    models = iter([spoilt, script.randomised()])
-    monkeypatch.setattr(script, "randomised", lambda *_: next(models))
-    with pytest.raises(SystemExit, match="the two ways differ"):
-        script.check(script.Report("training"), patch=6)
 
 
 def test_the_section_for_a_gpu_runs_on_a_cpu(bench: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,3 +37,13 @@ def test_patches_cut_on_the_device_are_the_loaders_in_every_orientation(bench: L
         resident.hr.flat ^= 1
         with pytest.raises(SystemExit, match="batch 0, cut on the device, is not the loader's"):
             script.check_resident(script.Report("training"), sampler, resident)
+
+
+def test_the_benchmark_of_the_gpu_measures_networks_in_every_precision(bench: Load, tmp_path: Path) -> None:
+    report = bench("forward_gpu").run(1, device="cpu", names=["fmen-s", "span"], size=(12, 16))
+    found = json.loads(report.write(tmp_path / "forward_gpu.json").read_text())["facts"]["networks"]
+    assert set(found) == {
+        f"{name}, {precision}" for name in ("fmen-s", "span") for precision in ("fp32", "fp16", "bf16")
+    }
+    keys = {"peak MiB", "ms", "share of matrix products", "share of bandwidth"}
+    assert all(set(row) == keys and min(row.values()) > 0 for row in found.values())
