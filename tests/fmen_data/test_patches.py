@@ -113,6 +113,58 @@ def test_two_caches_are_sampled_as_one(cache: PatchCache, tmp_path: Path) -> Non
     assert set(draws[:, 0].tolist()) == {0, 1, 2, 3}
 
 
+@pytest.fixture
+def weighted(cache: PatchCache, tmp_path: Path) -> PatchSampler:
+    """Three images with a weight of 1 together, and two with a weight of 3."""
+    other = make_cache(tmp_path, [(16, 20), (20, 16)])
+    return PatchSampler([cache, other], patch=16, batch=12, seed=7, weights=[1, 3])
+
+
+def test_weights_are_the_shares_of_the_caches_and_the_images_of_a_cache_are_uniform(weighted: PatchSampler) -> None:
+    draws = np.concatenate([weighted.draw(step) for step in range(2000)])
+    shares = np.bincount(draws[:, 0]) / len(draws)
+    assert shares == pytest.approx([1 / 12] * 3 + [3 / 8] * 2, abs=0.01)
+    assert np.bincount(draws[:, 3]) / len(draws) == pytest.approx([1 / 8] * 8, abs=0.01)
+
+
+def test_a_weighted_sample_depends_on_seed_step_and_slot_alone(weighted: PatchSampler) -> None:
+    again = pickle.loads(pickle.dumps(weighted))
+    assert equal(weighted.batch(5), again.batch(5)) and not equal(weighted.batch(5), weighted.batch(6))
+    small = PatchSampler(weighted.caches, patch=16, batch=4, seed=7, weights=[2, 6])
+    assert np.array_equal(small.draw(5), weighted.draw(5)[:4])
+    lr, _ = weighted.batch(9)
+    assert torch.equal(weighted.batch(9, rank=1, world_size=2)[0], lr[1::2])
+
+
+def test_weights_change_the_image_of_a_sample_alone(weighted: PatchSampler) -> None:
+    plain = PatchSampler(weighted.caches, patch=16, batch=12, seed=7)
+    assert np.array_equal(plain.draw(0)[:, 3], weighted.draw(0)[:, 3])
+    assert not np.array_equal(plain.draw(0)[:, 0], weighted.draw(0)[:, 0])
+
+
+def test_without_weights_the_samples_are_those_of_the_first_release(cache: PatchCache) -> None:
+    draws = PatchSampler([cache], patch=16, batch=4, seed=7).draw(5)
+    assert draws.tolist() == [[0, 4, 5, 2], [0, 2, 10, 7], [1, 0, 0, 5], [1, 0, 0, 5]]
+
+
+def test_a_cache_of_weight_0_is_never_sampled(weighted: PatchSampler) -> None:
+    for weights, images in (([0, 1], {3, 4}), ([1, 0], {0, 1, 2})):
+        sampler = PatchSampler(weighted.caches, patch=16, batch=500, weights=weights)
+        assert set(sampler.draw(0)[:, 0].tolist()) == images
+
+
+@pytest.mark.parametrize("weights", [[1], [1, -1], [0, 0], [1, np.inf], [1, np.nan]])
+def test_weights_that_are_no_shares_are_refused(weighted: PatchSampler, weights: list[float]) -> None:
+    with pytest.raises(DataError, match="must be 2 numbers of at least 0"):
+        PatchSampler(weighted.caches, patch=16, weights=weights)
+
+
+def test_the_largest_random_number_stays_within_the_last_image(weighted: PatchSampler) -> None:
+    sampler = PatchSampler(weighted.caches, patch=16, weights=[1, 8])
+    below = np.nextafter([1 / 9, 1.0], 0.0)
+    assert sampler._images(np.array([0.0, below[0], 1 / 9, below[1]])).tolist() == [0, 2, 3, 4]
+
+
 def test_batches_are_made_ahead_up_to_the_given_number(sampler: PatchSampler, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
     batch = sampler.batch

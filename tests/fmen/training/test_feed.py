@@ -105,3 +105,10 @@ def test_a_source_is_a_folder_or_two(tmp_path: Path) -> None:
     assert parse_source("sample") == "sample"
     assert parse_source("x,y") == (Path("x"), Path("y"))
     assert parse_source(str(tmp_path / "a,b")) == str(tmp_path / "a,b")
+
+
+def test_patches_are_sampled_with_the_recipes_weights(tiny: RecipeMaker, photos: Path) -> None:
+    recipe = tiny(data=(str(photos), "sample"), data_weights=[1, 0], batch=200)
+    sampler = open_patches(recipe, Processes())
+    assert sampler.weights == (1, 0)
+    assert set(sampler.draw(0)[:, 0].tolist()) == {0, 1}

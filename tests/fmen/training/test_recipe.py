@@ -137,6 +137,21 @@ def test_every_fault_of_a_recipe_is_named_at_once() -> None:
         load_recipe("quick", {"final_learning_rate": 0.5, "warmup": 5_000})
 
 
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"data_weights": [1]}, "data_weights has 1 numbers for 2 datasets"),
+        ({"data_weights": [0, 0]}, "data_weights are all 0"),
+        ({"data_weights": [1, -1]}, r"data_weights\.1 = -1: input should be greater than or equal to 0"),
+        ({"teacher_weight": 1.5}, "teacher_weight = 1.5: input should be less than or equal to 1"),
+    ],
+    ids=str,
+)
+def test_weights_of_data_and_teacher_are_checked(keys: dict[str, object], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        load_recipe("quick", {"data": ("sample", "sample"), **keys})
+
+
 def test_former_names_of_keys_are_read_with_a_note(tmp_path: Path) -> None:
     notes: list[str] = []
     (tmp_path / "old.yaml").write_text("lr: 1.0e-3\nlr_schedule: halving\nlr_halve_every: 7\nlr_final: 0.0\nsteps: 9\n")
@@ -170,11 +185,14 @@ def test_a_key_that_a_recipe_omits_has_its_default() -> None:
         "init": "default",
         "weights": None,
         "data": ("data",),
+        "data_weights": None,
         "patch": 64,
         "batch": 64,
         "seed": 0,
         "steps": 9,
         "loss": "l1",
+        "teacher": (),
+        "teacher_weight": 0.5,
         "optimizer": "adam",
         "learning_rate": 1e-3,
         "schedule": "cosine",

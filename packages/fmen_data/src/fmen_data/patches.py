@@ -4,7 +4,8 @@ A patch belongs to a global step and a slot in its batch. Image, position and or
 come from a counter-based generator keyed by ``(seed, t)`` and do not depend on worker, rank, or earlier samples.
 Training therefore resumes exactly, and any number of ranks sees the same samples.
 
-Images are sampled uniformly, as in EDSR's loader, not in proportion to their area; positions uniformly within the
+Images are sampled uniformly, as in EDSR's loader, not in proportion to their area; with weights, first a cache by its
+weight, then an image of that cache uniformly. Positions are sampled uniformly within the
 image; orientations uniformly from the eight flips and rotations of the square.
 """
 
@@ -30,7 +31,15 @@ Batch = tuple[Tensor, Tensor]
 class PatchSampler:
     """Samples batches of aligned patches. Can be called from several threads and pickled into worker processes."""
 
-    def __init__(self, caches: Sequence[PatchCache], *, patch: int = 64, batch: int = 16, seed: int = 0) -> None:
+    def __init__(
+        self,
+        caches: Sequence[PatchCache],
+        *,
+        patch: int = 64,
+        batch: int = 16,
+        seed: int = 0,
+        weights: Sequence[float] | None = None,
+    ) -> None:
         """Prepare sampling.
 
         Args:
@@ -38,6 +47,8 @@ class PatchSampler:
             patch: Side of an LR patch in pixels.
             batch: Patches per global step, over all ranks.
             seed: An integer from 0 to 2**64 - 1.
+            weights: Expected share of each cache in the patches, up to a common factor; not negative, not all 0. By
+                default every image is equally likely.
 
         Raises:
             DataError: An argument is out of range, the caches' scales differ, or an image is smaller than a patch.
@@ -48,11 +59,14 @@ class PatchSampler:
         if len(scales) != 1:
             found = f"caches of the scales {sorted(scales)}" if scales else "no cache"
             raise DataError(f"cannot sample from {found}; give one or more caches of one scale")
+        if weights is not None and (len(weights) != len(caches) or min(weights) < 0 or not 0 < sum(weights) < np.inf):
+            raise DataError(f"weights {list(weights)} must be {len(caches)} numbers of at least 0, not all 0")
         self.scale = scales.pop()
         self.patch, self.batch_size, self.seed = patch, batch, seed
         self._lr: list[Any] = [image for cache in caches for image in cache.lr]
         self._hr: list[Any] = [image for cache in caches for image in cache.hr]
         self.caches = tuple(caches)
+        self.weights = None if weights is None else tuple(weights)
         self._places = [(cache, index) for cache in caches for index in range(len(cache))]
         self._sound = np.zeros(len(self._places), bool)
         sizes = np.array([image.shape[:2] for image in self._lr], np.int64).reshape(-1, 2)
@@ -67,15 +81,28 @@ class PatchSampler:
         self._positions = sizes - patch + 1
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restore, (self.caches, self.patch, self.batch_size, self.seed)
+        return _restore, (self.caches, self.patch, self.batch_size, self.seed, self.weights)
 
     def draw(self, step: int) -> npt.NDArray[np.int64]:
         """Sample a step: int64 ``(batch, 4)``, rows of image, top, left (LR pixels) and orientation (0..7)."""
         generator = np.random.Generator(np.random.Philox(key=np.array([self.seed, step], np.uint64)))
         uniform = generator.random((self.batch_size, 4))
-        image = (uniform[:, 0] * len(self._lr)).astype(np.int64)
+        image = self._images(uniform[:, 0])
         position = (uniform[:, 1:3] * self._positions[image]).astype(np.int64)
         return np.column_stack((image, position, (uniform[:, 3] * 8).astype(np.int64)))
+
+    def _images(self, uniform: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+        """Convert numbers in [0, 1) to indices of images."""
+        if self.weights is None:
+            return (uniform * len(self._lr)).astype(np.int64)
+        edges = np.cumsum([0.0, *self.weights])
+        edges /= edges[-1]
+        cache = np.searchsorted(edges, uniform, side="right") - 1
+        counts = np.array([len(each) for each in self.caches])
+        within = (uniform - edges[cache]) / (edges[cache + 1] - edges[cache])
+        index = np.minimum((within * counts[cache]).astype(np.int64), counts[cache] - 1)  # within may round to 1
+        images: npt.NDArray[np.int64] = (np.cumsum(counts) - counts)[cache] + index
+        return images
 
     def check(self, image: int) -> None:
         """Compare an image's pixels with their checksums, once.
@@ -145,8 +172,10 @@ class PatchSampler:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _restore(caches: tuple[PatchCache, ...], patch: int, batch: int, seed: int) -> PatchSampler:
-    return PatchSampler(caches, patch=patch, batch=batch, seed=seed)
+def _restore(
+    caches: tuple[PatchCache, ...], patch: int, batch: int, seed: int, weights: tuple[float, ...] | None
+) -> PatchSampler:
+    return PatchSampler(caches, patch=patch, batch=batch, seed=seed, weights=weights)
 
 
 def place_patch(source: npt.NDArray[np.uint8], out: npt.NDArray[np.uint8], orientation: int) -> None:

@@ -39,7 +39,8 @@ def open_patches(recipe: Recipe, processes: Processes) -> PatchSampler:
     ]
     if processes.first:
         processes.wait()
-    return PatchSampler(caches, patch=recipe.patch, batch=recipe.batch, seed=recipe.seed)
+    weights = recipe.data_weights
+    return PatchSampler(caches, patch=recipe.patch, batch=recipe.batch, seed=recipe.seed, weights=weights)
 
 
 def open_validation(recipe: Recipe) -> PairDataset | None:

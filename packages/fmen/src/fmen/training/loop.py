@@ -49,6 +49,7 @@ from fmen.training.setup import (
     resolve_recipe,
 )
 from fmen.training.signals import StopRequest
+from fmen.training.teachers import Teachers, open_teachers
 from fmen_core import Upscaler, save
 from fmen_data import PairDataset
 from fmen_eval import validate
@@ -94,6 +95,7 @@ def train(recipe: Recipe, run: Run, *, resume: bool = False) -> Outcome:
         check_recipe(recipe, processes)
         device = pick_device(recipe, processes.local_rank)
         recipe = resolve_recipe(recipe, device, processes)
+        teachers = open_teachers(recipe, device)
         state = load_state(recipe, run, device) if resume else new_state(recipe, run, device, processes)
         network = cast(nn.Module, torch.compile(state.model)) if recipe.compile else state.model
         graph = CudaGraph() if recipe.cuda_graph else None
@@ -109,7 +111,7 @@ def train(recipe: Recipe, run: Run, *, resume: bool = False) -> Outcome:
         clock, stop = Clock(state), stack.enter_context(StopRequest())
         for lr, hr in batches(recipe, sampler, processes, device, start=state.step):
             # step
-            state.count(take_step(recipe, state, network, processes, lr, hr, graph))
+            state.count(take_step(recipe, state, network, processes, lr, hr, graph, teachers))
             logger.tick()
             stopped = stop_agreed(stop, state.step, processes, device)
             logs, validates, saves = due(recipe, state.step)
@@ -174,6 +176,7 @@ def take_step(
     lr: Tensor,
     hr: Tensor,
     graph: CudaGraph | None = None,
+    teachers: Teachers | None = None,
 ) -> Tensor:
     """Take one step of the optimizer.
 
@@ -185,26 +188,40 @@ def take_step(
         lr: Float ``(N, 3, h, w)`` in [0, 255].
         hr: Float ``(N, 3, scale * h, scale * w)`` in [0, 255].
         graph: Replays all but the moving average; the optimizer must be capturable.
+        teachers: Give the second target of the loss.
 
     Returns:
         The loss before the step, a scalar on the device.
     """
     set_learning_rate(state.optimizer, learning_rate(recipe, state.step))
     update = partial(update_weights, recipe, state, network, processes)
-    loss = graph(update, lr, hr) if graph else update(lr, hr)
+    inputs = [lr, hr]
+    if teachers:
+        with backend_flags(recipe):
+            inputs.append(teachers(lr))
+    loss = graph(update, *inputs) if graph else update(*inputs)
     if state.ema:
         state.ema.update(state.model, state.step)
     return loss
 
 
 def update_weights(
-    recipe: Recipe, state: State, network: nn.Module, processes: Processes, lr: Tensor, hr: Tensor
+    recipe: Recipe,
+    state: State,
+    network: nn.Module,
+    processes: Processes,
+    lr: Tensor,
+    hr: Tensor,
+    taught: Tensor | None = None,
 ) -> Tensor:
-    """Compute the gradient, clip it and step the optimizer; arguments as in :func:`take_step`."""
+    """Compute the gradient, clip it and step the optimizer; arguments as in :func:`take_step`.
+
+    ``taught`` is the teachers' output for ``lr``.
+    """
     with backend_flags(recipe):
         with torch.autocast(lr.device.type, AUTOCAST[recipe.precision], enabled=recipe.precision != "fp32"):
             sr = network(lr)
-        loss = LOSSES[recipe.loss](sr.float(), hr)
+        loss = loss_of(recipe, sr.float(), hr, taught)
         del sr  # The backward pass needs the most memory, and does not need this tensor.
         state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         average_gradients(processes, state.model)
@@ -215,6 +232,15 @@ def update_weights(
         state.scaler.update()
         state.optimizer.zero_grad(set_to_none=True)
     return loss.detach()
+
+
+def loss_of(recipe: Recipe, sr: Tensor, hr: Tensor, taught: Tensor | None) -> Tensor:
+    """Return the loss of a batch: against HR, mixed with the loss against the teachers' output if there is one."""
+    measure = LOSSES[recipe.loss]
+    if taught is None:
+        return measure(sr, hr)
+    share = recipe.teacher_weight
+    return (1 - share) * measure(sr, hr) + share * measure(sr, taught)
 
 
 def stop_agreed(stop: StopRequest, step: int, processes: Processes, device: torch.device) -> bool:

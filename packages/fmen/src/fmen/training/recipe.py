@@ -10,10 +10,10 @@ import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from fmen.errors import UserError
 
@@ -28,6 +28,11 @@ RENAMED = {
 """Former names of keys, which are still read."""
 
 Note = Callable[[str], None]
+
+T = TypeVar("T")
+
+OneOrMore = Annotated[tuple[T, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
+"""A list, or the only element of one."""
 
 
 class RecipeError(UserError):
@@ -47,12 +52,19 @@ class Recipe(BaseModel):
     weights: str | None = Field(None, description="start from these weights of another run, of any scale")
 
     data: tuple[str, ...] = Field(("data",), min_length=1, description="folders, HR_DIR,LR_DIR, or sample")
+    data_weights: tuple[Annotated[float, Field(ge=0)], ...] | None = Field(
+        None, description="share of each dataset in the patches, one number per dataset; default: all images equally"
+    )
     patch: int = Field(64, ge=8, le=512, description="side of the LR patches, in pixels")
     batch: int = Field(64, ge=1, le=4096, description="patches per step, over all processes together")
     seed: int = Field(0, ge=0, lt=2**63)
 
     steps: int = Field(ge=1)
     loss: Literal["l1", "l2", "charbonnier"] = "l1"
+    teacher: OneOrMore[str] = Field(
+        (), description="weights of stronger networks, names or files; the mean of their outputs is a second target"
+    )
+    teacher_weight: float = Field(0.5, ge=0, le=1, description="share of the loss against the teacher's output")
     optimizer: Literal["adam", "muon"] = Field("adam", description="muon learns more per step; see the training guide")
     learning_rate: float = Field(gt=0, le=1, description="learning rate at the end of the warm-up")
     schedule: Literal["constant", "halving", "cosine"] = Field("cosine", description="course of the learning rate")
@@ -95,6 +107,10 @@ class Recipe(BaseModel):
     @model_validator(mode="after")
     def _keys_agree(self) -> Recipe:
         faults = []
+        if self.data_weights is not None and len(self.data_weights) != len(self.data):
+            faults.append(f"data_weights has {len(self.data_weights)} numbers for {len(self.data)} datasets")
+        if self.data_weights is not None and not sum(self.data_weights):
+            faults.append("data_weights are all 0; give one dataset a weight above 0")
         if self.final_learning_rate > self.learning_rate:
             faults.append(
                 f"final_learning_rate ({self.final_learning_rate:g}) is above learning_rate ({self.learning_rate:g})"
