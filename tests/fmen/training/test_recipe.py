@@ -212,6 +212,7 @@ def test_a_key_that_a_recipe_omits_has_its_default() -> None:
         "collapsed": True,
         "fused": False,
         "compile": False,
+        "cuda_graph": "auto",
         "val_data": None,
         "val_protocol": "paper",
         "val_every": 5_000,
