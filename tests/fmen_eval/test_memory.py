@@ -212,10 +212,10 @@ def test_the_table_is_exact() -> None:
         )
     )
     assert report.table().splitlines() == [
-        "  node                  input    output      kept    params     total      held  in place saves",
-        " *head: convolution      1.00      2.00      0.00      0.50      3.50   1000.00            0.00",
-        "> mul_                   4.00      0.00      1.25      0.50      5.75      0.00            4.00",
-        "  tail: convolution      1.00      0.25      0.00      0.50      1.75      0.00            0.00",
+        "  node               input  output  kept  params  total     held  in place saves",
+        " *head: convolution   1.00    2.00  0.00    0.50   3.50  1000.00            0.00",
+        "> mul_                4.00    0.00  1.25    0.50   5.75     0.00            4.00",
+        "  tail: convolution   1.00    0.25  0.00    0.50   1.75     0.00            0.00",
     ]
 
 

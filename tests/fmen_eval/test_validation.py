@@ -105,9 +105,9 @@ def test_an_empty_dataset_is_refused() -> None:
 def test_the_table_is_exact() -> None:
     images = (ImageResult("a", 30.25, 0.875, 0.5), ImageResult("butterfly", 40.5, 0.75, 1.25))
     assert ValidationResult("ntire", 4, images).table().splitlines() == [
-        "image       PSNR dB    SSIM   seconds",
-        "a           30.2500  0.8750     0.500",
-        "butterfly   40.5000  0.7500     1.250",
-        "-------------------------------------",
-        "mean        35.3750  0.8125     0.875",
+        "image      PSNR dB    SSIM  seconds",
+        "a          30.2500  0.8750    0.500",
+        "butterfly  40.5000  0.7500    1.250",
+        "-----------------------------------",
+        "mean       35.3750  0.8125    0.875",
     ]

@@ -22,9 +22,9 @@ import numpy as np
 import torch
 from torch.utils.benchmark import Measurement, Timer
 
-from fmen.charts.tables import format_text
 from fmen_data.atomic import atomic_write_bytes
 from fmen_eval.runtime import device_name
+from fmen_eval.tables import format_text
 
 RESULTS = Path(__file__).resolve().parents[2] / "results" / "speed"
 HEADER = ["what", "against", "ours", "theirs", "ratio", "lowest–highest", "target", ""]

@@ -13,7 +13,7 @@ import pytest
 from fmen.charts.curves import POINTS, draw_lines, draw_loss, draw_psnr, smooth, thin
 from fmen.charts.networks import Network, draw_networks, inline_networks, save_networks
 from fmen.charts.style import ACCENT, GUEST, INK, inline_svg, render, thousands
-from fmen.charts.tables import format_markdown, format_text
+from fmen.charts.tables import format_markdown
 
 # Title, parameters, runtime in ms, memory in MiB, PSNR in dB: as measured on a CPU.
 MEASURED = (
@@ -228,17 +228,6 @@ def test_an_inline_curve_is_the_same_each_time() -> None:
     first, second = (inline_svg(draw_loss([(1, 9.0), (2, 5.0), (3, 4.0)]), "loss", "A <label>") for _ in range(2))
     assert first == second and 'aria-label="A &lt;label&gt;"' in first
     assert render(draw_loss([(1, 9.0), (2, 5.0)]), ".png")[:4] == b"\x89PNG"
-
-
-def test_text_tables_align_words_left_and_figures_right() -> None:
-    rows = [("name", "value", "note"), ("a", "10", "x"), ("mean", "5", "yz")]
-    assert format_text(rows, words={0, 2}).split("\n") == [
-        "name  value  note",
-        "-----------------",
-        "a        10  x",
-        "mean      5  yz",
-    ]
-    assert format_text(rows, foot=True).split("\n")[3] == "-----------------"
 
 
 def test_markdown_tables_escape_bars() -> None:

@@ -20,6 +20,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from fmen_eval.meta import run_on_meta
+from fmen_eval.tables import format_text
 
 _CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 _RECTIFIERS = (nn.ReLU, nn.PReLU, nn.ELU, nn.LeakyReLU, nn.ReLU6)
@@ -84,16 +85,7 @@ class Complexity:
             )
             for layer in (*self.layers, total)
         ]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [
-            "  ".join(
-                cell.ljust(width) if index in (0, 1, 6) else cell.rjust(width)
-                for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ).rstrip()
-            for row in rows
-        ]
-        lines.insert(-1, "-" * (sum(widths) + 2 * (len(widths) - 1)))
-        return "\n".join(lines)
+        return format_text(rows, words={0, 1, 6}, head=False, foot=True)
 
 
 def complexity(module: nn.Module, lr_size: tuple[int, int] = (256, 256)) -> Complexity:

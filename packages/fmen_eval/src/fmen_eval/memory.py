@@ -28,6 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from fmen_eval.meta import run_on_meta
+from fmen_eval.tables import format_text
 
 MIB = 2**20
 
@@ -102,23 +103,13 @@ class MemoryReport:
 
     def table(self) -> str:
         """Format the nodes as a text table in MiB; ``>`` marks ``peak``, ``*`` marks ``peak_held``."""
-        columns = ("input", "output", "kept", "params", "total", "held", "in place saves")
-        width = max(len(str(node)) for node in self.nodes)
-        lines = ["  " + "  ".join([f"{'node':<{width}}", *(f"{column:>8}" for column in columns)])]
+        rows = [["  node", "input", "output", "kept", "params", "total", "held", "in place saves"]]
         for node in self.nodes:
-            sizes = (
-                node.input_bytes,
-                node.output_bytes,
-                node.kept_bytes,
-                node.parameter_bytes,
-                node.total,
-                node.held_bytes,
-                node.saved_bytes,
-            )
             marks = (">" if node is self.peak else " ") + ("*" if node is self.peak_held else " ")
-            cells = (f"{size / MIB:>{max(8, len(column))}.2f}" for size, column in zip(sizes, columns, strict=True))
-            lines.append(marks + "  ".join([f"{node!s:<{width}}", *cells]))
-        return "\n".join(lines)
+            sizes = [node.input_bytes, node.output_bytes, node.kept_bytes, node.parameter_bytes, node.total]
+            sizes += [node.held_bytes, node.saved_bytes]
+            rows.append([f"{marks}{node}", *(f"{size / MIB:.2f}" for size in sizes)])
+        return format_text(rows, head=False)
 
     def _fullest(self, size: Callable[[NodeMemory], int]) -> NodeMemory:
         return max(reversed(self.nodes), key=size)

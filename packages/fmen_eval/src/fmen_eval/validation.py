@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from fmen_eval.errors import EvaluationError
 from fmen_eval.metrics import Image, Protocol, psnr, ssim
+from fmen_eval.tables import format_text
 
 
 @dataclass(frozen=True)
@@ -58,13 +59,12 @@ class ValidationResult:
         """Format a text table with one line per image and the means in the last line."""
         rows = [(image.name, image.psnr, image.ssim, image.seconds) for image in self.images]
         rows.append(("mean", self.psnr, self.ssim, self.seconds))
-        width = max(len("image"), *(len(row[0]) for row in rows))
-        lines = [f"{'image':<{width}}  {'PSNR dB':>8}  {'SSIM':>6}  {'seconds':>8}"]
-        for name, decibels, similarity, seconds in rows:
-            shown = "-" if similarity is None else f"{similarity:.4f}"
-            lines.append(f"{name:<{width}}  {decibels:>8.4f}  {shown:>6}  {seconds:>8.3f}")
-        lines.insert(-1, "-" * len(lines[0]))
-        return "\n".join(lines)
+        header = ("image", "PSNR dB", "SSIM", "seconds")
+        cells = [
+            (name, f"{decibels:.4f}", "-" if similarity is None else f"{similarity:.4f}", f"{seconds:.3f}")
+            for name, decibels, similarity, seconds in rows
+        ]
+        return format_text([header, *cells], head=False, foot=True)
 
     def to_dict(self, *, model: str, weights: str) -> dict[str, Any]:
         """Return the content of ``fmen validate --json``.

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fmen.benchmark.run import BASELINE, Row
-from fmen.charts.tables import format_markdown, format_text
+from fmen.charts.tables import format_markdown
 from fmen.errors import UserError
+from fmen_eval.tables import format_text
 
 MIB = 2**20
 
