@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import json
 import os
 import pickle
@@ -13,7 +14,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fmen_core import FMEN, FMENTraining, WeightsError, create_model, load, read_metadata, reparameterize, save
+from fmen_core import (
+    FMEN,
+    FMENTraining,
+    WeightsError,
+    create_model,
+    load,
+    read_metadata,
+    read_weights,
+    reparameterize,
+    save,
+)
+from fmen_core.models import ARCHITECTURES, recognise
 
 SIZES = {"scale": 2, "n_feats": 12, "mid_feats": 8, "down_blocks": 3, "up_blocks": (2, 1, 3, 1)}
 
@@ -260,7 +272,7 @@ def test_metadata_describes_the_network(form: str, tmp_path: Path) -> None:
     save(create_model("fmen", form=form, **SIZES), tmp_path / "w.safetensors")
     metadata = read_metadata(tmp_path / "w.safetensors")
     sizes = {**{key: value for key, value in SIZES.items() if key != "scale"}, "up_blocks": [2, 1, 3, 1]}
-    assert json.loads(metadata.pop("sizes")) == (sizes | {"ratio": 2} if form == "training" else sizes)
+    assert json.loads(metadata.pop("sizes")) == (sizes | {"ratio": 2, "block": "rrrb"} if form == "training" else sizes)
     assert metadata.pop("fmen_core")
     assert metadata == {
         "format": "pt",
@@ -305,3 +317,42 @@ def test_saving_writes_to_the_disk_under_a_random_name_first(
     assert len(temporary) == 2 and all(name.startswith(".w.safetensors.") for name in temporary)
     assert synced == [(tmp_path / "w.safetensors").stat().st_size] * 2
     assert [path.name for path in tmp_path.iterdir()] == ["w.safetensors"]
+
+
+def test_a_size_that_changes_no_shape_comes_back(tmp_path: Path) -> None:
+    model = create_model("rfdn", n_feats=8, esa_feats=3, residual=False)
+    save(model, tmp_path / "w.safetensors")
+    loaded = load(tmp_path / "w.safetensors")
+    assert loaded.sizes == {"n_feats": 8, "esa_feats": 3, "residual": False}
+    x = 255 * torch.rand(1, 3, 16, 16)
+    assert torch.equal(loaded(x), model.eval()(x))
+
+
+@pytest.mark.parametrize("sizes", ["[1", "3", '{"residual": 1, "n_feats": 3}'])
+def test_metadata_does_not_override_what_the_tensors_show(sizes: str, tmp_path: Path) -> None:
+    save(create_model("rfdn", n_feats=8), tmp_path / "w.safetensors", metadata={"sizes": sizes})
+    assert load(tmp_path / "w.safetensors").sizes["n_feats"] == 8
+
+
+def test_every_size_of_a_network_is_read_from_its_weights_or_their_metadata() -> None:
+    for architecture in ARCHITECTURES:
+        for constructor in filter(None, (architecture.inference, architecture.training)):
+            form = "inference" if constructor is architecture.inference else "training"
+            model = architecture.build(form=form)  # type: ignore[arg-type]
+            found = recognise(model.state_dict())
+            assert found is not None
+            sizes = inspect.signature(constructor).parameters.keys() - {"scale"}
+            assert sizes <= {*found[1], *found[0].hidden_sizes}, architecture.name
+
+
+def test_a_layer_that_is_used_twice_can_be_saved(tmp_path: Path) -> None:
+    layer = torch.nn.Conv2d(3, 3, 1)
+    save(torch.nn.Sequential(layer, layer), tmp_path / "w.safetensors")
+    assert read_weights(tmp_path / "w.safetensors").keys() == {"0.weight", "0.bias", "1.weight", "1.bias"}
+
+
+def test_weights_of_a_users_network_are_not_taken_for_a_known_one(tmp_path: Path) -> None:
+    user = {"module_file": "mine.py", "module_class": "Mine"}
+    save(create_model("span", n_feats=8), tmp_path / "w.safetensors", metadata=user)
+    with pytest.raises(WeightsError, match=r"these are weights of Mine in mine\.py; .* --model mine.py:Mine"):
+        load(tmp_path / "w.safetensors")

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from fmen.training.recipe import Recipe, make_recipe
-from fmen_core import create_model
 from fmen_data import write_image
 
 
@@ -57,8 +56,7 @@ def recipe_of(
 
 
 @pytest.fixture
-def tiny(recipe_of: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Recipe]:
-    """Make such a recipe, for runs of an FMEN of 8 channels instead of FMEN-S."""
-    small = partial(create_model, n_feats=8, mid_feats=6, down_blocks=1, up_blocks=(1, 1))
-    monkeypatch.setattr("fmen.training.initialization.create_model", small)
-    return recipe_of
+def tiny(recipe_of: Callable[..., Recipe]) -> Callable[..., Recipe]:
+    """Make such a recipe with an FMEN of 8 channels instead of FMEN-S."""
+    small = {"n_feats": 8, "mid_feats": 6, "down_blocks": 1, "up_blocks": [1, 1]}
+    return partial(recipe_of, model_args=small)

@@ -45,7 +45,7 @@ def test_a_run_of_another_scale_takes_all_but_the_last_convolution(
 def test_weights_of_another_network_or_form_are_no_start(
     recipe_of: Callable[..., Recipe], tmp_path: Path, other: str
 ) -> None:
-    model = initial_network(recipe_of(variant="full" if other == "fmen" else "s"))
+    model = initial_network(recipe_of(model="fmen" if other == "fmen" else "fmen-s"))
     save(reparameterize(model) if other == "inference" else model, tmp_path / "other.safetensors")
     with pytest.raises(RecipeError, match="starts from fmen-s in the training form"):
         initial_network(recipe_of(weights=str(tmp_path / "other.safetensors")))

@@ -180,7 +180,8 @@ def test_fast_uses_tf32_and_paper_does_not() -> None:
 def test_a_key_that_a_recipe_omits_has_its_default() -> None:
     assert Recipe(steps=9, learning_rate=1e-3).model_dump() == {
         "name": "custom",
-        "variant": "s",
+        "model": "fmen-s",
+        "model_args": {},
         "scale": 4,
         "init": "default",
         "weights": None,

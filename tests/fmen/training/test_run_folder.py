@@ -111,8 +111,12 @@ def test_resuming_with_another_network_or_rate_is_refused(tiny: RecipeMaker, tmp
     for key in ("learning_rate", "lr"):
         with pytest.raises(RunError, match=r"its learning_rate is 0\.001 and cannot change"):
             resumed_recipe(run, {key: 2e-3})
-    with pytest.raises(RunError, match=r"its variant is 's' and cannot change"):
-        resumed_recipe(run, {"variant": "full"})
+    for keys in ({"variant": "full"}, {"model": "fmen"}):
+        with pytest.raises(RunError, match=r"its model is 'fmen-s' and cannot change"):
+            resumed_recipe(run, keys)
+    with pytest.raises(RunError, match=r"its model_args is \{.*\} and cannot change"):
+        resumed_recipe(run, {"model_args.n_feats": 9})
+    assert resumed_recipe(run, {"variant": "s", "model_args.n_feats": 8}).model == "fmen-s"
 
 
 def test_resuming_with_a_recipe_is_refused_in_one_line(tiny: RecipeMaker, tmp_path: Path) -> None:

@@ -53,6 +53,7 @@ class Architecture:
             stands for an absent tensor.
         training: Constructor of the training form; None if the network has a single form.
         defaults: Sizes that differ from the defaults of the constructors.
+        hidden_sizes: Names of sizes that change no shape. They are read from the metadata of a weights file.
         min_size: The smallest height and width of an input.
         tileable: Whether an image can be processed in overlapping tiles: every output pixel depends on a bounded
             neighbourhood.
@@ -67,6 +68,7 @@ class Architecture:
     read_sizes: Callable[[StateDict], dict[str, Any]]
     training: Callable[..., nn.Module] | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    hidden_sizes: tuple[str, ...] = ()
     min_size: int = 1
     tileable: bool = True
 

@@ -59,9 +59,18 @@ def load(path: str | Path) -> nn.Module:
     if found is None:
         raise WeightsError(f"{path}: no known network has these weights; {nearest_match(state)}")
     architecture, arguments = found
-    model = architecture.build(**arguments)
+    model = architecture.build(**recorded_sizes(path, architecture), **arguments)
     model.load_state_dict(state)
     return model.eval()
+
+
+def recorded_sizes(path: str | Path, architecture: Architecture) -> dict[str, Any]:
+    """Return the sizes in the metadata of a weights file that the shapes of its tensors do not show."""
+    try:
+        sizes = dict(json.loads(read_metadata(path).get("sizes", "{}")))
+    except (ValueError, TypeError):
+        return {}
+    return {name: sizes[name] for name in architecture.hidden_sizes if name in sizes}
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
@@ -198,7 +207,8 @@ def save(model: nn.Module, path: str | Path, *, recipe: str = "", metadata: Mapp
     """
     path, model = Path(path), unwrap(model)
     state = {key.replace("_orig_mod.", ""): value for key, value in model.state_dict().items()}
-    _, arguments = recognise(state) or (None, getattr(model, "sizes", {}))
+    _, arguments = recognise(state) or (None, {})
+    arguments = {**getattr(model, "sizes", {}), **arguments}
     entries = {
         "format": "pt",
         "name": str(getattr(model, "name", "")),

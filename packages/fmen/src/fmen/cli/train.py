@@ -24,7 +24,11 @@ def printer(*, err: bool = False) -> Callable[[str], None]:
 
 
 def train(
-    variant: Annotated[Variant | None, typer.Option(help="s: FMEN-S; full: FMEN. Default: the recipe's value.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|FILE.py:CLASS", help="A network of 'fmen models', or your own. Default: fmen-s."),
+    ] = None,
+    variant: Annotated[Variant | None, typer.Option(help="s: --model fmen-s; full: --model fmen.")] = None,
     scale: Annotated[int | None, typer.Option(help="2, 3 or 4. Default: the recipe's value.")] = None,
     recipe: Annotated[
         str | None, typer.Option(help="paper, fast, cpu, quick, or a YAML file. Default: fast. Not with --resume.")
@@ -41,11 +45,15 @@ def train(
     ] = None,
 ) -> None:
     """Train a network."""
-    from fmen.training.recipe import RecipeError, load_recipe, parse_settings
+    from fmen.sources.networks import note_other_version
+    from fmen.training.recipe import VARIANTS, RecipeError, load_recipe, parse_settings
     from fmen.training.run_folder import Run, new_run, newest_run, resumed_recipe
 
     say, note = printer(), printer(err=True)
-    given: dict[str, object] = {"variant": variant and variant.value, "scale": scale, "val_data": val_data}
+    if variant and model:
+        raise RecipeError(f"--variant {variant.value} is short for --model {VARIANTS[variant.value]}; give only one")
+    model = VARIANTS[variant.value] if variant else model
+    given: dict[str, object] = {"model": model, "scale": scale, "val_data": val_data}
     given["data"] = tuple(data) if data else None
     overrides = {key: value for key, value in given.items() if value is not None} | parse_settings(
         settings or [], note=note
@@ -55,6 +63,7 @@ def train(
             raise RecipeError(f"--recipe {recipe}: a resumed run follows the recipe in its folder; leave --recipe out")
         run = Run(out) if out else newest_run()
         resolved = resumed_recipe(run, overrides)
+        note_other_version(run.last, resolved.model, note)
     else:
         resolved = load_recipe(recipe or "fast", overrides, note=note)
         run = Run(out) if out else new_run(resolved)

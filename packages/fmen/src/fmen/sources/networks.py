@@ -25,7 +25,7 @@ from fmen.errors import UserError
 from fmen.sources.python_file import bind_arguments, call_user_code, execute_file, importing_beside
 from fmen_core import WeightsError, load, read_metadata, read_weights, reparameterize
 from fmen_core.architecture import Form
-from fmen_core.checkpoint import differences, normalise_keys, read_tensors
+from fmen_core.checkpoint import differences, normalise_keys, read_tensors, recorded_sizes
 from fmen_core.models import architecture_named, recognise
 from fmen_core.reparam import synthetic_images
 
@@ -248,7 +248,7 @@ def load_network(weights: str | Path, model: str | None = None, *, note: Note = 
             name = "no known network" if found is None else found[0].name
             raise WeightsError(f"{weights}: these are weights of {name}, not of {model}; check --model")
         architecture, arguments = found
-    network = architecture.build(**arguments)
+    network = architecture.build(**recorded_sizes(weights, architecture), **arguments)
     network.load_state_dict(state)
     return network.eval()
 
@@ -265,14 +265,29 @@ def load_user_network(weights: Path, model: str, note: Note) -> nn.Module:
     network = build_user_network(model, scale, args)
     record = user_module(network)
     assert record is not None
-    trained = tuple(metadata.get(key, "") for key in ("module_file", "module_class", "module_sha256"))
-    changed = any(trained) and trained[1:] != (record.class_name, record.sha256)
-    version = f"they were trained with another version of {trained[0]}:{trained[1]}" if changed else ""
+    version = other_version(record, metadata)
     network = load_strictly(network, tensors, f"{weights}: does not fit {model}", version)
     check_outputs(network)
-    if changed:
+    if version:
         note(f"note: {weights}: {version}; all tensors fit {model}")
     return network.eval()
+
+
+def other_version(record: UserModule, metadata: Mapping[str, str]) -> str:
+    """Return in words that weights with this metadata are of another class or version of the file; otherwise ``""``."""
+    trained = metadata.get("module_class"), metadata.get("module_sha256")
+    if trained[0] is None or trained == (record.class_name, record.sha256):
+        return ""
+    return f"they were trained with another version of {metadata.get('module_file')}:{trained[0]}"
+
+
+def note_other_version(weights: Path, model: str, note: Note) -> None:
+    """Call ``note`` if the user's file has changed since it wrote ``weights``, which need not exist."""
+    if is_user_module(model) and weights.is_file():
+        path, class_name = parse_user_module(model)
+        record = UserModule(path, class_name, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+        if version := other_version(record, read_metadata(weights)):
+            note(f"note: {weights}: {version}")
 
 
 def load_strictly(network: nn.Module, tensors: Mapping[str, Tensor], failure: str, reason: str = "") -> nn.Module:

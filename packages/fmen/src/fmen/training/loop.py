@@ -2,11 +2,11 @@
 
 One process::
 
-    fmen train --variant s --recipe fast
+    fmen train --recipe fast
 
 All GPUs of one machine, or, with torchrun's address options, of several machines::
 
-    torchrun --standalone --nproc-per-node=gpu -m fmen train --variant s --recipe fast
+    torchrun --standalone --nproc-per-node=gpu -m fmen train --recipe fast
 
 The recipe's batch is the batch of a step over all processes: process r of w takes the samples r, r + w, ... Gradients
 are averaged over the processes, so the networks of all processes stay equal. BatchNorm normalizes each process's
@@ -30,6 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from fmen.errors import UserError
+from fmen.sources.networks import user_module
 from fmen.training.checkpoint import State, newest_checkpoint
 from fmen.training.cuda_graph import CudaGraph, make_capturable, set_learning_rate
 from fmen.training.distributed import Processes, average_gradients, join
@@ -51,6 +52,7 @@ from fmen.training.setup import (
 from fmen.training.signals import StopRequest
 from fmen.training.teachers import Teachers, open_teachers
 from fmen_core import Upscaler, save
+from fmen_core.architecture import sr_model
 from fmen_data import PairDataset
 from fmen_eval import validate
 
@@ -220,8 +222,8 @@ def update_weights(
     """
     with backend_flags(recipe):
         with torch.autocast(lr.device.type, AUTOCAST[recipe.precision], enabled=recipe.precision != "fp32"):
-            sr = network(lr)
-        loss = loss_of(recipe, sr.float(), hr, taught)
+            sr = gray_levels(network, lr, sr_model(state.model).data_range)
+        loss = loss_of(recipe, sr, hr, taught)
         del sr  # The backward pass needs the most memory, and does not need this tensor.
         state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         average_gradients(processes, state.model)
@@ -241,6 +243,14 @@ def loss_of(recipe: Recipe, sr: Tensor, hr: Tensor, taught: Tensor | None) -> Te
         return measure(sr, hr)
     share = recipe.teacher_weight
     return (1 - share) * measure(sr, hr) + share * measure(sr, taught)
+
+
+def gray_levels(network: nn.Module, lr: Tensor, data_range: float) -> Tensor:
+    """Return the output of a network with any data range for a float LR batch, both in [0, 255]."""
+    if data_range == 255:
+        out: Tensor = network(lr)
+        return out.float()
+    return torch.as_tensor(network(lr * (data_range / 255)).float() * (255 / data_range))
 
 
 def stop_agreed(stop: StopRequest, step: int, processes: Processes, device: torch.device) -> bool:
@@ -302,5 +312,7 @@ def update_best(recipe: Recipe, run: Run, state: State, psnr: float) -> None:
 
 def save_weights(recipe: Recipe, state: State, path: Path) -> None:
     """Write the weights for use: the average, or the network where there is none."""
+    module = user_module(state.network)
     metadata = {"step": str(state.step), "seconds": f"{state.seconds:.0f}", "data": " ".join(recipe.data)}
+    metadata |= module.metadata() if module else {}
     save(state.network, path, recipe=recipe.name, metadata=metadata)

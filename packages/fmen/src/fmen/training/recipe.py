@@ -24,8 +24,15 @@ RENAMED = {
     "lr_schedule": "schedule",
     "lr_halve_every": "halve_every",
     "lr_final": "final_learning_rate",
+    "variant": "model",
 }
 """Former names of keys, which are still read."""
+
+VARIANTS = {"s": "fmen-s", "full": "fmen"}
+"""The values of the former key ``variant``, and of ``fmen train --variant``."""
+
+ARGS = "model_args."
+"""The prefix of a key that sets one of the model's arguments."""
 
 Note = Callable[[str], None]
 
@@ -46,7 +53,8 @@ class Recipe(BaseModel):
 
     name: str = Field("custom", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="part of the run folder's name")
 
-    variant: Literal["s", "full"] = Field("s", description="FMEN-S or FMEN")
+    model: str = Field("fmen-s", min_length=1, description="a network of 'fmen models', or FILE.py:CLASS")
+    model_args: dict[str, Any] = Field(default_factory=dict, description="arguments of the model's constructor")
     scale: Literal[2, 3, 4] = 4
     init: Literal["he", "default"] = Field("default", description="initial weights: He et al. 2015, or PyTorch's own")
     weights: str | None = Field(None, description="start from these weights of another run, of any scale")
@@ -101,8 +109,8 @@ class Recipe(BaseModel):
 
     @property
     def network(self) -> str:
-        """The name under which ``fmen_core`` knows the variant."""
-        return "fmen-s" if self.variant == "s" else "fmen"
+        """The name of the network: that of a network of ``fmen models``, or the class of the user's."""
+        return self.model.rpartition(":")[2]
 
     @model_validator(mode="after")
     def _keys_agree(self) -> Recipe:
@@ -173,7 +181,7 @@ def make_recipe(values: Mapping[str, object], *, source: str = "recipe") -> Reci
         RecipeError: One line that starts with ``source`` and names every key at fault.
     """
     try:
-        return Recipe.model_validate(current_keys(values, source=source))
+        return Recipe.model_validate(nested_args(current_keys(values, source=source), source))
     except ValidationError as error:
         raise RecipeError(f"{source}: {'; '.join(_fault(item) for item in error.errors())}") from None
 
@@ -193,9 +201,28 @@ def current_keys(values: Mapping[str, object], *, source: str, note: Note | None
     for key in former:
         if RENAMED[key] in values:
             raise RecipeError(f"{source}: {key} is the former name of {RENAMED[key]}; give only {RENAMED[key]}")
+    if "variant" in values and str(values["variant"]) not in VARIANTS:
+        raise RecipeError(f"{source}: variant = {values['variant']!r}: expected s or full; set model instead")
     if former and note:
         note(f"note: {source}: " + ", ".join(f"{key} is now called {RENAMED[key]}" for key in former))
-    return {RENAMED.get(key, key): value for key, value in values.items()}
+    renamed = {RENAMED.get(key, key): value for key, value in values.items()}
+    return renamed | ({"model": VARIANTS[str(values["variant"])]} if "variant" in values else {})
+
+
+def nested_args(values: Mapping[str, object], source: str) -> dict[str, object]:
+    """Return ``values`` with every key ``model_args.NAME`` moved into ``model_args``.
+
+    Raises:
+        RecipeError: ``model_args`` is not a mapping.
+    """
+    flat = {key: value for key, value in values.items() if not key.startswith(ARGS)}
+    single = {key.removeprefix(ARGS): value for key, value in values.items() if key.startswith(ARGS)}
+    if not single:
+        return flat
+    args = flat.get("model_args") or {}
+    if not isinstance(args, Mapping):
+        raise RecipeError(f"{source}: model_args = {args!r}: expected a mapping of names to values")
+    return flat | {"model_args": {**args, **single}}
 
 
 def parse_settings(settings: Sequence[str], *, note: Note | None = None) -> dict[str, object]:

@@ -150,8 +150,9 @@ def resumed_recipe(run: Run, overrides: Mapping[str, object]) -> Recipe:
     recipe = recipe.model_copy(update={"schedule_steps": recipe.schedule_steps or recipe.steps})
     overrides = current_keys(overrides, source="--resume")
     wanted = make_recipe(recipe.model_dump() | dict(overrides), source="--resume")
-    for key in overrides:
-        if key not in RESUMABLE and getattr(wanted, key) != getattr(recipe, key):
+    for key in (key.partition(".")[0] for key in overrides):
+        moved = key == "model" and wanted.network == recipe.network  # the user's file has another path now
+        if key not in RESUMABLE and getattr(wanted, key) != getattr(recipe, key) and not moved:
             raise RunError(
                 f"{run.folder}: its {key} is {getattr(recipe, key)!r} and cannot change; "
                 f"leave it out, or start a new run ({', '.join(RESUMABLE)} may change)"

@@ -66,6 +66,7 @@ def read_sizes(state: StateDict) -> dict[str, Any]:
     return {
         "scale": shuffle_scale(state, "upsampler.0.weight"),
         "n_feats": out_channels(state, "fea_conv.weight"),
+        "esa_feats": out_channels(state, "B1.esa.conv1.weight"),
     }
 
 
@@ -77,6 +78,7 @@ ARCHITECTURE = Architecture(
     scales=(2, 3, 4),
     inference=RFDN,
     read_sizes=read_sizes,
+    hidden_sizes=("residual",),
     min_size=15,
     tileable=False,
 )
