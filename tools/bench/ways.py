@@ -104,10 +104,10 @@ def difference(ours: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> f
     return max(float(value) for value in apart)
 
 
-def randomised(dtype: torch.dtype = torch.float64) -> FMENTraining:
+def randomised(dtype: torch.dtype = torch.float64, block: str = "rrrb") -> FMENTraining:
     """Return an FMEN-S whose BatchNorms are far from the identity."""
     torch.manual_seed(0)
-    model = FMENTraining().to(dtype).train()
+    model = FMENTraining(block=block).to(dtype).train()
     with torch.no_grad():
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
             if ".bn" in name and tensor.is_floating_point():
