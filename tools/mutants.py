@@ -12,17 +12,23 @@ from __future__ import annotations
 import argparse
 import ast
 import json
+import multiprocessing
 import os
 import random
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import cast
 
+import cv2  # noqa: F401  loaded for the processes that run the tests
+import h5py  # noqa: F401
+import pytest
+import torch  # noqa: F401
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -104,18 +110,35 @@ def code_in(tree: ast.AST) -> Iterator[ast.AST]:
 
 
 def run_tests(tree: Path, tests: list[str], *options: str, timeout: float = TIMEOUT) -> tuple[int, str]:
-    """Run pytest in a copy of the tree; its exit status and its output."""
-    paths = os.pathsep.join(str(tree / "packages" / package / "src") for package in PACKAGES)
-    environment = dict(os.environ) | {"PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"}
-    environment.setdefault("FMEN_REFERENCE", str(ROOT.parent / "shared"))
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options, *tests]
-    try:
-        run = subprocess.run(
-            command, cwd=tree, env=environment, capture_output=True, text=True, timeout=timeout, check=False
-        )
-    except subprocess.TimeoutExpired:
+    """Run pytest in a copy of the tree; its exit status and its output.
+
+    The process is a fork of this one, which has PyTorch loaded: a new interpreter takes seconds to load it.
+    """
+    log = tree / "tests.log"
+    arguments = ["-q", "-p", "no:cacheprovider", *options, *tests]
+    process = multiprocessing.get_context("fork").Process(target=run_pytest, args=(tree, arguments, log))
+    process.start()
+    process.join(timeout)
+    if process.exitcode is None:
+        os.killpg(cast(int, process.pid), signal.SIGKILL)
+        process.join()
         return 1, "FAILED (timeout) - "
-    return run.returncode, run.stdout
+    return process.exitcode, log.read_text(encoding="utf-8", errors="replace")
+
+
+def run_pytest(tree: Path, arguments: list[str], log: Path) -> None:
+    """Run pytest with the packages of ``tree`` in this process, a new one, and write its output to ``log``."""
+    os.setsid()
+    with log.open("wb") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.chdir(tree)
+    paths = [str(tree), *(str(tree / "packages" / package / "src") for package in PACKAGES)]
+    sys.path[:0] = paths
+    sys.dont_write_bytecode = True
+    os.environ.update({"PYTHONPATH": os.pathsep.join(paths[1:]), "PYTHONDONTWRITEBYTECODE": "1"})
+    os.environ.setdefault("FMEN_REFERENCE", str(ROOT.parent / "shared"))
+    sys.exit(int(pytest.main(arguments)))
 
 
 def tests_by_line(tree: Path, package: str, folder: str) -> tuple[dict[tuple[str, int], set[str]], dict[str, float]]:

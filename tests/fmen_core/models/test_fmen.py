@@ -212,26 +212,25 @@ def forward(model: nn.Module, lr: Image, dtype: torch.dtype) -> Tensor:
     return out
 
 
-def test_both_forms_give_the_same_uint8_images_on_set5(reference: Path) -> None:
+def test_both_forms_give_the_same_uint8_images_on_parts_of_set5(reference: Path) -> None:
     torch.manual_seed(0)
     model = randomise(create_model("fmen-s")).eval()
-    files = sorted((reference / "data/Set5/LR_bicubic/X4").glob("*.png"))
-    assert len(files) == 5
+    images = [read_rgb(file)[-40:, :48] for file in sorted((reference / "data/Set5/LR_bicubic/X4").glob("*.png"))]
+    assert len(images) == 5
     # The output of a random network is around zero: scale it to the range of gray levels.
-    out = forward(model, read_rgb(files[0]), torch.float32)
+    out = forward(model, images[0], torch.float32)
     with torch.no_grad():
         model.tail[0].weight.mul_(60 / out.std())
         model.tail[0].bias.sub_(out.mean()).mul_(60 / out.std()).add_(128)
     inference = reparameterize(model)
-    upscaler = Upscaler(inference, device="cpu")
-    for file in files:
-        lr = read_rgb(file)
+    upscaler, other = Upscaler(inference, device="cpu"), Upscaler(model, device="cpu")
+    for index, lr in enumerate(images):
         sr = upscaler(lr)
         assert sr.std() > 10
-        assert np.array_equal(Upscaler(model, device="cpu")(lr), sr), file.name
+        assert np.array_equal(other(lr), sr), index
         training, exact = (to_image(forward(form, lr, torch.float64), 255.0) for form in (model, inference))
-        assert np.array_equal(training, exact), file.name
-        assert torch.equal(forward(model, lr, torch.float32), forward(inference, lr, torch.float32)), file.name
+        assert np.array_equal(training, exact), index
+        assert torch.equal(forward(model, lr, torch.float32), forward(inference, lr, torch.float32)), index
 
 
 def test_both_published_layouts_of_fmen_s_load(reference: Path) -> None:
