@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fmen_core import FMEN as InferenceFMEN
-from fmen_core import ModelError, Upscaler, create_model, load, reparameterize
+from fmen_core import ModelError, Upscaler, create_model, load
 from fmen_core.models import ARCHITECTURES
 from fmen_core.precision import cast_except_tail, float32_mode, rescale_for_fp16
 from fmen_data import open_dataset
@@ -78,9 +78,10 @@ def test_in_bf16_the_features_after_the_first_convolution_take_two_bytes() -> No
 def test_an_input_in_0_to_1_is_not_rounded(precision: Any) -> None:
     lr = photograph(16, 16)
     x = torch.from_numpy(lr).permute(2, 0, 1)[None] / 255
-    seen = convolutions(Upscaler(create_model("imdn-baseline"), device="cpu", precision=precision), lr)
+    imdn = create_model("imdn-baseline", n_feats=8, n_blocks=1)
+    seen = convolutions(Upscaler(imdn, device="cpu", precision=precision), lr)
     assert torch.equal(seen[0][0], x)
-    span = create_model("span")
+    span = create_model("span", n_feats=8)
     seen = convolutions(Upscaler(span, device="cpu", precision=precision), lr)
     assert torch.equal(seen[0][0], (x - span.mean) * 255)
 
@@ -236,7 +237,7 @@ def test_weights_of_any_type_are_upscaled_with_in_fp32(name: str, dtype: torch.d
 @pytest.mark.parametrize("precision", ["auto", "fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("self_ensemble", [False, True])
 def test_an_output_that_is_not_finite_is_refused_in_every_precision(precision: Any, self_ensemble: bool) -> None:
-    model = reparameterize(create_model("fmen-s"))
+    model = create_model("fmen", n_feats=10, mid_feats=8, down_blocks=1, up_blocks=(1, 1), form="inference")
     with torch.no_grad():
         model.lr_conv.bias[0] = torch.nan
     with pytest.raises(ModelError, match=r"NaN or infinite|larger than fp16"):

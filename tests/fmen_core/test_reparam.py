@@ -28,6 +28,7 @@ from fmen_core import (
 from fmen_core.architecture import sr_model, unwrap
 from fmen_core.blocks.layers import kernel_of
 from fmen_core.blocks.reparameterizable import RRRB, Reparameterizable, set_collapsed
+from fmen_core.reparam import synthetic_images
 
 SIZES = {"scale": 2, "n_feats": 10, "mid_feats": 8, "down_blocks": 2, "up_blocks": (2, 1, 1)}
 
@@ -67,7 +68,11 @@ def test_expanded_training_form_is_the_same_function_borders_included() -> None:
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
-def test_pretrained_training_form_equals_the_pretrained_inference_form(scale: int) -> None:
+def test_pretrained_training_form_equals_the_pretrained_inference_form(
+    scale: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = synthetic_images(1, 32)  # the function does not depend on them, the time does
+    monkeypatch.setattr("fmen_core.reparam.synthetic_images", lambda: few)
     inference, training = fmen_s(scale, pretrained=True), fmen_s(scale, pretrained=True, form="training")
     assert type(inference) is FMEN and type(training) is FMENTraining
     x = image(20, 15).double()

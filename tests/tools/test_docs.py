@@ -10,6 +10,7 @@ import re
 import shlex
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -154,14 +155,15 @@ def test_the_readme_names_the_option_that_installs_completion_and_completion_wor
 
 
 @pytest.mark.parametrize("page", sorted(ROOT.glob("packages/*/README.md")), ids=name)
-def test_the_example_of_a_package_runs(page: Path, tmp_path: Path) -> None:
+def test_the_example_of_a_package_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FMEN_CACHE", str(tmp_path / "cache"))
     examples = blocks(page, "python")
     assert examples, "a package's README needs an example"
     for code in examples:
-        command = [sys.executable, "-W", "error::SyntaxWarning", "-c", code]
-        environment = os.environ | {"FMEN_CACHE": str(tmp_path / "cache")}
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", SyntaxWarning)
+            exec(compile(code, name(page), "exec"), {"__name__": "__main__"})
 
 
 @pytest.mark.parametrize("library", ["fmen_core", "fmen_data", "fmen_eval"])

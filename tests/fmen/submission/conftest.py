@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import runpy
+import sys
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import numpy as np
 import pytest
+import torch
 
 from fmen.submission.build import SubmissionReport, build_submission
 from fmen_data import write_image
@@ -21,6 +28,36 @@ description: "Costs $5: nothing to replace here."
 training_data: DIV2K
 extra_data: true
 """
+
+
+OUTPUTS = {"stdout.txt": 1, "stderr.txt": 2}
+
+
+def run_file(program: Sequence[str], folder: Path) -> None:
+    """Run a Python file with its arguments in ``folder``, and write what it prints to files there."""
+    torch.set_num_threads(1)
+    os.chdir(folder)
+    for name, descriptor in OUTPUTS.items():
+        with Path(name).open("wb") as file:
+            os.dup2(file.fileno(), descriptor)
+    sys.argv = list(program)
+    runpy.run_path(program[0], run_name="__main__")
+
+
+def run_forked(program: Sequence[str], *, folder: Path, **_: object) -> CompletedProcess[str]:
+    """Do what ``run_fresh`` does in a fork of this process, which has PyTorch loaded."""
+    process = multiprocessing.get_context("fork").Process(target=run_file, args=(program, folder))
+    process.start()
+    process.join()
+    assert process.exitcode is not None
+    return CompletedProcess(list(program), process.exitcode, *((folder / name).read_text() for name in OUTPUTS))
+
+
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Examine packages in forks instead of new interpreters: loading PyTorch takes a second each time."""
+    monkeypatch.setattr("fmen.submission.check.package.run_fresh", run_forked)
+    monkeypatch.setattr("fmen.submission.sandbox.run_fresh", run_forked)
 
 
 @pytest.fixture(scope="session")

@@ -165,6 +165,7 @@ def test_isolated_code_reaches_neither_this_project_nor_files_outside_its_folder
     assert sorted(path.name for path in tmp_path.iterdir()) == ["script.py", "work"]
 
 
+@pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [

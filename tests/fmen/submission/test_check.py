@@ -160,6 +160,7 @@ def test_package_of_submit_passes(report: SubmissionReport, photos: Path) -> Non
     ]
 
 
+@pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize("case", BROKEN)
 def test_fault_of_a_package_is_named(case: str, report: SubmissionReport, photos: Path, tmp_path: Path) -> None:
     corrupt, expected = BROKEN[case]
@@ -294,6 +295,7 @@ def select_model(args, device):
 """
 
 
+@pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize("demo", ["", FOREIGN_DEMO])
 def test_package_of_another_team_is_measured(demo: str, photos: Path, tmp_path: Path) -> None:
     files = {
@@ -308,6 +310,7 @@ def test_package_of_another_team_is_measured(demo: str, photos: Path, tmp_path: 
     assert any("PSNR " in line and "(2 images)" in line for line in lines)
 
 
+@pytest.mark.usefixtures("forked")
 def test_code_in_a_file_that_select_model_loads_does_not_run(photos: Path, tmp_path: Path) -> None:
     demo = FOREIGN_DEMO.replace("    model = ", '    torch.load("extra.bin")\n    model = ')
     files = {
