@@ -30,16 +30,14 @@ extra_data: true
 """
 
 
-OUTPUTS = {"stdout.txt": 1, "stderr.txt": 2}
+OUTPUTS = ("stdout.txt", "stderr.txt")
 
 
 def run_file(program: Sequence[str], folder: Path) -> None:
     """Run a Python file with its arguments in ``folder``, and write what it prints to files there."""
     torch.set_num_threads(1)
     os.chdir(folder)
-    for name, descriptor in OUTPUTS.items():
-        with Path(name).open("wb") as file:
-            os.dup2(file.fileno(), descriptor)
+    sys.stdout, sys.stderr = (Path(name).open("w") for name in OUTPUTS)  # noqa: SIM115  until the process ends
     sys.argv = list(program)
     runpy.run_path(program[0], run_name="__main__")
 
