@@ -11,13 +11,16 @@ import torch
 from fmen.training.initialization import initial_network, initialise_he
 from fmen.training.recipe import Recipe, RecipeError
 from fmen_core import FMENTraining, reparameterize, save
+from fmen_core.blocks.reparameterizable import BLOCKS
 
 
-def test_he_initialisation_keeps_biases_at_zero_and_the_signal_in_bounds() -> None:
+@pytest.mark.parametrize("block", BLOCKS)
+def test_he_initialisation_keeps_biases_at_zero_and_the_signal_in_bounds(block: str) -> None:
     torch.manual_seed(0)
-    model = FMENTraining()
+    model = FMENTraining(block=block)
     initialise_he(model)
-    assert all(not m.bias.any() for m in model.modules() if isinstance(m, torch.nn.Conv2d))
+    convs = [module for module in model.modules() if isinstance(module, torch.nn.Conv2d)]
+    assert not any(conv.bias.any() for conv in convs if conv.bias is not None)
     head = model.head.weight
     assert head.std().item() == pytest.approx((1 / 27) ** 0.5, rel=0.1)
     out = model.train()(torch.rand(2, 3, 16, 16) * 255)

@@ -98,13 +98,16 @@ def draw_psnr(
     return figure
 
 
-def draw_lines(title: str, x: str, y: str, lines: Mapping[str, Sequence[Sequence[float]]]) -> Figure:
+def draw_lines(
+    title: str, x: str, y: str, lines: Mapping[str, Sequence[Sequence[float]]], *, bottom: float = 0.0
+) -> Figure:
     """Draw the curves of a benchmark, readable at a width of 700 pixels.
 
     Args:
         title: Written above the chart.
         x, y: Names of the axes.
         lines: Points ``[x, y]`` by the name of the line.
+        bottom: Where a linear y axis starts.
     """
     with chart_style():
         figure = new_figure(504, 310)
@@ -113,7 +116,9 @@ def draw_lines(title: str, x: str, y: str, lines: Mapping[str, Sequence[Sequence
             color, marker = COLORS[place % len(COLORS)], MARKERS[place % len(MARKERS)]
             axes.plot(*zip(*points, strict=True), label=name, color=color, marker=marker, markersize=5, linewidth=1.8)
         axes.set(xlabel=x, ylabel=y)
-        scale_axes(axes, *([point[side] for line in lines.values() for point in line] for side in (0, 1)))
+        scale_axes(
+            axes, *([point[side] for line in lines.values() for point in line] for side in (0, 1)), bottom=bottom
+        )
         if len(lines) > 1:  # above the axes, where it covers no line
             figure.legend(loc="outside lower left", ncols=3, fontsize=9)
         axes.set_title("\n".join(textwrap.wrap(title, 62)), fontsize=11)
@@ -130,8 +135,8 @@ def step_axes(width: float, height: float, last: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def scale_axes(axes: Axes, xs: Sequence[float], ys: Sequence[float]) -> None:
-    """Choose linear or logarithmic axes, and their ticks."""
+def scale_axes(axes: Axes, xs: Sequence[float], ys: Sequence[float], *, bottom: float) -> None:
+    """Choose linear or logarithmic axes, and their ticks; a linear y axis starts at ``bottom``."""
     from matplotlib.ticker import FixedLocator, NullLocator
 
     if spans_decades(xs):
@@ -144,7 +149,7 @@ def scale_axes(axes: Axes, xs: Sequence[float], ys: Sequence[float]) -> None:
         axes.set_yscale("log")
         name_log_ticks(axes)
     else:
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(bottom=bottom)
         axes.yaxis.set_major_formatter(thousands)
 
 

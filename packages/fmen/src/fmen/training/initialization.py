@@ -88,6 +88,7 @@ def initialise_he(model: nn.Module) -> None:
     """
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d):
-            rectified = name.endswith(("squeeze", "conv1.reduce_conv"))
+            rectified = name.endswith(("squeeze", "conv1.reduce_conv", "conv1.conv3x3"))
             nn.init.kaiming_normal_(module.weight, a=SLOPE, nonlinearity="leaky_relu" if rectified else "linear")
-            nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
