@@ -12,7 +12,6 @@ from measure import Action, Report
 from published import Published
 from torch import Tensor, nn
 
-from fmen.training.distributed import Processes
 from fmen.training.loop import take_step
 from fmen.training.recipe import load_recipe, make_recipe
 from fmen.training.setup import make_state
@@ -83,7 +82,7 @@ def ours(precision: str, compiled: Mapping[str, Any] | None = None, device: str 
     network = state.model if compiled is None else cast(nn.Module, torch.compile(state.model, **compiled))
 
     def take(lr: Tensor, hr: Tensor) -> object:
-        return take_step(recipe, state, network, Processes(), lr, hr)
+        return take_step(recipe, state, network, lr, hr)
 
     return Way(take, state.model, state.optimizer, torch.channels_last)
 

@@ -74,7 +74,7 @@ def test_a_replayed_step_equals_an_eager_one(tiny: RecipeMaker, keys: dict[str, 
             make_capturable(state.optimizer, device)
         for step in range(recipe.steps):
             lr, hr = (patches.to(device).float() for patches in sampler.batch(step))
-            state.count(take_step(recipe, state, state.model, Processes(), lr, hr, graph))
+            state.count(take_step(recipe, state, state.model, lr, hr, graph))
         weights.append((torch.cat([p.flatten() for p in state.model.parameters()]), state.losses))
         assert graph is None or graph.graph is not None
     torch.testing.assert_close(weights[0], weights[1], rtol=1e-2, atol=1e-4)

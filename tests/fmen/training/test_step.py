@@ -124,7 +124,7 @@ def batch_of(recipe: Recipe, step: int = 0) -> tuple[torch.Tensor, torch.Tensor]
 def test_gradients_do_not_add_up_over_steps(tiny: RecipeMaker) -> None:
     recipe = tiny()
     state = make_state(recipe, CPU)
-    take_step(recipe, state, state.model, ALONE, *batch_of(recipe))
+    take_step(recipe, state, state.model, *batch_of(recipe))
     assert all(parameter.grad is None for parameter in state.model.parameters())
 
 
@@ -134,7 +134,7 @@ def test_the_loss_scale_changes_no_step_not_even_a_clipped_one(tiny: RecipeMaker
     states[1].scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
     for state in states:
         for step in range(2):
-            take_step(recipe, state, state.model, ALONE, *batch_of(recipe, step))
+            take_step(recipe, state, state.model, *batch_of(recipe, step))
     for name, value in states[0].model.state_dict().items():
         torch.testing.assert_close(states[1].model.state_dict()[name], value, msg=name)
 
@@ -144,7 +144,7 @@ def test_a_step_whose_fp16_gradients_overflow_is_skipped_and_the_loss_scale_halv
     state = make_state(recipe, CPU)
     before = [parameter.clone() for parameter in state.model.parameters()]
     assert state.scaler.is_enabled()
-    take_step(recipe, state, state.model, ALONE, *batch_of(recipe))
+    take_step(recipe, state, state.model, *batch_of(recipe))
     assert state.scaler.get_scale() == 2.0**15
     assert all(map(torch.equal, before, state.model.parameters()))
     assert not make_state(tiny(precision="bf16"), CPU).scaler.is_enabled()
@@ -157,7 +157,7 @@ def test_autocast_runs_the_convolutions_in_the_precision_of_the_recipe(tiny: Rec
         state = make_state(recipe, CPU)
         seen: list[torch.dtype] = []
         state.model.register_forward_hook(lambda module, args, out, seen=seen: seen.append(out.dtype))
-        loss = take_step(recipe, state, state.model, ALONE, *batch_of(recipe))
+        loss = take_step(recipe, state, state.model, *batch_of(recipe))
         assert seen == [dtype]
         assert loss.dtype == torch.float32 and not loss.requires_grad
         assert all(parameter.dtype == torch.float32 for parameter in state.model.parameters())

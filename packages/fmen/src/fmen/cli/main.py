@@ -20,7 +20,7 @@ from fmen.cli.models import models
 from fmen.cli.reparam import reparam
 from fmen.cli.report import report
 from fmen.cli.submit import submit_app
-from fmen.cli.train import train
+from fmen.cli.train import TrainCommand, train
 from fmen.cli.upscale import upscale
 from fmen.cli.validate import validate
 from fmen.cli.weights import weights_app
@@ -42,7 +42,8 @@ def options(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks
         os.environ[DEBUG] = "1"
 
 
-for command in (train, validate, upscale, bench, report, export, reparam, models, doctor):
+app.command(cls=TrainCommand)(train)
+for command in (validate, upscale, bench, report, export, reparam, models, doctor):
     app.command()(command)
 app.add_typer(submit_app, name="submit")
 app.add_typer(data_app, name="data")

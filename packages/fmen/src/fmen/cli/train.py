@@ -3,12 +3,35 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
+
+if TYPE_CHECKING:
+    from fmen.training.recipe import Recipe
+    from fmen.training.run_folder import Run
+
+
+class Resume(str, Enum):
+    """Continue a run that exists, or start one where there is none."""
+
+    always = "always"
+    auto = "auto"
+
+
+class TrainCommand(TyperCommand):
+    """A command whose option ``--resume`` may stand alone, which typer's options cannot."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the command line."""
+        following = [*args[1:], None]
+        alone = [arg == "--resume" and word != "auto" for arg, word in zip(args, following, strict=True)]
+        args = ["--resume=always" if bare else arg for arg, bare in zip(args, alone, strict=True)]
+        return super().parse_args(ctx, args)
 
 
 class Variant(str, Enum):
@@ -38,43 +61,77 @@ def train(
     ] = None,
     val_data: Annotated[str | None, typer.Option(help="Validation set: a folder, HR_DIR,LR_DIR or sample.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder. Default: a new one under runs/.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out, or the newest run.")] = False,
+    resume: Annotated[
+        Resume | None,
+        typer.Option(
+            metavar="[auto]",
+            help="Continue the run in --out, or the newest run. auto: start it if there is no checkpoint.",
+        ),
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe. Can be repeated."),
     ] = None,
 ) -> None:
     """Train a network."""
-    from fmen.sources.networks import note_other_version
-    from fmen.training.recipe import VARIANTS, RecipeError, load_recipe, parse_settings
-    from fmen.training.run_folder import Run, new_run, newest_run, resumed_recipe
+    from fmen.training.distributed import join
+    from fmen.training.loop import train as run_training
+    from fmen.training.recipe import VARIANTS, RecipeError, parse_settings
 
     say, note = printer(), printer(err=True)
-    if variant and model:
-        raise RecipeError(f"--variant {variant.value} is short for --model {VARIANTS[variant.value]}; give only one")
-    model = VARIANTS[variant.value] if variant else model
-    given: dict[str, object] = {"model": model, "scale": scale, "val_data": val_data}
-    given["data"] = tuple(data) if data else None
-    overrides = {key: value for key, value in given.items() if value is not None} | parse_settings(
-        settings or [], note=note
-    )
-    if resume:
+    with join() as processes:
+        if variant and model:
+            raise RecipeError(
+                f"--variant {variant.value} is short for --model {VARIANTS[variant.value]}; give only one"
+            )
+        model = VARIANTS[variant.value] if variant else model
+        given: dict[str, object] = {"model": model, "scale": scale, "val_data": val_data}
+        given["data"] = tuple(data) if data else None
+        overrides = {key: value for key, value in given.items() if value is not None}
+        overrides |= parse_settings(settings or [], note=note)
+        resolved, run, resumed = processes.decide(lambda: plan(recipe, out, resume, overrides, note))
+        say(f"run {run.folder}: {resolved.network} x{resolved.scale}, {resolved.steps} steps")
+        outcome = run_training(resolved, run, resume=resumed, processes=processes)
+    if outcome.signal is not None:
+        remedy = f"fmen train --resume --out {run.folder}"
+        note(f"stopped after step {outcome.step} of {resolved.steps}; continue with: {remedy}")
+        raise typer.Exit(128 + outcome.signal)
+    best = "" if outcome.best is None else f", best {outcome.best:.2f} dB ({resolved.val_protocol})"
+    say(f"done: {outcome.step} steps{best}: {outcome.weights}")
+
+
+def plan(
+    recipe: str | None,
+    out: Path | None,
+    resume: Resume | None,
+    overrides: Mapping[str, object],
+    note: Callable[[str], None],
+) -> tuple[Recipe, Run, bool]:
+    """Return the recipe, the run folder, and whether to continue from a checkpoint in it.
+
+    Raises:
+        RecipeError: The recipe or a key is at fault.
+        RunError: There is nothing to resume, or a key differs from the run's.
+    """
+    from fmen.sources.networks import note_other_version
+    from fmen.sources.runs import RUNS
+    from fmen.training.recipe import RecipeError, load_recipe
+    from fmen.training.run_folder import Run, new_run, newest_run, resumed_recipe, run_name
+
+    if resume is Resume.always:
         if recipe:
             raise RecipeError(f"--recipe {recipe}: a resumed run follows the recipe in its folder; leave --recipe out")
         run = Run(out) if out else newest_run()
         resolved = resumed_recipe(run, overrides)
         note_other_version(run.last, resolved.model, note)
-    else:
-        resolved = load_recipe(recipe or "fast", overrides, note=note)
-        run = Run(out) if out else new_run(resolved)
-
-    from fmen.training.loop import train as run_training
-
-    say(f"run {run.folder}: {resolved.network} x{resolved.scale}, {resolved.steps} steps")
-    outcome = run_training(resolved, run, resume=resume)
-    if outcome.signal is not None:
-        remedy = f"fmen train --resume --out {run.folder}"
-        typer.echo(f"stopped after step {outcome.step} of {resolved.steps}; continue with: {remedy}", err=True)
-        raise typer.Exit(128 + outcome.signal)
-    best = "" if outcome.best is None else f", best {outcome.best:.2f} dB ({resolved.val_protocol})"
-    say(f"done: {outcome.step} steps{best}: {outcome.weights}")
+        return resolved, run, True
+    resolved = load_recipe(recipe or "fast", overrides, note=note)
+    if resume is None:
+        return resolved, Run(out) if out else new_run(resolved), False
+    run = Run(out or RUNS / run_name(resolved))
+    if run.checkpoints():
+        resolved = resumed_recipe(run, {**overrides, "name": resolved.name})
+        note_other_version(run.last, resolved.model, note)
+        return resolved, run, True
+    run.clear()
+    return resolved, run, False

@@ -44,6 +44,7 @@ class State:
         step: Steps done.
         seconds: Wall time spent so far.
         best: Best validation PSNR so far, in dB.
+        unvalidated: Whether a signal has stopped the validation of this step.
     """
 
     model: nn.Module
@@ -55,6 +56,7 @@ class State:
     step: int = 0
     seconds: float = 0.0
     best: float = float("-inf")
+    unvalidated: bool = False
 
     @property
     def network(self) -> nn.Module:
@@ -85,6 +87,7 @@ class State:
             "step": self.step,
             "seconds": self.seconds,
             "best": self.best,
+            "unvalidated": self.unvalidated,
         }
         buffer = io.BytesIO()  # torch.save to a file hides a full disk's OSError.
         torch.save(content, buffer)
@@ -119,6 +122,7 @@ class State:
             raise RunError(f"{path}: not a checkpoint of this run ({reason}); start again with another --out") from None
         self.counted, self.step = values["counted"], values["step"]
         self.seconds, self.best = values["seconds"], values["best"]
+        self.unvalidated = values.get("unvalidated", False)  # Missing in checkpoints of earlier versions.
 
 
 def newest_checkpoint(run: Run) -> tuple[Path, bytes]:

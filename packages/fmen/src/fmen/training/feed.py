@@ -1,4 +1,4 @@
-"""The data of a run: patches for every process, validation images for the first one.
+"""The data of a run: patches and validation images.
 
 Patches are cut on the CPU in a background thread, or on the device from images that stay in its memory as uint8. Both
 give the same samples, bit for bit.
@@ -30,15 +30,12 @@ Batch = tuple[Tensor, Tensor]
 
 
 def open_patches(recipe: Recipe, processes: Processes) -> PatchSampler:
-    """Return the sampler of the recipe's training patches; one process prepares missing caches for all."""
+    """Return the sampler of the recipe's training patches; one process per node prepares missing caches."""
     datasets = [open_dataset(parse_source(source), scale=recipe.scale, split="train") for source in recipe.data]
-    if not processes.first:
-        processes.wait()
-    caches = [
-        PatchCache(prepare_cache(dataset, progress=processes.first and sys.stderr.isatty())) for dataset in datasets
-    ]
-    if processes.first:
-        processes.wait()
+    progress = processes.first and sys.stderr.isatty()
+    caches = processes.first_on_node(
+        lambda: [PatchCache(prepare_cache(dataset, progress=progress)) for dataset in datasets]
+    )
     weights = recipe.data_weights
     return PatchSampler(caches, patch=recipe.patch, batch=recipe.batch, seed=recipe.seed, weights=weights)
 

@@ -8,10 +8,10 @@ All GPUs of one machine, or, with torchrun's address options, of several machine
 
     torchrun --standalone --nproc-per-node=gpu -m fmen train --recipe fast
 
-The recipe's batch is the batch of a step over all processes: process r of w takes the samples r, r + w, ... Gradients
-are averaged over the processes, so the networks of all processes stay equal. BatchNorm normalizes each process's
-samples separately, as under PyTorch's DistributedDataParallel, and its running statistics are averaged. A run of w
-processes therefore reaches the quality of a run of one, but not the same bits.
+The recipe's batch is the batch of a step over all processes: process r of w takes the samples r, r + w, ...
+DistributedDataParallel averages the gradients. BatchNorm normalizes each process's samples separately; its running
+statistics are those of the first process. A run of w processes therefore reaches the quality of a run of one, but not
+the same bits. Validation images are shared out over the processes, too.
 
 On the CPU, in one process and in fp32, a stopped and resumed run ends with the same bits as an uninterrupted one: a
 sample depends only on the seed, the step and its slot in the batch, and the checkpoint holds everything else.
@@ -33,7 +33,7 @@ from fmen.errors import UserError
 from fmen.sources.networks import user_module
 from fmen.training.checkpoint import State, newest_checkpoint
 from fmen.training.cuda_graph import CudaGraph, make_capturable, set_learning_rate
-from fmen.training.distributed import Processes, average_gradients, join
+from fmen.training.distributed import Processes, distribute, join
 from fmen.training.feed import batches, open_patches, open_validation
 from fmen.training.logger import Clock, Logger
 from fmen.training.losses import LOSSES
@@ -43,7 +43,6 @@ from fmen.training.schedule import learning_rate
 from fmen.training.setup import (
     backend_flags,
     check_recipe,
-    device_type,
     machine,
     make_state,
     pick_device,
@@ -80,45 +79,53 @@ class Outcome:
     signal: int | None
 
 
-def train(recipe: Recipe, run: Run, *, resume: bool = False) -> Outcome:
+def train(recipe: Recipe, run: Run, *, resume: bool = False, processes: Processes | None = None) -> Outcome:
     """Train a network.
 
     Args:
         recipe: The recipe; on resuming, ``resumed_recipe(run, ...)``.
         run: A new folder, or one with a checkpoint.
         resume: Continue from the run's checkpoint.
+        processes: From ``join``, which is called if this is None.
 
     Raises:
         UserError: Recipe, data or checkpoint are at fault, or training diverged.
         OSError: A file cannot be read or written.
     """
     with ExitStack() as stack:
-        processes = stack.enter_context(join(device_type(recipe)))
+        processes = processes or stack.enter_context(join())
         check_recipe(recipe, processes)
         device = pick_device(recipe, processes.local_rank)
+        processes.connect(device)
         recipe = resolve_recipe(recipe, device, processes)
-        teachers = open_teachers(recipe, device)
-        state = load_state(recipe, run, device) if resume else new_state(recipe, run, device, processes)
-        network = cast(nn.Module, torch.compile(state.model)) if recipe.compile else state.model
+        teachers = processes.first_on_node(lambda: open_teachers(recipe, device))
+        state = load_state(recipe, run, device, processes) if resume else new_state(recipe, run, device, processes)
+        network = distribute(state.model, processes, device, static_graph=bool(recipe.compile))
+        if recipe.compile:
+            network = cast(nn.Module, torch.compile(network))
         graph = CudaGraph() if recipe.cuda_graph else None
         if graph:
             make_capturable(state.optimizer, device)
 
         # data
-        validation = open_validation(recipe) if processes.first else None
+        images = open_validation(recipe)
         sampler = open_patches(recipe, processes)
         logger = stack.enter_context(Logger(run, recipe, step=state.step, silent=not processes.first))
         if processes.first:
             run.begin(recipe, machine(recipe, device, processes), state.step if resume else None)
         clock, stop = Clock(state), stack.enter_context(StopRequest())
+        validation = partial(validate_step, recipe, run, state, images, device, processes, stop)
+        if state.unvalidated:
+            logger.record({"step": state.step, "seconds": round(state.seconds, 3), **validation()})
         for lr, hr in batches(recipe, sampler, processes, device, start=state.step):
             # step
-            state.count(take_step(recipe, state, network, processes, lr, hr, graph, teachers))
+            vote = processes.vote(stop.number)
+            state.count(take_step(recipe, state, network, lr, hr, graph, teachers))
             logger.tick()
-            stopped = stop_agreed(stop, state.step, processes, device)
+            stopped = bool(vote())
             logs, validates, saves = due(recipe, state.step)
             if logs or validates or saves or stopped:
-                require_finite(state, processes, device)
+                require_finite(state, processes)
 
             # log
             record: dict[str, float] = {}
@@ -127,22 +134,21 @@ def train(recipe: Recipe, run: Run, *, resume: bool = False) -> Outcome:
                 record = {"loss": mean_loss(state, processes), "lr": rate, "steps_per_second": clock.rate()}
 
             # validate
-            if validation and validates:
+            if validates:
                 with clock.paused():
-                    record["psnr"] = measure(recipe, state.network, validation, device)
-                update_best(recipe, run, state, record["psnr"])
+                    record |= validation()
             clock.read()
             if record:
                 logger.record({"step": state.step, "seconds": round(state.seconds, 3), **record})
 
             # save
-            if processes.first and (saves or stopped):
-                save_weights(recipe, state, run.last)
-                state.save(run.resume, recipe.keep_checkpoints)
+            stopped |= state.unvalidated
+            if saves or stopped:
+                save_checkpoint(recipe, run, state, processes)
             if stopped:
                 break
-        processes.wait()
-        signal = stop.signal if state.step < recipe.steps else None
+        ended = state.step == recipe.steps and not state.unvalidated
+        signal = None if ended else int(processes.largest(stop.number()))
         return Outcome(state.step, state.best if math.isfinite(state.best) else None, run.weights, signal)
 
 
@@ -158,14 +164,16 @@ def new_state(recipe: Recipe, run: Run, device: torch.device, processes: Process
     return make_state(recipe, device)
 
 
-def load_state(recipe: Recipe, run: Run, device: torch.device) -> State:
-    """Return the state of the run's checkpoint; the file that ``recipe.weights`` names is not read again.
+def load_state(recipe: Recipe, run: Run, device: torch.device, processes: Processes) -> State:
+    """Return the state of the run's checkpoint, which the first process reads for all.
+
+    The file that ``recipe.weights`` names is not read again.
 
     Raises:
         RunError: The checkpoint is missing, damaged, or of another network.
     """
     state = make_state(recipe.model_copy(update={"weights": None}), device)
-    path, content = newest_checkpoint(run)
+    path, content = processes.share(lambda: newest_checkpoint(run))
     state.load(content, path)
     return state
 
@@ -174,7 +182,6 @@ def take_step(
     recipe: Recipe,
     state: State,
     network: nn.Module,
-    processes: Processes,
     lr: Tensor,
     hr: Tensor,
     graph: CudaGraph | None = None,
@@ -185,8 +192,7 @@ def take_step(
     Args:
         recipe: Loss, precision, clipping and learning rate.
         state: Changed in place, except ``state.step``, which counts the steps before this one.
-        network: ``state.model``, or its compiled form.
-        processes: Their gradients are averaged.
+        network: ``state.model``, or what runs it compiled or in several processes.
         lr: Float ``(N, 3, h, w)`` in [0, 255].
         hr: Float ``(N, 3, scale * h, scale * w)`` in [0, 255].
         graph: Replays all but the moving average; the optimizer must be capturable.
@@ -196,7 +202,7 @@ def take_step(
         The loss before the step, a scalar on the device.
     """
     set_learning_rate(state.optimizer, learning_rate(recipe, state.step))
-    update = partial(update_weights, recipe, state, network, processes)
+    update = partial(update_weights, recipe, state, network)
     inputs = [lr, hr]
     if teachers:
         with backend_flags(recipe):
@@ -211,7 +217,6 @@ def update_weights(
     recipe: Recipe,
     state: State,
     network: nn.Module,
-    processes: Processes,
     lr: Tensor,
     hr: Tensor,
     taught: Tensor | None = None,
@@ -226,7 +231,6 @@ def update_weights(
         loss = loss_of(recipe, sr, hr, taught)
         del sr  # The backward pass needs the most memory, and does not need this tensor.
         state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        average_gradients(processes, state.model)
         if recipe.grad_clip:
             state.scaler.unscale_(state.optimizer)
             nn.utils.clip_grad_norm_(state.model.parameters(), recipe.grad_clip)
@@ -253,13 +257,6 @@ def gray_levels(network: nn.Module, lr: Tensor, data_range: float) -> Tensor:
     return torch.as_tensor(network(lr * (data_range / 255)).float() * (255 / data_range))
 
 
-def stop_agreed(stop: StopRequest, step: int, processes: Processes, device: torch.device) -> bool:
-    """Return whether a signal asks any process to stop; several processes exchange that every tenth step."""
-    if processes.size > 1 and step % 10:
-        return False
-    return processes.any(stop.signal is not None, device)
-
-
 def due(recipe: Recipe, step: int) -> tuple[bool, bool, bool]:
     """Return whether to log, to validate and to save after ``step`` steps; all are due after the last one."""
     logs, validates, saves = (
@@ -269,7 +266,7 @@ def due(recipe: Recipe, step: int) -> tuple[bool, bool, bool]:
     return logs, validates, saves
 
 
-def require_finite(state: State, processes: Processes, device: torch.device) -> None:
+def require_finite(state: State, processes: Processes) -> None:
     """Check the weights and the loss, so that no non-finite weights replace finite ones on disk.
 
     Raises:
@@ -277,7 +274,7 @@ def require_finite(state: State, processes: Processes, device: torch.device) -> 
     """
     values = [state.losses, *state.model.state_dict().values(), *state.network.state_dict().values()]
     finite = torch.stack([value.isfinite().all() for value in values]).all().item()
-    if processes.any(not finite, device):
+    if processes.largest(not finite):
         loss = (state.losses / state.counted).item()
         raise TrainingError(
             f"training diverged by step {state.step} (mean loss {loss:.4g}); "
@@ -287,27 +284,79 @@ def require_finite(state: State, processes: Processes, device: torch.device) -> 
 
 def mean_loss(state: State, processes: Processes) -> float:
     """Return the mean loss since the last call, over all processes."""
-    processes.average([state.losses])
+    processes.average(state.losses)
     loss = (state.losses / state.counted).item()
     state.losses.zero_()
     state.counted = 0
     return loss
 
 
-def measure(recipe: Recipe, network: nn.Module, validation: PairDataset, device: torch.device) -> float:
-    """Return the mean PSNR in dB of the network's inference form, computed as ``fmen validate`` does."""
-    upscaler = Upscaler(network, device=str(device), channels_last=False)
-    protocol = recipe.val_protocol
-    return validate(
-        upscaler, validation, scale=recipe.scale, protocol=protocol, progress=False, measure_ssim=False
-    ).psnr
+def validate_step(
+    recipe: Recipe,
+    run: Run,
+    state: State,
+    images: PairDataset | None,
+    device: torch.device,
+    processes: Processes,
+    stop: StopRequest,
+) -> dict[str, float]:
+    """Validate, and save the weights if their PSNR exceeds that of every validation before.
 
-
-def update_best(recipe: Recipe, run: Run, state: State, psnr: float) -> None:
-    """Save the weights if ``psnr`` exceeds that of every validation before."""
+    Returns:
+        The PSNR for ``metrics.jsonl``; nothing without images, or if a signal has stopped the validation, which
+        ``state.unvalidated`` records.
+    """
+    if images is None:
+        return {}
+    processes.copy_first(state.network.buffers())
+    psnr = measure(recipe, state.network, images, device, processes, stop)
+    state.unvalidated = psnr is None
+    if psnr is None:
+        return {}
     if psnr > state.best:
         state.best = psnr
-        save_weights(recipe, state, run.best)
+        if processes.first:
+            save_weights(recipe, state, run.best)
+    return {"psnr": psnr}
+
+
+def measure(
+    recipe: Recipe,
+    network: nn.Module,
+    images: PairDataset,
+    device: torch.device,
+    processes: Processes,
+    stop: StopRequest,
+) -> float | None:
+    """Return the mean PSNR in dB of the network's inference form, computed as ``fmen validate`` does.
+
+    Process r of w upscales the images r, r + w, ...
+
+    Returns:
+        None if a signal asks any process to stop.
+    """
+    upscaler = Upscaler(network, device=str(device), channels_last=False)
+    values = torch.zeros(len(images), dtype=torch.float64)
+    for start in range(0, len(images), processes.size):
+        vote = processes.vote(stop.number)
+        index = start + processes.rank
+        if index < len(images):
+            pair = images.pairs[index].name, *images.read(index)
+            values[index] = validate(
+                upscaler, [pair], scale=recipe.scale, protocol=recipe.val_protocol, progress=False, measure_ssim=False
+            ).psnr
+        if vote():
+            return None
+    processes.add(values)
+    return float(sum(values.tolist()) / len(values))
+
+
+def save_checkpoint(recipe: Recipe, run: Run, state: State, processes: Processes) -> None:
+    """Write the checkpoint and the last weights."""
+    processes.average(state.losses)  # A resumed run continues with the mean of all processes.
+    if processes.first:
+        state.save(run.resume, recipe.keep_checkpoints)
+        save_weights(recipe, state, run.last)
 
 
 def save_weights(recipe: Recipe, state: State, path: Path) -> None:

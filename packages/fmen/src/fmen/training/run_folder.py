@@ -90,6 +90,19 @@ class Run:
         if self.recipe_file.exists():
             raise RunError(f"{self.folder}: contains a run; continue it with --resume, or choose another --out")
 
+    def clear(self) -> None:
+        """Remove the files of a run that was killed before its first checkpoint.
+
+        Raises:
+            RunError: There are weights, which are written after the first checkpoint.
+        """
+        if self.last.exists():
+            raise RunError(
+                f"{self.folder}: has weights but no checkpoint; choose another --out, or remove {self.last.name}"
+            )
+        for file in (self.recipe_file, self.metrics):
+            file.unlink(missing_ok=True)
+
     def recipe(self) -> Recipe:
         """Return the run's recipe.
 
@@ -119,12 +132,17 @@ class Run:
 
 def new_run(recipe: Recipe, root: Path = RUNS) -> Run:
     """Return the first free folder among ``fmen-s_x4_quick``, ``fmen-s_x4_quick-2``, and so on."""
-    name = f"{recipe.network}_x{recipe.scale}_{recipe.name}"
+    name = run_name(recipe)
     folder, number = root / name, 1
     while folder.exists():
         number += 1
         folder = root / f"{name}-{number}"
     return Run(folder)
+
+
+def run_name(recipe: Recipe) -> str:
+    """Return the name of a run's folder."""
+    return f"{recipe.network}_x{recipe.scale}_{recipe.name}"
 
 
 def newest_run(root: Path = RUNS) -> Run:
@@ -149,6 +167,8 @@ def resumed_recipe(run: Run, overrides: Mapping[str, object]) -> Recipe:
     recipe = run.recipe()
     recipe = recipe.model_copy(update={"schedule_steps": recipe.schedule_steps or recipe.steps})
     overrides = current_keys(overrides, source="--resume")
+    # The run's recipe has what "auto" was at its start.
+    overrides = {key: value for key, value in overrides.items() if value != "auto" or key in RESUMABLE}
     wanted = make_recipe(recipe.model_dump() | dict(overrides), source="--resume")
     for key in (key.partition(".")[0] for key in overrides):
         moved = key == "model" and wanted.network == recipe.network  # the user's file has another path now

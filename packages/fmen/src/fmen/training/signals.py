@@ -15,6 +15,10 @@ class StopRequest:
         self.signal: int | None = None
         self._before: dict[int, Any] = {}
 
+    def number(self) -> int:
+        """Return the signal's number, or 0."""
+        return self.signal or 0
+
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():  # Python allows handlers only there.
             for number in (signal.SIGINT, signal.SIGTERM):

@@ -1,0 +1,208 @@
+"""Runs of two and three processes on this machine, connected over gloo."""
+
+from __future__ import annotations
+
+import copy
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+import torch
+from torch import nn
+
+from fmen.training.distributed import Processes, distribute, join, no_sync
+from fmen.training.feed import open_validation
+from fmen.training.loop import measure
+from fmen.training.recipe import Recipe
+from fmen.training.signals import StopRequest
+from fmen_core import FMENTraining
+
+RecipeMaker = Callable[..., Recipe]
+CPU = torch.device("cpu")
+
+
+@dataclass
+class Ended:
+    """How the processes of a run have ended.
+
+    Attributes:
+        statuses: Exit status of each; negative for a signal.
+        seconds: Time until the last one had ended.
+        text: What they wrote on standard output and standard error.
+    """
+
+    statuses: list[int]
+    seconds: float
+    text: str
+
+
+def launch(count: int, function: Callable[[], object], folder: Path) -> Ended:
+    """Call ``function`` in ``count`` forked processes with the environment of ``torchrun``, and wait for them."""
+    folder.mkdir(exist_ok=True)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    started, children = time.monotonic(), []
+    for rank in range(count):
+        child = os.fork()
+        if child == 0:
+            environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_PORT": port}
+            os.environ.update({key: str(value) for key, value in environment.items()} | {"MASTER_ADDR": "127.0.0.1"})
+            run_child(function, folder / "output.txt")
+        children.append(child)
+    statuses = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    return Ended(statuses, time.monotonic() - started, (folder / "output.txt").read_text())
+
+
+def run_child(function: Callable[[], object], output: Path) -> NoReturn:
+    status = 1
+    try:
+        signal.alarm(100)
+        handle = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(handle, 1)
+        os.dup2(handle, 2)
+        sys.stdout = sys.stderr = os.fdopen(2, "w")
+        function()
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def small_network(seed: int) -> FMENTraining:
+    """An FMEN in training mode whose BatchNorms use their running statistics, and whose collapsed blocks run."""
+    torch.manual_seed(seed)
+    model = FMENTraining(n_feats=8, mid_feats=6, down_blocks=1, up_blocks=(1, 1)).train()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    return model
+
+
+def gradients(model: nn.Module) -> list[torch.Tensor]:
+    return [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
+
+
+def backward(network: nn.Module, lr: torch.Tensor, hr: torch.Tensor) -> None:
+    (network(lr) - hr).abs().mean().backward()
+
+
+def batch() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return tuple(255 * torch.rand(4, 3, side, side, generator=generator) for side in (8, 32))  # type: ignore[return-value]
+
+
+def two_processes(photos: Path, recipe: Recipe, folder: Path) -> None:
+    """What the tests of ``pair`` compare with one process."""
+    with join() as processes:
+        rank = processes.rank
+        decision = processes.decide(lambda: f"decided by {rank}")
+        processes.connect(CPU)
+        found: dict[str, Any] = {"decision": decision, "shared": processes.share(lambda: rank)}
+        lr, hr = (part[rank::2] for part in batch())
+
+        model = small_network(seed=rank)
+        for buffer in model.buffers():
+            buffer.add_(rank)
+        found["initial"] = copy.deepcopy(model.state_dict())
+        network = distribute(model, processes, CPU, static_graph=False)
+        found["distributed"] = copy.deepcopy(model.state_dict())
+        backward(network, lr, hr)
+        found["gradients"] = gradients(model)
+
+        model.zero_grad()
+        with no_sync(network):
+            backward(network, lr[:1], hr[:1])
+        found["own"] = gradients(model)
+        backward(network, lr[1:], hr[1:])
+        found["accumulated"] = [gradient / 2 for gradient in gradients(model)]
+
+        model = small_network(seed=0)
+        static = torch.compile(distribute(model, processes, CPU, static_graph=True), backend="eager")
+        for _ in range(2):
+            model.zero_grad()
+            backward(static, lr, hr)
+        found["compiled"] = gradients(model)
+
+        order = folder / "order"
+        processes.first_on_node(lambda: order.open("a").write(f"{rank}"))
+        images = open_validation(recipe)
+        assert images is not None
+        found["psnr"] = measure(recipe, small_network(0), images, CPU, processes, StopRequest())
+        stop = StopRequest()
+        stop.signal = signal.SIGTERM if rank == 1 else None
+        found["stopped"] = measure(recipe, small_network(0), images, CPU, processes, stop)
+        found["number"] = processes.largest(stop.number())
+    torch.save(found, folder / f"{rank}.pt")
+
+
+@pytest.fixture(scope="module")
+def pair(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """The results of two processes."""
+    folder = tmp_path_factory.mktemp("pair")
+    recipe = Recipe(steps=1, learning_rate=1e-3, device="cpu", val_data=f"{photos}", data=(str(photos),))
+    ended = launch(2, lambda: two_processes(photos, recipe, folder), folder)
+    assert ended.statuses == [0, 0], ended.text
+    assert ended.text == ""
+    results = [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+    results[0]["order"] = (folder / "order").read_text()
+    return results
+
+
+@pytest.fixture(scope="module")
+def expected() -> list[torch.Tensor]:
+    """The gradient of the whole batch in one process."""
+    model = small_network(0)
+    backward(model, *batch())
+    return gradients(model)
+
+
+@pytest.mark.parametrize("way", ["gradients", "accumulated", "compiled"])
+def test_the_gradient_of_two_processes_is_that_of_one_with_the_same_batch(
+    pair: list[dict[str, Any]], expected: Sequence[torch.Tensor], way: str
+) -> None:
+    largest = max(gradient.abs().max() for gradient in expected)
+    for mine, theirs, reference in zip(pair[0][way], pair[1][way], expected, strict=True):
+        assert torch.equal(mine, theirs)
+        torch.testing.assert_close(mine, reference, rtol=1e-6, atol=1e-6 * float(largest))
+
+
+def test_gradients_accumulate_without_communication(pair: list[dict[str, Any]]) -> None:
+    assert not any(map(torch.equal, pair[0]["own"], pair[1]["own"]))
+
+
+def test_all_processes_start_with_the_weights_and_buffers_of_the_first(pair: list[dict[str, Any]]) -> None:
+    for name, value in pair[0]["initial"].items():
+        assert torch.equal(pair[0]["distributed"][name], value) and torch.equal(pair[1]["distributed"][name], value)
+    assert not torch.equal(pair[1]["initial"]["tail.0.weight"], pair[0]["initial"]["tail.0.weight"])
+
+
+def test_the_first_process_decides_for_all(pair: list[dict[str, Any]]) -> None:
+    assert [each["decision"] for each in pair] == ["decided by 0"] * 2
+    assert [each["shared"] for each in pair] == [0, 0]
+    assert pair[0]["order"] == "01"
+
+
+def test_validation_shared_by_two_processes_gives_the_number_of_one(
+    pair: list[dict[str, Any]], photos: Path, recipe_of: RecipeMaker
+) -> None:
+    recipe = recipe_of(val_data=str(photos))
+    images = open_validation(recipe)
+    assert images is not None
+    alone = measure(recipe, small_network(0), images, CPU, Processes(), StopRequest())
+    assert [each["psnr"] for each in pair] == [alone, alone]
+
+
+def test_a_signal_to_one_process_stops_the_validation_of_all(pair: list[dict[str, Any]]) -> None:
+    assert [each["stopped"] for each in pair] == [None, None]
+    assert [each["number"] for each in pair] == [signal.SIGTERM, signal.SIGTERM]
