@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sys
+import zipfile
 from pathlib import Path
 from unittest.mock import create_autospec
 
@@ -11,9 +13,11 @@ import pytest
 from typer.testing import CliRunner
 
 from fmen.cli.main import app
+from fmen.sources.networks import build_network, user_module
 from fmen.submission.build import SubmissionReport, build_submission
 from fmen.submission.check.findings import Finding
 from fmen.submission.check.run import check_submission
+from fmen_core import save
 from fmen_data import imresize, write_image
 
 
@@ -53,16 +57,27 @@ def test_submit_exits_with_1_below_the_threshold(
     ]
 
 
+@pytest.mark.usefixtures("work")
 @pytest.mark.parametrize("command", [["check", "any.zip"], ["--check", "any.zip"]])
-@pytest.mark.parametrize(("severity", "status"), [("warning", 0), ("fatal", 1)])
-def test_check_exits_with_1_if_a_finding_is_fatal(
-    command: list[str], severity: str, status: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("severity", "status", "verdict"),
+    [
+        ("warning", 0, "ready: would run in the organisers' repository (1 warning; PSNR is not measured without"),
+        ("fatal", 1, "not ready: 1 thing is wrong"),
+    ],
+)
+def test_check_ends_with_a_verdict_and_exits_with_1_if_a_finding_is_fatal(
+    command: list[str], severity: str, status: int, verdict: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    with zipfile.ZipFile("any.zip", "w") as archive:
+        archive.writestr("models/team07_mine.py", "")
     finding = Finding(severity, "readme.txt", "is missing")  # type: ignore[arg-type]
     asked = create_autospec(check_submission, return_value=[finding])
     monkeypatch.setattr("fmen.submission.check.run.check_submission", asked)
     arguments = [*command, "--data", "sample", "--layout", "ntire2026", "--split", "test", "--device", "cpu"]
-    assert submit(*arguments, status=status) == f"{severity}: readme.txt: is missing\n"
+    lines = submit(*arguments, status=status).splitlines()
+    assert lines[0] == f"{severity}: readme.txt: is missing"
+    assert len(lines) == 2 and lines[1].startswith(verdict)
     asked.assert_called_once_with(Path("any.zip"), "sample", layout="ntire2026", split="test", cuda=False)
 
 
@@ -73,6 +88,59 @@ def test_results_writes_the_archive(command: str, work: Path) -> None:
     assert (work / "results.zip").is_file()
     submit(command, "--weights", "w.safetensors", "--data", "photos", "--out", "other.zip")
     assert (work / "other.zip").is_file()
+
+
+MINE = """
+import torch
+from torch import nn
+from fmen_core.blocks.reparameterizable import ECB
+
+class Mine(nn.Module):
+    def __init__(self, scale=4, width=8):
+        super().__init__()
+        self.body, self.scale = ECB(3, width), scale
+        self.tail = nn.Sequential(nn.PReLU(width), nn.Conv2d(width, 3 * scale**2, 3, padding=1), nn.PixelShuffle(scale))
+
+    def forward(self, x):
+        return self.tail(self.body(x)) + nn.functional.interpolate(x, scale_factor=self.scale)
+"""
+
+
+@pytest.mark.parametrize("layout", ["ntire2022", "ntire2026"])
+def test_a_network_of_the_users_goes_from_its_file_into_a_package_that_is_ready(
+    layout: str, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.path", list(sys.path))
+    (work / "mine.py").write_text(MINE)
+    network = build_network("mine.py:Mine", 4, {"width": 6})
+    record = user_module(network)
+    assert record is not None
+    save(network, "mine.safetensors", metadata=record.metadata())
+    common = ["--data", "photos", "--layout", layout, "--device", "cpu"]
+    output = submit("--model", "mine.py:Mine", "--weights", "mine.safetensors", *common)
+    stem = "team00_Mine" if layout == "ntire2026" else "team00_mine"
+    assert f"models/{stem}.py: made of mine.py, reparameterizable.py; it imports torch\n" in output
+    with zipfile.ZipFile("submission.zip") as archive:
+        branch = archive.read("select_model.txt").decode()
+    assert f"from models.{stem} import Mine\n" in branch and "model = Mine(width=6)\n" in branch
+    lines = submit("check", "submission.zip", *common).splitlines()
+    assert lines[-1] == "ready: would run in the organisers' repository"
+    assert f"models/{stem}.py: 2,814 parameters" in lines[0]
+    if layout == "ntire2026":
+        return
+    output = submit("results", "--model", "mine.py:Mine", "--weights", "mine.safetensors", *common)
+    assert "results.zip: 1 images of photos" in output
+
+
+def test_weights_of_the_users_network_without_its_file_are_refused(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.path", list(sys.path))
+    (work / "mine.py").write_text(MINE)
+    network = build_network("mine.py:Mine")
+    record = user_module(network)
+    assert record is not None
+    save(network, "mine.safetensors", metadata=record.metadata())
+    output = submit("--weights", "mine.safetensors", "--data", "photos", status=2)
+    assert "name that file with --model mine.py:Mine" in output
 
 
 def test_an_option_before_a_subcommand_is_refused_instead_of_ignored() -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+import fmen_core
 from fmen.submission.build import SubmissionReport, build_submission
 from fmen_data import write_image
 
@@ -80,7 +81,7 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def report(weights: Path, photos: Path, team: Path, tmp_path_factory: pytest.TempPathFactory) -> SubmissionReport:
     out = tmp_path_factory.mktemp("out") / "package.zip"
-    return build_submission(weights, photos, team, out, device="cpu", progress=False)
+    return build_submission(fmen_core.load(weights), photos, team, out, device="cpu", progress=False)
 
 
 @pytest.fixture(scope="session")

@@ -16,12 +16,13 @@ import pytest
 import torch
 
 import fmen
+import fmen_core
 from fmen.json_file import dump_json
 from fmen.submission.build import SubmissionReport
 from fmen.submission.check import probe
-from fmen.submission.check.findings import abbreviate
+from fmen.submission.check.findings import Finding, abbreviate
 from fmen.submission.check.package import compare_psnr, import_path, psnr_agrees, read_metrics
-from fmen.submission.check.run import check_submission
+from fmen.submission.check.run import check_submission, verdict
 from fmen.submission.images import open_images
 from fmen.submission.rules import LAYOUTS, SubmissionError
 from fmen.submission.sandbox import run_fresh
@@ -158,6 +159,26 @@ def test_package_of_submit_passes(report: SubmissionReport, photos: Path) -> Non
         f"info: {MODEL}: 341,066 parameters, 22.2800 G FLOPs, 72.0896 M activations, 34 convolutions",
         f"info: {MODEL}: PSNR {report.psnr:.4f} dB on {photos.name} (2 images)",
     ]
+
+
+@pytest.mark.parametrize(
+    ("severities", "expected"),
+    [
+        ([], "ready: would run in the organisers' repository (PSNR is not measured without --data)"),
+        (["warning", "info"], "ready: would run in the organisers' repository (1 warning)"),
+        (["warning", "warning", "info"], "ready: would run in the organisers' repository (2 warnings)"),
+        (["fatal"], "not ready: 1 thing is wrong"),
+        (["fatal", "fatal", "warning"], "not ready: 2 things are wrong"),
+    ],
+)
+def test_verdict_counts_what_is_wrong(severities: list[str], expected: str, report: SubmissionReport) -> None:
+    findings = [Finding(severity, "file", "PSNR 30 dB") for severity in severities]  # type: ignore[arg-type]
+    assert verdict(report.path, findings) == expected
+
+
+def test_verdict_of_an_archive_of_results_names_the_server(archive: Path, photos: Path) -> None:
+    findings = check_submission(archive, photos)
+    assert verdict(archive, findings) == "ready: the evaluation server would accept it"
 
 
 @pytest.mark.usefixtures("forked")
@@ -326,7 +347,7 @@ def test_code_in_a_file_that_select_model_loads_does_not_run(photos: Path, tmp_p
 @pytest.fixture(scope="module")
 def results(weights: Path, photos: Path, team: Path, tmp_path_factory: pytest.TempPathFactory) -> ResultsReport:
     out = tmp_path_factory.mktemp("results") / "results.zip"
-    return build_results(weights, photos, team, out, device="cpu", progress=False)
+    return build_results(fmen_core.load(weights), photos, team, out, device="cpu", progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -410,12 +431,19 @@ def test_results_of_the_test_split_need_no_hr_images(weights: Path, team: Path, 
         write_image(tmp_path / f"set/DIV2K_LSDIR_test_LR/{number:04}x4.png", lr)
     out = tmp_path / "r.zip"
     report = build_results(
-        weights, tmp_path / "set", team, out, layout="ntire2026", split="test", device="cpu", progress=False
+        fmen_core.load(weights),
+        tmp_path / "set",
+        team,
+        out,
+        layout="ntire2026",
+        split="test",
+        device="cpu",
+        progress=False,
     )
     assert report.psnr is None and list(read(out)) == ["0901.png", "0902.png", "readme.txt"]
     assert check_submission(out, tmp_path / "set", layout="ntire2026", split="test") == []
     with pytest.raises(SubmissionError, match="no folder DIV2K_test_LR"):
-        build_results(weights, tmp_path / "set", team, out, split="test")
+        build_results(fmen_core.load(weights), tmp_path / "set", team, out, split="test")
 
 
 def test_threshold_applies_to_the_challenges_own_images(archive: Path, photos: Path, tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from pathlib import Path
 import pytest
 
 from fmen.submission.build import SubmissionReport
+from fmen.submission.source import Origin, model_source
+from fmen_core import create_model, model_names, reparameterize
 from fmen_data import imresize, read_image, write_image
 
 
@@ -39,6 +41,36 @@ def test_the_scripts_of_a_package_use_nothing_newer_than_python_3_8(unpacked: Pa
     assert [file.name for file in files] == ["team07_fmen_s.py", "test_demo.py"]
     run = vermin(*files)
     assert run.returncode == 0, run.stdout + run.stderr
+
+
+@pytest.fixture(scope="module")
+def model_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the model file of every network."""
+    folder = tmp_path_factory.mktemp("models")
+    for name in model_names():
+        origin = Origin.of(reparameterize(create_model(name)))
+        code = model_source(origin).code + f"\n\nnetwork = {origin.call(4)}\n".encode()
+        (folder / f"{name.replace('-', '_')}.py").write_bytes(code)
+    return folder
+
+
+def test_no_model_file_uses_anything_newer_than_python_3_8(model_files: Path) -> None:
+    run = vermin(*sorted(model_files.iterdir()))
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_every_model_file_runs_on_an_old_interpreter(model_files: Path) -> None:
+    python = os.environ.get("FMEN_OLD_PYTHON")
+    if python is None:
+        pytest.skip("FMEN_OLD_PYTHON names no interpreter with torch 1.12")
+    program = (
+        "import importlib, sys, torch\n"
+        f"sys.path.insert(0, {str(model_files)!r})\n"
+        "for name in sys.argv[1:]:\n"
+        "    out = importlib.import_module(name).network.eval()(torch.zeros(1, 3, 16, 17))\n"
+        "    assert out.shape == (1, 3, 64, 68), name\n"
+    )
+    subprocess.run([python, "-I", "-c", program, *(file.stem for file in sorted(model_files.glob("*.py")))], check=True)
 
 
 @pytest.mark.parametrize("line", ["zip((), (), strict=True)", "'a'.removeprefix('a')", "match 1:\n    case _: pass"])

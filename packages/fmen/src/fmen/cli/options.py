@@ -25,6 +25,13 @@ class Precision(str, Enum):
     fp16 = "fp16"
 
 
+Model = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME|FILE.py:CLASS",
+        help="The network of the weights. Only a network of your own must be named: its file and class.",
+    ),
+]
 Weights = Annotated[
     Path | None, typer.Option(metavar="FILE|NAME", help="Trained weights. Default: the newest run's best.")
 ]

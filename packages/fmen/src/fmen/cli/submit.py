@@ -5,12 +5,17 @@ from __future__ import annotations
 import sys
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fmen.cli.options import Data, Device, Weights
+from fmen.cli.options import Data, Device, Model, Weights
 from fmen.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from fmen.submission.source import Origin
 
 
 class Challenge(str, Enum):
@@ -41,6 +46,7 @@ submit_app = typer.Typer(
 @submit_app.callback(invoke_without_command=True)
 def submit(
     context: typer.Context,
+    model: Model = None,
     weights: Weights = None,
     data: Data = None,
     team: Team = None,
@@ -62,9 +68,9 @@ def submit(
     elif check_file is not None:
         check(check_file, data, layout, split, device)
     elif write_results:
-        results(weights, data, team, out or Path("results.zip"), layout, split, device)
+        results(model, weights, data, team, out or Path("results.zip"), layout, split, device)
     else:
-        build(weights, data, team, out or Path("submission.zip"), layout, device)
+        build(model, weights, data, team, out or Path("submission.zip"), layout, device)
 
 
 def reject_misplaced_options(context: typer.Context) -> None:
@@ -80,11 +86,20 @@ def reject_misplaced_options(context: typer.Context) -> None:
             raise UserError(f"give options after the subcommand: fmen submit {command} [OPTIONS]")
 
 
-def build(weights: Path | None, data: str | None, team: Path | None, out: Path, layout: Challenge, device: str) -> None:
+def build(
+    model: str | None,
+    weights: Path | None,
+    data: str | None,
+    team: Path | None,
+    out: Path,
+    layout: Challenge,
+    device: str,
+) -> None:
     """Build a package, and print its PSNR."""
     from fmen.submission.build import build_submission
 
-    report = build_submission(*inputs(weights, data), team, out, **settings(layout, device))
+    network, source = inputs(model, weights, data)
+    report = build_submission(network, source, team, out, origin=origin_of(network), **settings(layout, device))
     for note in report.notes:
         typer.echo(note)
     typer.echo(f"{report.path}: PSNR {report.psnr:.4f} dB here, {report.package_psnr:.4f} dB from the unpacked package")
@@ -107,19 +122,21 @@ def check(
     The code of a package runs in a separate process. Exit status 1 if the organisers cannot use the file or if a
     declared figure is wrong.
     """
-    from fmen.submission.check.run import check_submission
+    from fmen.submission.check.run import check_submission, verdict
     from fmen_data.datasets import parse_source
 
     source = None if data is None else parse_source(data)
     findings = check_submission(file, source, layout=layout.value, split=split.value, cuda=device != "cpu")
     for finding in findings:
         typer.echo(finding)
+    typer.echo(verdict(file, findings))
     if any(finding.severity == "fatal" for finding in findings):
         raise typer.Exit(1)
 
 
 @submit_app.command()
 def results(
+    model: Model = None,
     weights: Weights = None,
     data: Data = None,
     team: Team = None,
@@ -131,19 +148,32 @@ def results(
     """Write the archive of SR images for the evaluation server."""
     from fmen.submission.server_archive import build_results
 
-    archive = build_results(*inputs(weights, data), team, out, split=split.value, **settings(layout, device))
+    archive = build_results(*inputs(model, weights, data), team, out, split=split.value, **settings(layout, device))
     mean = "" if archive.psnr is None else f", PSNR {archive.psnr:.4f} dB"
     typer.echo(f"{archive.path}: {archive.images} images of {archive.dataset}, {archive.seconds:.3f} s each{mean}")
 
 
-def inputs(weights: Path | None, data: str | None) -> tuple[Path, Any]:
-    """The weights file and the dataset that the options name, which are printed."""
+def inputs(model: str | None, weights: Path | None, data: str | None) -> tuple[nn.Module, Any]:
+    """The network and the dataset that the options name; the files are printed."""
     from fmen.sources.datasets import measured_source
+    from fmen.sources.networks import load_network
     from fmen.sources.weights import named_or_newest_weights
 
     file, source = named_or_newest_weights(weights), measured_source(data, scale=4)
     typer.echo(f"weights {file}, data {data or source}")
-    return file, source
+    return load_network(file, model, note=typer.echo), source
+
+
+def origin_of(network: nn.Module) -> Origin | None:
+    """Where the code of a user's network is; None for a network of this software."""
+    from fmen.sources.networks import user_module
+    from fmen.sources.python_file import module_name
+    from fmen.submission.source import Origin
+
+    found = user_module(network)
+    if found is None:
+        return None
+    return Origin(found.file, found.class_name, found.args, sys.modules[module_name(found.file)])
 
 
 def settings(layout: Challenge, device: str) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def execute_file(path: Path, source: bytes) -> ModuleType:
         path: The file.
         source: Its content; a cached compilation is not used, so the code that runs is the code that was read.
     """
-    name = f"fmen_module_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()}"
+    name = module_name(path)
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ImportError("expected a Python file")
@@ -52,6 +52,11 @@ def execute_file(path: Path, source: bytes) -> ModuleType:
         del sys.modules[name]
         raise
     return module
+
+
+def module_name(path: Path) -> str:
+    """Return the name in ``sys.modules`` of a file that :func:`execute_file` has executed."""
+    return f"fmen_module_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()}"
 
 
 def call_user_code(function: Callable[[], Any], failure: str) -> Any:

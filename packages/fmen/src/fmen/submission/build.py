@@ -7,7 +7,6 @@ process that cannot import this project's packages. The PSNR of every image must
 from __future__ import annotations
 
 import hashlib
-import inspect
 import io
 import json
 import math
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from fmen import __version__
 from fmen.json_file import dump_json
@@ -30,12 +30,12 @@ from fmen.submission.metrics import (
     meets_threshold,
     threshold_line,
 )
-from fmen.submission.rules import SCALE, Layout, SubmissionError, archive_entry, atomic_archive, get_layout
+from fmen.submission.rules import SCALE, Layout, SubmissionError, archive_entry, atomic_archive, check_scale, get_layout
 from fmen.submission.sandbox import run_isolated
+from fmen.submission.source import ModelSource, Origin, model_source
 from fmen.submission.team import Team, fill_in, load_team, team_fields
-from fmen_core import FMEN, Upscaler, load, reparameterize
-from fmen_core.fmen_deploy import __file__ as deploy_file
-from fmen_core.models import recognise
+from fmen_core import Upscaler, reparameterize
+from fmen_core.architecture import sr_model
 from fmen_data.datasets import Source
 from fmen_eval import validate
 
@@ -70,11 +70,12 @@ class SubmissionReport:
 
 
 def build_submission(
-    weights: Path,
+    network: nn.Module,
     data: Source,
     team: Path | None,
     out: Path,
     *,
+    origin: Origin | None = None,
     layout: str = "ntire2022",
     device: str = "auto",
     progress: bool = True,
@@ -82,23 +83,29 @@ def build_submission(
     """Build a package and verify that it runs on its own.
 
     Args:
-        weights: Weights of FMEN, in either form.
+        network: Any x4 network with its weights, in either form.
         data: Images to measure PSNR on; see :func:`fmen.submission.images.open_images`.
         team: ``team.yaml``. README.md and factsheet.md beside it take precedence over the bundled templates. None for
             the bundled example.
         out: The zip. It is written only if the package passes verification.
+        origin: Where the network's code is; None for a network of ``fmen_core``.
         layout: The challenge: a key of ``LAYOUTS``.
         device: Where to measure, here and in the unpacked package: ``"auto"``, ``"cpu"`` or ``"cuda"``.
         progress: Show a progress bar.
 
     Raises:
-        SubmissionError: ``team`` or ``out`` is invalid, the weights are not FMEN x4, or the package fails verification.
-        ModelError: The weights cannot be read, or the device is not available.
+        SubmissionError: ``team`` or ``out`` is invalid, the network is not x4, its code cannot be put into one file, or
+            the package fails verification.
+        ModelError: The device is not available.
         DataError: The images cannot be read.
     """
-    rules, who, model = get_layout(layout), load_team(team), inference_form(weights)
+    check_scale(network)
+    rules, who, model = get_layout(layout), load_team(team), reparameterize(network)
+    origin = origin or Origin.of(model)
+    code = model_source(origin)
     images = open_images(data, rules)
-    stem = rules.stem(who.team_id, model.name)
+    name = str(getattr(model, "name", origin.class_name))
+    stem = rules.stem(who.team_id, name, origin.class_name)
     upscaler = Upscaler(model, device=device, channels_last=False)  # as `fmen validate` measures
     counts = count_complexity(model, rules)
     with atomic_archive(out) as temporary, tempfile.TemporaryDirectory(prefix="fmen-submit-") as folder:
@@ -106,31 +113,23 @@ def build_submission(
         pairs = write_validation_images(images, work / "data", rules)
         measured = validate(upscaler, pairs, scale=SCALE, total=len(images.names), progress=progress)
         metrics = {
-            **{"layout": rules.name, "team_id": who.team_id, "model": model.name, "file": stem, "scale": SCALE},
+            **{"layout": rules.name, "team_id": who.team_id, "model": name, "file": stem, "scale": SCALE},
             **counts,
             **measured_figures(measured, images.name, device_name(upscaler.device)),
         }
-        files = package_files(model, rules, who, metrics, images.official, team.parent if team else None)
+        branch = select_branch(who, stem, origin, sr_model(model).data_range)
+        files = package_files(model, code, branch, rules, who, metrics, images.official, team.parent if team else None)
         temporary.write_bytes(zip_bytes(files))
         package_psnr = verify_package(temporary, work, who.team_id, metrics, cuda=upscaler.device.type == "cuda")
     meets = meets_threshold(measured.psnr, rules) if images.official else None
-    notes = user_notes(rules, who, measured.psnr, images.official)
+    notes = (code_line(stem, code), *user_notes(rules, who, measured.psnr, images.official))
     return SubmissionReport(out, stem, metrics, package_psnr, meets, notes)
 
 
-def inference_form(weights: Path) -> FMEN:
-    """Load FMEN x4 in its inference form, from weights in either form.
-
-    Raises:
-        SubmissionError: The weights belong to another network or another scale.
-        WeightsError: The weights cannot be read.
-    """
-    model = reparameterize(load(weights))
-    if not isinstance(model, FMEN):
-        raise SubmissionError(f"{weights}: weights of {model.name}; only FMEN and FMEN-S can be packed")
-    if model.scale != SCALE:
-        raise SubmissionError(f"{weights}: an x{model.scale} network; the challenge is x{SCALE}")
-    return model
+def code_line(stem: str, code: ModelSource) -> str:
+    """Say what the model file is made of, and what it imports."""
+    made_of = f"{code.files[0]}, unchanged" if code.unchanged else f"made of {', '.join(code.files)}"
+    return f"models/{stem}.py: {made_of}; it imports {', '.join(code.imports) or 'nothing'}"
 
 
 def device_name(device: torch.device) -> str:
@@ -147,18 +146,25 @@ def user_notes(layout: Layout, team: Team, psnr: float, official: bool) -> tuple
 
 
 def package_files(
-    model: FMEN, layout: Layout, team: Team, metrics: Metrics, official: bool, templates: Path | None
+    model: nn.Module,
+    code: ModelSource,
+    branch: str,
+    layout: Layout,
+    team: Team,
+    metrics: Metrics,
+    official: bool,
+    templates: Path | None,
 ) -> dict[str, bytes]:
     """Return the content of every file of the package, by its path in the zip."""
     stem = str(metrics["file"])
     weights = weights_bytes(model)
     metrics["weights_sha256"] = hashlib.sha256(weights).hexdigest()
-    branch = select_branch(team, stem, constructor(model))
     fields = {
         **team_fields(team),
         **layout_fields(layout),
         "stem": stem,
         "branch": branch,
+        "imports": ", ".join(code.imports),
         "figures": figures_table(metrics),
         "dataset": str(metrics["dataset"]),
         "images": str(len(metrics["images"])),
@@ -170,10 +176,6 @@ def package_files(
         "first_branch": branch.replace("elif", "if", 1),
         "title": team.title.replace("\\", "/").replace('"', "'"),  # part of a docstring
     }
-    header = (
-        f"# {layout.challenge}, team {team.team_id:02}: {team.team_name}. Weights: model_zoo/{stem}.pth\n"
-        f"# The rest of this file is fmen_deploy.py of fmen-core, unchanged, packed by fmen {__version__}.\n"
-    )
     texts = {
         "test_demo.py": fill_in("test_demo.py.in", demo),
         "README.md": fill_in("README.md", fields, templates),
@@ -182,36 +184,37 @@ def package_files(
         "metrics.json": dump_json(metrics, indent=1),
     }
     return {
-        f"models/{stem}.py": header.encode() + Path(deploy_file).read_bytes(),
+        f"models/{stem}.py": header(layout, team, stem, code).encode() + code.code,
         f"model_zoo/{stem}.pth": weights,
         **{name: text.encode() for name, text in texts.items()},
     }
 
 
-def weights_bytes(model: FMEN) -> bytes:
+def header(layout: Layout, team: Team, stem: str, code: ModelSource) -> str:
+    """Return the comment at the top of the model file."""
+    what = f"is {code.files[0]}, unchanged" if code.unchanged else f"is made of {', '.join(code.files)}"
+    return (
+        f"# {layout.challenge}, team {team.team_id:02}: {team.team_name}. Weights: model_zoo/{stem}.pth\n"
+        f"# The rest of this file {what}; packed by fmen {__version__}.\n"
+    )
+
+
+def weights_bytes(model: nn.Module) -> bytes:
     """Serialize the bare state dict with ``torch.save``, on the CPU, so that any machine can load it."""
     buffer = io.BytesIO()
     torch.save({key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}, buffer)
     return buffer.getvalue()
 
 
-def constructor(model: FMEN) -> str:
-    """Return the call that builds this network, with the sizes that differ from the defaults."""
-    _, arguments = recognise(model.state_dict()) or (None, {})
-    parameters = inspect.signature(FMEN).parameters.values()
-    sizes = [(p.name, arguments[p.name]) for p in parameters if arguments[p.name] != p.default]
-    return f"FMEN({', '.join(f'{name}={size!r}' for name, size in sizes)})"
-
-
-def select_branch(team: Team, stem: str, call: str) -> str:
+def select_branch(team: Team, stem: str, origin: Origin, data_range: float) -> str:
     """Return the branch for ``select_model`` in the organisers' ``test_demo.py``, with its indentation."""
     lines = [
         f"elif model_id == {team.team_id}:",
         f"    # {team.team_name}",
-        f"    from models.{stem} import FMEN",
-        f'    name, data_range = f"{{model_id:02}}_{stem.split("_", 1)[1]}", {FMEN.data_range}',
+        f"    from models.{stem} import {origin.class_name}",
+        f'    name, data_range = f"{{model_id:02}}_{stem.split("_", 1)[1]}", {data_range}',
         f'    model_path = os.path.join("model_zoo", "{stem}.pth")',
-        f"    model = {call}",
+        f"    model = {origin.call(SCALE)}",
         "    model.load_state_dict(torch.load(model_path), strict=True)",
     ]
     return "\n".join("    " + line for line in lines)

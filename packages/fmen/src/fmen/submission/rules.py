@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from torch import nn
+
 from fmen.errors import UserError
+from fmen_core.architecture import sr_model
 from fmen_data.atomic import atomic_write
 
 Split = Literal["valid", "test"]
@@ -31,7 +34,7 @@ class Layout:
         folders: The folders of LR and HR images under ``--data_dir``, by split.
         suffixes: What the name of an LR image adds to that of its HR image, by split.
         thresholds: The mean PSNR in dB (RGB, rounded to two decimals) that a method must reach, by split.
-        capitals: Whether file names use the class name (``team03_FMEN``) or the variant (``team03_fmen_s``).
+        capitals: Whether file names use the class's name (``team03_FMEN``) or the network's (``team03_fmen_s``).
         flops_rule: How FLOPs are counted: ``"challenge"`` (``utils/model_summary.py``) or ``"fvcore"``.
     """
 
@@ -44,9 +47,9 @@ class Layout:
     capitals: bool
     flops_rule: Literal["challenge", "fvcore"]
 
-    def stem(self, team_id: int, variant: str) -> str:
-        """Return the name of the model file and the weights file, without suffix."""
-        return f"team{team_id:02}_" + ("FMEN" if self.capitals else variant.replace("-", "_"))
+    def stem(self, team_id: int, name: str, class_name: str) -> str:
+        """Return the name of the model file and the weights file, without suffix, for a network of a class."""
+        return f"team{team_id:02}_" + (class_name if self.capitals else name.replace("-", "_").lower())
 
 
 LAYOUTS = {
@@ -88,6 +91,18 @@ def get_layout(name: str) -> Layout:
     if name not in LAYOUTS:
         raise SubmissionError(f"unknown layout {name!r}; choose one of {', '.join(LAYOUTS)}")
     return LAYOUTS[name]
+
+
+def check_scale(network: nn.Module) -> None:
+    """Check that a network has the challenge's scale.
+
+    Raises:
+        SubmissionError: It has another one.
+    """
+    scale = sr_model(network).scale
+    if scale != SCALE:
+        name = getattr(network, "name", type(network).__name__)
+        raise SubmissionError(f"{name} is an x{scale} network; the challenge is x{SCALE}")
 
 
 def archive_entry(name: str) -> zipfile.ZipInfo:

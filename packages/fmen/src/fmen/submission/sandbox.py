@@ -1,14 +1,16 @@
-"""Run a script as on a machine with torch, numpy and OpenCV, but without this project's packages.
+"""Run a script as on a machine where only torch, numpy and OpenCV are installed.
 
 ``run_isolated`` starts this file in a new process, as ``python -I sandbox.py WRITABLE SCRIPT [ARGUMENT]...``. There the
-script's folder can be imported and this project's packages cannot; files can be written under WRITABLE only; network
-connections and new processes are refused. An audit hook enforces this. It stops accidents, not a determined attacker.
+script's folder can be imported, and no other package; files can be written under WRITABLE only; network connections and
+new processes are refused. An audit hook enforces this. It stops accidents, not a determined attacker.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -77,25 +79,48 @@ def run_fresh(
 
 
 class _Blocker(MetaPathFinder):
-    """An import finder that finds nothing and refuses this project's packages."""
+    """An import finder that finds nothing and refuses packages.
+
+    Args:
+        allowed: The top-level names that can be imported; None for all but this project's packages.
+    """
+
+    def __init__(self, allowed: frozenset[str] | None) -> None:
+        self.allowed = allowed
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
-        """Refuse ``name`` if it belongs to this project; otherwise leave it to the other finders."""
-        if name.partition(".")[0] in PROJECT_PACKAGES:
+        """Refuse ``name`` if it is not allowed; otherwise leave it to the other finders."""
+        top = name.partition(".")[0]
+        if top in PROJECT_PACKAGES or (self.allowed is not None and top not in self.allowed):
             raise ModuleNotFoundError(f"{name} is not part of the package", name=name)
 
 
-def block_project_packages() -> None:
-    """Make every later import of this project's packages fail, and verify it."""
+def block_project_packages(allowed: frozenset[str] | None = None) -> None:
+    """Make every later import of this project's packages fail, and verify it.
+
+    Args:
+        allowed: The top-level names that can still be imported; None for all others.
+    """
     for name in [name for name in sys.modules if name.partition(".")[0] in PROJECT_PACKAGES]:
         del sys.modules[name]
-    sys.meta_path.insert(0, _Blocker())
+    sys.meta_path.insert(0, _Blocker(allowed))
     for name in PROJECT_PACKAGES:
         try:
             importlib.import_module(name)
         except ModuleNotFoundError:
             continue
         raise SystemExit(f"sandbox: {name} can still be imported")
+
+
+def organisers_modules(script: Path) -> frozenset[str]:
+    """Return the top-level names that a script of a package can import: its own folder's, and what PyTorch brings."""
+    beside = {path.name.removesuffix(".py") for path in script.parent.iterdir()}
+    requirements = importlib.metadata.requires("torch") or []
+    brought = {
+        re.split(r"[^\w-]", line)[0].replace("-", "_").lower() for line in requirements if "extra ==" not in line
+    }
+    loaded = {name.partition(".")[0] for name in sys.modules}
+    return frozenset({*sys.stdlib_module_names, *beside, *brought, *loaded})
 
 
 def guard(writable: Path) -> None:
@@ -128,7 +153,7 @@ def main() -> None:
     sys.dont_write_bytecode = True
     for name in ("numpy", "cv2", "torch"):  # before the guard, which they would violate
         importlib.import_module(name)
-    block_project_packages()
+    block_project_packages(organisers_modules(Path(script)))
     guard(Path(writable))
     sys.path.insert(0, str(Path(script).resolve().parent))
     sys.argv = [script, *arguments]

@@ -12,12 +12,13 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import nn
 from tqdm import tqdm
 
 from fmen.submission.images import open_images
-from fmen.submission.rules import SCALE, Split, SubmissionError, archive_entry, atomic_archive, get_layout
+from fmen.submission.rules import SCALE, Split, archive_entry, atomic_archive, check_scale, get_layout
 from fmen.submission.team import Team, load_team
-from fmen_core import Upscaler, load
+from fmen_core import Upscaler
 from fmen_data import write_image
 from fmen_data.datasets import Source
 from fmen_eval import psnr
@@ -51,7 +52,7 @@ class ResultsReport:
 
 
 def build_results(
-    weights: Path,
+    network: nn.Module,
     data: Source,
     team: Path | None,
     out: Path,
@@ -64,7 +65,7 @@ def build_results(
     """Upscale a split and write the archive.
 
     Args:
-        weights: Any x4 network's weights.
+        network: Any x4 network with its weights.
         data: See :func:`fmen.submission.images.open_images`.
         team: ``team.yaml``; None for the bundled example.
         out: The zip, which is written as a whole or not at all.
@@ -75,14 +76,13 @@ def build_results(
 
     Raises:
         SubmissionError: ``team`` or ``out`` is invalid, the network is not x4, or the split does not exist.
-        WeightsError: The weights cannot be read.
+        ModelError: The device is not available.
         DataError: The images cannot be read.
     """
+    check_scale(network)
     rules, who = get_layout(layout), load_team(team)
     images = open_images(data, rules, split)
-    upscaler = Upscaler(load(weights), device=device, channels_last=False)
-    if upscaler.scale != SCALE:
-        raise SubmissionError(f"{weights}: an x{upscaler.scale} network; the challenge is x{SCALE}")
+    upscaler = Upscaler(network, device=device, channels_last=False)
     seconds, decibels = [], []
     with (
         atomic_archive(out) as part,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from string import Template
 from typing import Annotated
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic_core import ErrorDetails
 
 from fmen.submission.rules import SubmissionError
 
@@ -69,8 +71,17 @@ def load_team(path: Path | None) -> Team:
     try:
         return Team.model_validate(content)
     except ValidationError as error:
-        faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
-        raise SubmissionError(f"{path}: {'; '.join(faults)}") from None
+        raise SubmissionError(f"{path}: {'; '.join(map(describe, error.errors()))}") from None
+
+
+def describe(fault: ErrorDetails) -> str:
+    """Describe an error of pydantic; for an unknown key, name the key that was meant."""
+    where = ".".join(map(str, fault["loc"]))
+    if fault["type"] != "extra_forbidden":
+        return f"{where}: {fault['msg']}"
+    keys = list((Team if len(fault["loc"]) == 1 else Member).model_fields)
+    close = get_close_matches(str(fault["loc"][-1]), keys, n=1)
+    return f"{where}: unknown key; " + (f"did you mean {close[0]}?" if close else f"the keys are {', '.join(keys)}")
 
 
 def team_fields(team: Team) -> dict[str, str]:

@@ -8,7 +8,6 @@ Source: Zhang et al., "Edge-oriented Convolution Block for Real-time Super Resol
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
 import torch.nn.functional as F
@@ -38,8 +37,8 @@ class ECBSR(nn.Module):
             raise ValueError(f"colors is {colors}; choose 1 or 3")
         self.scale = scale
         self.colors = colors
-        widths = [colors, *[n_feats] * (n_blocks + 1)]
-        layers = [named(conv3x3=conv3x3(*pair), act=nn.PReLU(n_feats)) for pair in pairwise(widths)]
+        widths = [colors, *[n_feats] * n_blocks]
+        layers = [named(conv3x3=conv3x3(width, n_feats), act=nn.PReLU(n_feats)) for width in widths]
         self.backbone = nn.Sequential(*layers, named(conv3x3=conv3x3(n_feats, colors * scale**2)))
 
     def forward(self, x: Tensor) -> Tensor:

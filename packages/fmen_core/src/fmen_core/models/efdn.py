@@ -33,7 +33,7 @@ class Cell(nn.Module):
         first = self.conv1(x)
         second = self.conv2(first)
         third = self.conv3(second)
-        distilled = [branch(part) for branch, part in zip(self.branch, (x, first, second, third), strict=True)]
+        distilled = [self.branch[i](part) for i, part in enumerate((x, first, second, third))]
         out: Tensor = self.att(self.fuse(torch.cat(distilled, dim=1)))
         out += x
         return out

@@ -6,6 +6,7 @@ import stat
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from fmen.submission.check.findings import Finding, abbreviate
@@ -62,6 +63,25 @@ def check_submission(
                 findings.append(Finding("fatal", path.name, describe_unknown(names)))
     order = ("fatal", "warning", "info")
     return sorted(findings, key=lambda finding: order.index(finding.severity))
+
+
+def verdict(path: Path, findings: Sequence[Finding]) -> str:
+    """Return the result of a check in one line.
+
+    Args:
+        path: The zip.
+        findings: What :func:`check_submission` found in it.
+    """
+    fatal, warnings = (sum(f.severity == severity for f in findings) for severity in ("fatal", "warning"))
+    if fatal:
+        return "not ready: 1 thing is wrong" if fatal == 1 else f"not ready: {fatal} things are wrong"
+    with zipfile.ZipFile(path) as archive:
+        package = any(name.startswith("models/") for name in archive.namelist())
+    what = "would run in the organisers' repository" if package else "the evaluation server would accept it"
+    measured = any("PSNR" in f.message for f in findings)
+    remarks = [f"{warnings} warning{'s'[: warnings > 1]}"] if warnings else []
+    remarks += [] if measured else ["PSNR is not measured without --data"]
+    return f"ready: {what}" + (f" ({'; '.join(remarks)})" if remarks else "")
 
 
 def unpack(path: Path, folder: Path) -> list[Finding]:

@@ -1,0 +1,241 @@
+"""The model file of a package: the code of any network in one file."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from torch import nn
+
+from fmen.cli.submit import origin_of
+from fmen.sources.networks import build_network
+from fmen.submission.rules import SubmissionError
+from fmen.submission.source import Origin, model_source
+from fmen_core import create_model, model_names, reparameterize
+
+
+def executed(code: bytes) -> ModuleType:
+    """A module with this code alone."""
+    module = ModuleType("packed")
+    exec(compile(code, "packed.py", "exec"), module.__dict__)
+    return module
+
+
+def output(network: nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        image = torch.linspace(0, 1, 3 * 16 * 17).view(1, 3, 16, 17)
+        out: torch.Tensor = network.eval()(image)
+        return out
+
+
+@pytest.mark.parametrize("name", model_names())
+def test_every_network_is_one_file_that_imports_torch_alone_and_computes_the_same(name: str) -> None:
+    network = reparameterize(create_model(name))
+    origin = Origin.of(network)
+    source = model_source(origin)
+    assert set(source.imports) - sys.stdlib_module_names == {"torch"} and b"fmen_core" not in source.code
+    packed = eval(origin.call(4), executed(source.code).__dict__)
+    packed.load_state_dict(network.state_dict(), strict=True)
+    assert torch.equal(output(packed), output(network))
+
+
+def test_fmen_is_its_own_file_unchanged() -> None:
+    for name in ("fmen-s", "fmen"):
+        origin = Origin.of(reparameterize(create_model(name)))
+        source = model_source(origin)
+        assert source.unchanged and source.code == origin.file.read_bytes() and source.files == ("fmen_deploy.py",)
+
+
+def test_call_names_the_sizes_that_are_not_the_defaults() -> None:
+    def call(name: str, scale: int = 4, **sizes: object) -> str:
+        return Origin.of(reparameterize(create_model(name, scale, **sizes))).call(scale)
+
+    assert call("fmen-s") == "FMEN()"
+    assert call("fmen") == "FMEN(n_feats=64, mid_feats=32, up_blocks=(3, 2, 2, 2, 2))"
+    assert call("spanf", 2, n_feats=16) == "SPANF(scale=2, n_feats=16)"
+
+
+MINE = '''
+"""My network."""
+
+import torch
+from torch import nn
+{imports}
+
+
+class Mine(nn.Module):
+    def __init__(self, scale=4, width=8):
+        super().__init__()
+        self.scale = scale
+        self.head = nn.Conv2d(3, width, 3, padding=1)
+        self.body = {body}
+        self.tail = nn.Conv2d(width, 3 * scale**2, 3, padding=1)
+
+    def forward(self, x):
+        return nn.functional.pixel_shuffle(self.tail(self.body(self.head(x))), self.scale)
+'''
+
+Write = Callable[..., Origin]
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
+    """Write ``mine.py`` in the working folder, and return where its network is."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", list(sys.path))
+
+    def write(imports: str = "", body: str = "nn.ReLU()") -> Origin:
+        Path("mine.py").write_text(MINE.format(imports=imports, body=body))
+        origin = origin_of(build_network("mine.py:Mine", 4, {"width": 6}))
+        assert origin is not None
+        return origin
+
+    return write
+
+
+def test_a_file_of_the_users_that_imports_torch_alone_is_packed_unchanged(write: Write) -> None:
+    guarded = 'import math\nif __name__ == "__main__":\n    from fvcore.nn import FlopCountAnalysis'
+    source = model_source(write(guarded))
+    assert source.unchanged and source.code == Path("mine.py").read_bytes()
+    assert source.imports == ("math", "torch")
+
+
+PART = '''
+"""Parts of my network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from torch import nn
+from fmen_core.blocks.layers import Shortcut as Residual
+import numpy as np
+
+Factory = Callable[[int], "tuple[int]"]
+
+# The slope of all activations.
+SLOPE = float(np.float32(0.25))
+"""Negative slope."""
+
+
+def activation(make: Factory | None = None) -> nn.Module:
+    return nn.LeakyReLU(SLOPE)
+
+
+def block(width):
+    SLOPE_OF_ANOTHER = 1
+    return Residual(nn.Sequential(nn.Conv2d(width, width, 1), activation()))
+
+
+def unused():
+    return Factory
+'''
+
+
+def test_what_the_network_uses_of_files_beside_it_is_put_into_its_file(write: Write) -> None:
+    Path("part.py").write_text(PART)
+    origin = write("from part import block as make_block", "make_block(width)")
+    source = model_source(origin)
+    assert source.files == ("mine.py", "layers.py", "part.py") and source.imports == ("numpy", "torch")
+    text = source.code.decode()
+    assert text.startswith('"""My network."""\n\nfrom __future__ import annotations\n\nimport numpy as np\n')
+    assert '# The slope of all activations.\nSLOPE = float(np.float32(0.25))\n"""Negative slope."""\n' in text
+    assert "class Shortcut(nn.Module):" in text and "Residual = Shortcut" in text and "make_block = block" in text
+    assert "unused" not in text and "Factory =" not in text and "Callable" not in text
+    network = build_network("mine.py:Mine", 4, {"width": 6})
+    packed = eval(origin.call(4), executed(source.code).__dict__)
+    packed.load_state_dict(network.state_dict())
+    assert torch.equal(output(packed), output(network))
+
+
+OWN_BLOCK = """
+from fmen_core.blocks.layers import kernel_of
+from fmen_core.blocks.reparameterizable import ReparamConv2d
+
+class Wide(ReparamConv2d):
+    def __init__(self, in_channels, out_channels, *, gain=2):
+        super().__init__()
+        self.conv, self.gain = nn.Conv2d(in_channels, out_channels, 5, padding=2), gain
+
+    def kernel_and_bias(self, dtype=None):
+        weight, bias = kernel_of(self.conv, dtype)
+        return self.gain * weight, self.gain * bias
+"""
+
+
+@pytest.mark.parametrize(
+    ("imports", "body", "merged"),
+    [
+        (
+            "from fmen_core.blocks.reparameterizable import ECB, RRRB, RepVGG",
+            "nn.Sequential(ECB(width, width), RRRB(width), RepVGG(width, width))",
+            ["body.0.weight", "body.0.bias", "body.1.rep_conv.weight", "body.1.rep_conv.bias", "body.2.weight"],
+        ),
+        (OWN_BLOCK, "Wide(width, width, gain=3)", ["body.weight", "body.bias"]),
+    ],
+)
+def test_reparameterizable_blocks_are_packed_as_the_convolutions_they_are_merged_to(
+    imports: str, body: str, merged: list[str], write: Write
+) -> None:
+    source = model_source(write(imports, body))
+    network = reparameterize(build_network("mine.py:Mine", 4, {"width": 6}))
+    packed = executed(source.code).Mine(width=6)
+    assert set(merged) <= packed.state_dict().keys()
+    packed.load_state_dict(network.state_dict(), strict=True)
+    assert torch.equal(output(packed), output(network))
+    assert b"kernel_and_bias" not in source.code and source.imports == ("torch",)
+
+
+def test_a_block_of_the_users_in_another_file_is_merged_too(write: Write) -> None:
+    Path("part.py").write_text("WIDTH = 6\nfrom torch import nn" + OWN_BLOCK)
+    source = model_source(write("from part import WIDTH, Wide", "Wide(WIDTH, WIDTH)"))
+    network = reparameterize(build_network("mine.py:Mine", 4, {"width": 6}))
+    packed = executed(source.code).Mine(width=6)
+    packed.load_state_dict(network.state_dict(), strict=True)
+    assert torch.equal(output(packed), output(network))
+
+
+@pytest.mark.parametrize(
+    ("imports", "body", "message"),
+    [
+        ("import yaml", "yaml.Mine()", r"mine\.py: imports yaml; a package may use torch, numpy and the standard"),
+        ("import part", "part.block(width)", r"mine\.py: import the functions and classes of part by name"),
+        ("from part import absent", "absent", r"mine\.py: import the functions and classes of part\.absent by name"),
+        ("from part import *", "block(width)", r"mine\.py: import \* cannot be put into one file; import what"),
+        ("from part import block\ntorch.manual_seed(0)", "block(width)", r"mine\.py, line 7: only imports, functions"),
+        ("from part import block\nSLOPE = 2", "block(SLOPE)", r"SLOPE has another meaning in .*; rename one"),
+        (
+            "from part import block\ndef late():\n    from part import SLOPE",
+            "block(late)",
+            r"mine\.py, line 8: an import inside a function cannot be put into one file",
+        ),
+        (
+            "from fmen_core.blocks.attention import HFAB",
+            "HFAB(width, 4, nn.Identity)",
+            r"attention\.py, line \d+: HFAB cannot be packed: only blocks that equal one convolution",
+        ),
+        (
+            "from fmen_core.blocks.reparameterizable import ReparamConv2d\n"
+            "class Odd(ReparamConv2d):\n    def __init__(self, channels, must):\n        super().__init__()",
+            "Odd(width, 1)",
+            r"mine\.py, line 7: Odd cannot be packed: TypeError: ",
+        ),
+    ],
+)
+def test_code_that_cannot_be_one_file_is_one_line(imports: str, body: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "part.py").write_text(PART)
+    (tmp_path / "mine.py").write_text(MINE.format(imports=imports, body=body))
+    with pytest.raises(SubmissionError, match=message) as caught:
+        model_source(Origin(tmp_path / "mine.py", "Mine", {}, in_memory(imports)))
+    assert "\n" not in str(caught.value)
+
+
+def in_memory(imports: str) -> ModuleType:
+    """A module with the classes that ``imports`` defines, without those of files that do not exist."""
+    module = ModuleType("mine")
+    if "fmen_core" in imports:
+        exec("from torch import nn\n" + imports, module.__dict__)
+    return module
