@@ -16,12 +16,17 @@ from typing import Any, NoReturn
 
 import pytest
 import torch
+import torch._dynamo  # Otherwise every forked process imports it, which takes seconds.
 from torch import nn
 
+from fmen.training import loop
+from fmen.training.checkpoint import State
 from fmen.training.distributed import Processes, distribute, join, no_sync
 from fmen.training.feed import open_validation
-from fmen.training.loop import measure
+from fmen.training.logger import Logger
+from fmen.training.loop import measure, take_step, train
 from fmen.training.recipe import Recipe
+from fmen.training.run_folder import Run, resumed_recipe
 from fmen.training.signals import StopRequest
 from fmen_core import FMENTraining
 
@@ -206,3 +211,91 @@ def test_validation_shared_by_two_processes_gives_the_number_of_one(
 def test_a_signal_to_one_process_stops_the_validation_of_all(pair: list[dict[str, Any]]) -> None:
     assert [each["stopped"] for each in pair] == [None, None]
     assert [each["number"] for each in pair] == [signal.SIGTERM, signal.SIGTERM]
+
+
+def interrupted(monkeypatch: pytest.MonkeyPatch, rank: int, step: int, act: Callable[[], object]) -> None:
+    """Call ``act`` in one process after its step ``step``."""
+    tick, calls = Logger.tick, iter(range(1, 1_000))
+
+    def acting_tick(self: Logger) -> None:
+        tick(self)
+        if next(calls) == step and os.environ.get("RANK") == str(rank):
+            act()
+
+    monkeypatch.setattr(Logger, "tick", acting_tick)
+
+
+def terminate_self() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_run_continues_with_another_number_of_processes_and_counts_every_loss_once(
+    tiny: RecipeMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, losses = Run(tmp_path / "run"), tmp_path / "losses"
+    recipe = tiny(batch=6, steps=8, log_every=8, ema=0.9)
+    losses.mkdir()
+
+    def recording_step(recipe: Recipe, state: State, *rest: Any) -> torch.Tensor:
+        loss = take_step(recipe, state, *rest)
+        with (losses / f"{state.step}").open("a") as file:
+            file.write(f"{loss.item()}\n")
+        return loss
+
+    def part(first: bool) -> None:
+        outcome = train(recipe if first else resumed_recipe(run, {}), run, resume=not first)
+        print(outcome.step, outcome.signal)
+
+    monkeypatch.setattr(loop, "take_step", recording_step)
+    with monkeypatch.context() as patch:
+        interrupted(patch, rank=1, step=3, act=terminate_self)
+        ended = launch(2, lambda: part(first=True), tmp_path / "first")
+    assert ended.statuses == [0, 0] and ended.text in ("3 15\n" * 2, "4 15\n" * 2), ended.text
+    step = int(ended.text[0])
+    checkpoint = torch.load(run.resume, weights_only=True)
+    assert (checkpoint["step"], checkpoint["counted"]) == (step, step)
+
+    with monkeypatch.context() as patch:
+        interrupted(patch, rank=2, step=2, act=terminate_self)
+        ended = launch(3, lambda: part(first=False), tmp_path / "second")
+    assert ended.statuses == [0, 0, 0], ended.text
+    assert train(resumed_recipe(run, {}), run, resume=True).step == 8
+    each = [[float(line) for line in (losses / f"{step}").read_text().split()] for step in range(8)]
+    counts = [len(values) for values in each]
+    assert counts == sorted(counts[:step]) + sorted(counts[step:], reverse=True)
+    assert (counts[0], counts[step], counts[7]) == (2, 3, 1)
+    means = [sum(values) / len(values) for values in each]
+    assert [record["step"] for record in run.records()] == [8]
+    assert run.records()[0]["loss"] == pytest.approx(sum(means) / 8, rel=1e-5)
+
+
+def test_a_process_that_fails_ends_the_others_and_reports_alone(
+    tiny: RecipeMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def act() -> None:
+        raise ZeroDivisionError("in one process")
+
+    interrupted(monkeypatch, rank=1, step=3, act=act)
+    recipe = tiny(batch=6, steps=1_000, val_every=0)
+    ended = launch(3, lambda: train(recipe, Run(tmp_path / "run")), tmp_path / "log")
+    assert ended.statuses == [1, 1, 1]
+    assert ended.text.count("Traceback") == 1 and "ZeroDivisionError: in one process" in ended.text
+    assert "error:" not in ended.text
+    assert ended.seconds < 30
+
+
+def test_a_killed_process_ends_the_others_without_a_traceback(
+    tiny: RecipeMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupted(monkeypatch, rank=2, step=3, act=lambda: os.kill(os.getpid(), signal.SIGKILL))
+    ended = launch(3, lambda: train(tiny(batch=6, steps=1_000), Run(tmp_path / "run")), tmp_path / "log")
+    assert ended.statuses == [1, 1, -signal.SIGKILL]
+    assert ended.text == "error: another process of the run has ended; its messages say why\n"
+    assert ended.seconds < 30
+
+
+def test_the_same_fault_in_all_processes_is_reported_once(tiny: RecipeMaker, tmp_path: Path) -> None:
+    recipe = tiny(batch=5)
+    ended = launch(2, lambda: train(recipe, Run(tmp_path / "run")), tmp_path / "log")
+    assert ended.statuses == [1, 1]
+    assert ended.text.count("batch = 5 is not a multiple of the 2 processes") == 1
