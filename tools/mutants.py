@@ -1,10 +1,13 @@
 """Find out which faults the tests notice: put random one-token faults into a package, one at a time, and run its tests.
 
-    python tools/mutants.py fmen_data --count 100 --json results/mutants/fmen_data.json
+    python tools/mutants.py fmen_data --count 100 --seed 5 --json results/mutants/fmen_data.json
+    python tools/mutants.py named --json results/mutants/named.json
 
 A fault replaces one operator, number or truth value: ``<`` by ``<=``, ``+`` by ``-``, 4 by 5, ``and`` by ``or``,
 ``not x`` by ``x``. The tests that execute the changed line run, the quickest first; for a line that no test of this
 process executes, all tests of the package. Needs ``pip install pytest-cov``. Works on a copy of the tree.
+
+``named`` takes the faults of ``NAMED`` instead, each of which takes away what a user asked for.
 """
 
 from __future__ import annotations
@@ -38,6 +41,29 @@ SWAPS = {
     "==": "!=", "!=": "==", "and": "or", "or": "and", "is": "is not", "is not": "is", "in": "not in", "not in": "in",
     "<<": ">>", ">>": "<<", "&": "|",
 }  # fmt: skip
+TRAINING = "packages/fmen/src/fmen/training"
+UPSCALE = "packages/fmen/src/fmen/cli/upscale.py"
+CORE = "packages/fmen_core/src/fmen_core"
+NAMED = (
+    (f"{TRAINING}/loop.py", "set_learning_rate(state.optimizer, learning_rate(recipe, state.step))", "pass"),
+    (f"{TRAINING}/loop.py", "nn.utils.clip_grad_norm_(state.model.parameters(), recipe.grad_clip)", "pass"),
+    (f"{TRAINING}/loop.py", "state.ema.update(state.model, state.step)", "pass"),
+    (f"{TRAINING}/loop.py", 'enabled=recipe.precision != "fp32"', "enabled=False"),
+    (f"{TRAINING}/setup.py", 'if recipe.optimizer == "muon":', "if False:"),
+    ("packages/fmen/src/fmen/cli/validate.py", "precision=precision.value", 'precision="fp32"'),
+    (UPSCALE, "precision=wanted.value", 'precision="fp32"'),
+    (UPSCALE, "tile=side", 'tile="auto"'),
+    (UPSCALE, "self_ensemble=ensemble", "self_ensemble=False"),
+    (f"{CORE}/upscaler.py", "convert(model, precision)", "pass"),
+    (
+        f"{CORE}/upscaler.py",
+        "if tile is None else self.run_tiles(lr, tile, on_tile)",
+        "if True else self.run_tiles(lr, tile, on_tile)",
+    ),
+    (f"{CORE}/upscaler.py", "if self.self_ensemble else", "if False else"),
+)
+"""Faults by file, text, which stands there once, and what replaces it."""
+
 AT_ONCE = 30
 """Tests of a line that one run takes, the quickest first; most faults are noticed by the first run."""
 TIMEOUT = 300
@@ -100,6 +126,17 @@ def mutants_of(file: Path) -> Iterator[Mutant]:
             yield fault(offset(node), offset(node, end=True), after, node.lineno)
 
 
+def named_mutants() -> list[Mutant]:
+    """The faults of ``NAMED``."""
+    found = []
+    for file, before, after in NAMED:
+        source = (ROOT / file).read_bytes()
+        start = source.index(before.encode())
+        line = source[:start].count(b"\n") + 1
+        found.append(Mutant(file, line, before, after, start, start + len(before.encode()), before))
+    return found
+
+
 def code_in(tree: ast.AST) -> Iterator[ast.AST]:
     """The nodes below ``tree`` without annotations, which have no effect at run time."""
     for name, value in ast.iter_fields(tree):
@@ -141,14 +178,13 @@ def run_pytest(tree: Path, arguments: list[str], log: Path) -> None:
     sys.exit(int(pytest.main(arguments)))
 
 
-def tests_by_line(tree: Path, package: str, folder: str) -> tuple[dict[tuple[str, int], set[str]], dict[str, float]]:
+def tests_by_line(tree: Path, folders: list[str]) -> tuple[dict[tuple[str, int], set[str]], dict[str, float]]:
     """The tests that execute each line, by ``(file, line)``, and the seconds of each test."""
     from coverage import CoverageData
 
     report = tree / "durations.xml"
-    source = tree / "packages" / package / "src"
-    options = (f"--cov={source}", "--cov-context=test", "--cov-report=", f"--junitxml={report}")
-    status, output = run_tests(tree, [folder], *options, timeout=3600)
+    options = ("--cov=packages", "--cov-context=test", "--cov-report=", f"--junitxml={report}")
+    status, output = run_tests(tree, folders, *options, timeout=3600)
     if status:
         raise SystemExit(f"the tests fail without any fault:\n{output[-2000:]}")
     data = CoverageData(str(tree / ".coverage"))
@@ -164,13 +200,13 @@ def tests_by_line(tree: Path, package: str, folder: str) -> tuple[dict[tuple[str
     return lines, seconds
 
 
-def kill(tree: Path, mutant: Mutant, tests: list[str], folder: str) -> str:
+def kill(tree: Path, mutant: Mutant, tests: list[str], folders: list[str]) -> str:
     """The first test that fails with the fault in place, or nothing."""
     file = tree / mutant.file
     source = file.read_bytes()
     file.write_bytes(source[: mutant.start] + mutant.after.encode() + source[mutant.end :])
     try:
-        for batch in [tests[i : i + AT_ONCE] for i in range(0, len(tests), AT_ONCE)] or [[folder]]:
+        for batch in [tests[i : i + AT_ONCE] for i in range(0, len(tests), AT_ONCE)] or [folders]:
             status, output = run_tests(tree, batch, "-x")
             if status:
                 failed = [line for line in output.splitlines() if line.startswith(("FAILED", "ERROR"))]
@@ -183,25 +219,34 @@ def kill(tree: Path, mutant: Mutant, tests: list[str], folder: str) -> str:
 def main() -> None:
     """Draw the faults, run the tests, write the list."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("package", choices=PACKAGES)
+    parser.add_argument("package", choices=(*PACKAGES, "named"))
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    folder = f"tests/{options.package}"
-    files = sorted((ROOT / "packages" / options.package / "src").rglob("*.py"))
-    faults = [mutant for file in files for mutant in mutants_of(file)]
-    chosen = random.Random(options.seed).sample(faults, min(options.count, len(faults)))
+    if options.package == "named":
+        folders = ["tests/fmen/training/test_step.py", "tests/fmen/cli/test_validate.py", "tests/fmen/upscaling"]
+        folders += [
+            "tests/fmen_core/test_upscaler.py",
+            "tests/fmen_core/test_tiling.py",
+            "tests/fmen_core/test_precision.py",
+        ]
+        chosen = named_mutants()
+    else:
+        folders = [f"tests/{options.package}"]
+        files = sorted((ROOT / "packages" / options.package / "src").rglob("*.py"))
+        faults = [mutant for file in files for mutant in mutants_of(file)]
+        chosen = random.Random(options.seed).sample(faults, min(options.count, len(faults)))
     results: list[Mutant] = []
     with tempfile.TemporaryDirectory() as scratch:
         tree = Path(scratch, "fmen").resolve()
         shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".git", "__pycache__", ".venv"), symlinks=True)
-        lines, seconds = tests_by_line(tree, options.package, folder)
+        lines, seconds = tests_by_line(tree, folders)
         with tqdm(chosen, unit="fault") as bar:
             for mutant in bar:
                 tests = lines.get((mutant.file, mutant.line), set())
                 quickest = sorted(tests, key=lambda test: seconds.get(test.rpartition("::")[2], 0.0))
-                results.append(replace(mutant, killed_by=kill(tree, mutant, quickest, folder)))
+                results.append(replace(mutant, killed_by=kill(tree, mutant, quickest, folders)))
                 bar.set_postfix_str(f"{sum(bool(result.killed_by) for result in results)} noticed")
     for result in results:
         if not result.killed_by:

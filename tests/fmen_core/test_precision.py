@@ -51,7 +51,7 @@ def convolutions(upscaler: Upscaler, lr: np.ndarray) -> list[tuple[Tensor, Tenso
 @pytest.mark.parametrize("name", ["fmen-s", *(architecture.name for architecture in ARCHITECTURES)])
 def test_in_bf16_the_first_and_the_last_convolution_alone_are_fp32(name: str) -> None:
     seen = convolutions(Upscaler(create_model(name), device="cpu", precision="bf16"), photograph(16, 16))
-    assert len(seen) > 10
+    assert len(seen) > 5
     for tensors in (seen[0], seen[-1]):
         assert [tensor.dtype for tensor in tensors] == [torch.float32] * 3
     for tensors in seen[1:-1]:
@@ -142,7 +142,8 @@ def test_a_network_of_one_convolution_stays_fp32() -> None:
     assert conv.weight.dtype == torch.float32
 
 
-# With FMEN-S, whose weights, features and attention maps are rounded, bf16 costs 0.012 dB on Set5.
+# With FMEN-S bf16 costs 0.012 dB on Set5 and 0.007 dB on Set14. Attention maps in fp32 would bring the first to 0.008 dB
+# for twice their memory; any other choice of layers in fp32, or of the rounding of weights, changes it by 0.003 dB.
 @pytest.mark.parametrize(
     ("file", "most"), [("team03_fmen.pth", 0.015), ("imdn_baseline.pth", 0.01), ("team04_rlfn.pth", 0.01)]
 )
