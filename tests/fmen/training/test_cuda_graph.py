@@ -16,7 +16,9 @@ from fmen.training.loop import take_step, train
 from fmen.training.muon import Muon
 from fmen.training.recipe import Recipe
 from fmen.training.run_folder import Run
+from fmen.training.schedule import learning_rate
 from fmen.training.setup import captures, make_state
+from fmen.training.stages import Stage
 
 RecipeMaker = Callable[..., Recipe]
 CPU = torch.device("cpu")
@@ -65,7 +67,7 @@ def test_steps_are_captured_on_one_gpu_only_and_never_in_fp16(tiny: RecipeMaker)
 @pytest.mark.parametrize("keys", [{"optimizer": "muon"}, {"fused": True, "grad_clip": 100.0}, {"precision": "bf16"}])
 def test_a_replayed_step_equals_an_eager_one(tiny: RecipeMaker, keys: dict[str, object]) -> None:
     recipe, device = tiny(device="cuda", steps=8, ema=0.9, **keys), torch.device("cuda")
-    sampler = open_patches(recipe, Processes())
+    sampler = open_patches([Stage(recipe)], Processes())[0]
     weights = []
     for graph in (None, CudaGraph()):
         torch.manual_seed(0)
@@ -74,6 +76,7 @@ def test_a_replayed_step_equals_an_eager_one(tiny: RecipeMaker, keys: dict[str, 
             make_capturable(state.optimizer, device)
         for step in range(recipe.steps):
             lr, hr = (patches.to(device).float() for patches in sampler.batch(step))
+            set_learning_rate(state.optimizer, learning_rate(recipe, step))
             state.count(take_step(recipe, state, state.model, lr, hr, graph))
         weights.append((torch.cat([p.flatten() for p in state.model.parameters()]), state.losses))
         assert graph is None or graph.graph is not None

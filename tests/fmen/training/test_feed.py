@@ -12,6 +12,7 @@ import torch
 from fmen.training.distributed import Processes
 from fmen.training.feed import ResidentPatches, batches, open_patches, open_validation, parse_source, resident
 from fmen.training.recipe import Recipe, RecipeError
+from fmen.training.stages import Stage
 from fmen_data import write_image
 
 RecipeMaker = Callable[..., Recipe]
@@ -20,7 +21,7 @@ ALONE = Processes()
 
 
 def test_patches_cut_on_the_device_are_those_of_the_cpu_bit_for_bit(tiny: RecipeMaker) -> None:
-    sampler = open_patches(tiny(batch=32), ALONE)
+    sampler = open_patches([Stage(tiny(batch=32))], ALONE)[0]
     patches = ResidentPatches(sampler, CPU)
     orientations = {int(row[3]) for step in range(4) for row in sampler.draw(step)}
     assert orientations == set(range(8))
@@ -40,8 +41,8 @@ def test_both_feeds_yield_the_same_floats_from_the_given_step_to_the_last(
     found = {}
     for feed in ("cpu", "device"):
         recipe = tiny(feed=feed, **keys)
-        sampler = open_patches(recipe, ALONE)
-        found[feed] = list(batches(recipe, sampler, Processes(1, 2), CPU, start=2))
+        sampler = open_patches([Stage(recipe)], ALONE)[0]
+        found[feed] = [pair for _, *pair in batches([Stage(recipe)], [sampler], Processes(1, 2), CPU, start=2)]
     assert len(found["cpu"]) == len(found["device"]) == 3
     for step, (mine, theirs) in enumerate(zip(found["device"], found["cpu"], strict=True), 2):
         expected = sampler.batch(step, rank=1, world_size=2)
@@ -55,7 +56,7 @@ def test_both_feeds_yield_the_same_floats_from_the_given_step_to_the_last(
 def test_images_stay_on_a_gpu_that_has_twice_their_memory_free(
     tiny: RecipeMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sampler = open_patches(tiny(), ALONE)
+    sampler = open_patches([Stage(tiny())], ALONE)[0]
     needed = 2 * 48 * 64 * 3 * 17 // 16  # Two HR images, and LR images of a sixteenth of their pixels.
     free = 2 * needed
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 10 * free))
@@ -71,7 +72,7 @@ def test_images_stay_on_a_gpu_that_has_twice_their_memory_free(
 
 
 def test_the_seed_decides_the_samples(tiny: RecipeMaker) -> None:
-    first, same, other = (open_patches(tiny(seed=seed, batch=16), ALONE).draw(0) for seed in (1, 1, 2))
+    first, same, other = (open_patches([Stage(tiny(seed=seed, batch=16))], ALONE)[0].draw(0) for seed in (1, 1, 2))
     assert np.array_equal(first, same)
     assert not np.array_equal(first, other)
 
@@ -109,6 +110,6 @@ def test_a_source_is_a_folder_or_two(tmp_path: Path) -> None:
 
 def test_patches_are_sampled_with_the_recipes_weights(tiny: RecipeMaker, photos: Path) -> None:
     recipe = tiny(data=(str(photos), "sample"), data_weights=[1, 0], batch=200)
-    sampler = open_patches(recipe, Processes())
+    sampler = open_patches([Stage(recipe)], Processes())[0]
     assert sampler.weights == (1, 0)
     assert set(sampler.draw(0)[:, 0].tolist()) == {0, 1}

@@ -16,6 +16,7 @@ from fmen.training.loop import train
 from fmen.training.recipe import Recipe
 from fmen.training.run_folder import Run
 from fmen.training.setup import make_state
+from fmen.training.stages import Stage
 
 RecipeMaker = Callable[..., Recipe]
 CPU = torch.device("cpu")
@@ -49,12 +50,12 @@ def test_progress_is_printed_after_a_validation_and_otherwise_every_five_seconds
     monkeypatch.setattr("time.monotonic", lambda: now)
     with Logger(Run(tmp_path), tiny(), step=0) as logger:
         for now, record in ((4.9, {"loss": 1.0}), (5.0, {"loss": 2.0}), (9.9, {"loss": 3.0}), (9.9, {"psnr": 30.0})):
-            logger.record({"step": now, **record})
+            logger.record({"step": now, **record}, Stage(tiny()))
     lines = capsys.readouterr().err.splitlines()
     assert [line.split("  ")[-1] for line in lines] == ["loss 2.000", "30.00 dB"]
     assert len(Run(tmp_path).records()) == 4
     with Logger(Run(tmp_path / "other"), tiny(), step=0, silent=True) as logger:
-        logger.record({"step": 1, "psnr": 1.0})
+        logger.record({"step": 1, "psnr": 1.0}, Stage(tiny()))
     assert not (tmp_path / "other").exists() and capsys.readouterr().err == ""
 
 

@@ -174,6 +174,7 @@ def test_fast_uses_tf32_and_paper_does_not() -> None:
         "paper": False,
         "cpu": False,
         "quick": False,
+        "staged": True,
     }
 
 
@@ -191,6 +192,7 @@ def test_a_key_that_a_recipe_omits_has_its_default() -> None:
         "batch": 64,
         "seed": 0,
         "steps": 9,
+        "stages": (),
         "loss": "l1",
         "teacher": (),
         "teacher_weight": 0.5,

@@ -21,6 +21,7 @@ from fmen.training.muon import Muon
 from fmen.training.recipe import Recipe
 from fmen.training.run_folder import Run
 from fmen.training.setup import backend_flags, machine, make_state
+from fmen.training.stages import Stage
 from fmen_core import load
 
 RecipeMaker = Callable[..., Recipe]
@@ -32,7 +33,7 @@ def plain_run(recipe: Recipe, rates: list[float]) -> tuple[nn.Module, nn.Module,
     """Train without the trainer; returns the network, its average and the losses."""
     model = initial_network(recipe).train()
     average = copy.deepcopy(model)
-    sampler = open_patches(recipe, ALONE)
+    sampler = open_patches([Stage(recipe)], ALONE)[0]
     losses = []
     optimizer: torch.optim.Optimizer
     if recipe.optimizer == "muon":
@@ -117,7 +118,7 @@ def test_every_loss_is_averaged_over_the_steps_since_the_last_line(tiny: RecipeM
 
 
 def batch_of(recipe: Recipe, step: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    lr, hr = open_patches(recipe, ALONE).batch(step)
+    lr, hr = open_patches([Stage(recipe)], ALONE)[0].batch(step)
     return lr.float(), hr.float()
 
 

@@ -17,6 +17,7 @@ from fmen.training.loop import train
 from fmen.training.recipe import Recipe, RecipeError
 from fmen.training.run_folder import Run
 from fmen.training.setup import make_state
+from fmen.training.stages import Stage
 from fmen.training.teachers import Teachers, open_teachers
 from fmen_core import create_model, reparameterize, save
 
@@ -40,7 +41,7 @@ def file(network: nn.Module, tmp_path: Path) -> str:
 
 
 def first_batch(recipe: Recipe) -> tuple[torch.Tensor, torch.Tensor]:
-    return to_device(*open_patches(recipe, Processes()).batch(0), recipe, CPU)
+    return to_device(*open_patches([Stage(recipe)], Processes())[0].batch(0), recipe, CPU)
 
 
 def first_loss(recipe: Recipe, folder: Path) -> float:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fmen.training.distributed import Processes
 from fmen.training.recipe import Recipe, RecipeError
+from fmen.training.stages import Stage
 from fmen_data import PairDataset, PatchCache, PatchSampler, open_dataset, prepare_cache
 from fmen_data.datasets import find_official, parse_source
 
@@ -29,15 +30,26 @@ MEMORY_SHARE = 0.5
 Batch = tuple[Tensor, Tensor]
 
 
-def open_patches(recipe: Recipe, processes: Processes) -> PatchSampler:
-    """Return the sampler of the recipe's training patches; one process per node prepares missing caches."""
-    datasets = [open_dataset(parse_source(source), scale=recipe.scale, split="train") for source in recipe.data]
+def open_patches(stages: Sequence[Stage], processes: Processes) -> list[PatchSampler]:
+    """Return the sampler of each stage's training patches; one process per node prepares missing caches."""
+    recipe = stages[0].recipe
+    sources = dict.fromkeys(source for stage in stages for source in stage.recipe.data)
+    datasets = [open_dataset(parse_source(source), scale=recipe.scale, split="train") for source in sources]
     progress = processes.first and sys.stderr.isatty()
-    caches = processes.first_on_node(
+    opened = processes.first_on_node(
         lambda: [PatchCache(prepare_cache(dataset, progress=progress)) for dataset in datasets]
     )
-    weights = recipe.data_weights
-    return PatchSampler(caches, patch=recipe.patch, batch=recipe.batch, seed=recipe.seed, weights=weights)
+    caches = dict(zip(sources, opened, strict=True))
+    return [
+        PatchSampler(
+            [caches[source] for source in stage.recipe.data],
+            patch=stage.recipe.patch,
+            batch=stage.recipe.batch,
+            seed=stage.recipe.seed,
+            weights=stage.recipe.data_weights,
+        )
+        for stage in stages
+    ]
 
 
 def open_validation(recipe: Recipe) -> PairDataset | None:
@@ -53,24 +65,36 @@ def open_validation(recipe: Recipe) -> PairDataset | None:
 
 
 def batches(
-    recipe: Recipe, sampler: PatchSampler, processes: Processes, device: torch.device, *, start: int
-) -> Iterator[Batch]:
-    """Yield this process's batches from step ``start`` to the recipe's last step.
+    stages: Sequence[Stage],
+    samplers: Sequence[PatchSampler],
+    processes: Processes,
+    device: torch.device,
+    *,
+    start: int,
+) -> Iterator[tuple[Stage, Tensor, Tensor]]:
+    """Yield this process's batches from step ``start`` to the last step of the last stage.
 
     Yields:
-        Float LR ``(n, 3, patch, patch)`` and HR ``(n, 3, scale * patch, scale * patch)`` on ``device``, in [0, 255].
+        The stage, float LR ``(n, 3, patch, patch)`` and HR ``(n, 3, scale * patch, scale * patch)`` on ``device``, in
+        [0, 255].
 
     Raises:
         RecipeError: ``feed: device``, and the images do not fit into the device's memory.
     """
     rank, size = processes.rank, processes.size
-    if resident(recipe, sampler, device):
-        patches = ResidentPatches(sampler, device)
-        for step in range(start, recipe.steps):
-            yield to_device(*patches.batch(step, rank=rank, world_size=size), recipe, device)
-    else:
-        for lr, hr in sampler.batches(start, recipe.steps, rank=rank, world_size=size):
-            yield to_device(lr, hr, recipe, device)
+    on_device: ResidentPatches | None = None
+    for stage, sampler in zip(stages, samplers, strict=True):
+        steps = range(max(start, stage.start), stage.stop)
+        if not steps:
+            continue
+        pairs: Iterator[Batch]
+        on_device = resident_patches(stage.recipe, sampler, device, on_device)
+        if on_device:
+            pairs = (on_device.batch(step, rank=rank, world_size=size) for step in steps)
+        else:
+            pairs = sampler.batches(steps.start, steps.stop, rank=rank, world_size=size)
+        for lr, hr in pairs:
+            yield stage, *to_device(lr, hr, stage.recipe, device)
 
 
 def to_device(lr: Tensor, hr: Tensor, recipe: Recipe, device: torch.device) -> Batch:
@@ -80,6 +104,28 @@ def to_device(lr: Tensor, hr: Tensor, recipe: Recipe, device: torch.device) -> B
         lr, hr = lr.pin_memory(), hr.pin_memory()
     lr, hr = (tensor.to(device, non_blocking=True).to(torch.float32, memory_format=layout) for tensor in (lr, hr))
     return lr, hr
+
+
+def resident_patches(
+    recipe: Recipe, sampler: PatchSampler, device: torch.device, before: ResidentPatches | None = None
+) -> ResidentPatches | None:
+    """Return the sampler's images on the device, or None if they stay on the CPU.
+
+    Args:
+        recipe: Decides where they are.
+        sampler: The sampler of a stage.
+        device: The device.
+        before: Those of the stage before, whose images are used again if they are the same.
+
+    Raises:
+        RecipeError: They should be on the device, and do not fit.
+    """
+    if before and before.sampler.caches == sampler.caches:
+        before.sampler = sampler
+        return before
+    if before:
+        before.free()
+    return ResidentPatches(sampler, device) if resident(recipe, sampler, device) else None
 
 
 def resident(recipe: Recipe, sampler: PatchSampler, device: torch.device) -> bool:
@@ -113,6 +159,12 @@ class ResidentPatches:
             sampler.check(image)
         self.lr = Pixels([image for cache in sampler.caches for image in cache.lr], device)
         self.hr = Pixels([image for cache in sampler.caches for image in cache.hr], device)
+
+    def free(self) -> None:
+        """Give the memory of the images back to the device."""
+        del self.lr, self.hr
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def batch(self, step: int, *, rank: int = 0, world_size: int = 1) -> Batch:
         """Return what ``PatchSampler.batch`` returns, on the device."""

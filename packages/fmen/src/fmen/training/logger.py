@@ -14,6 +14,7 @@ from tqdm import tqdm
 from fmen.training.checkpoint import State
 from fmen.training.recipe import Recipe
 from fmen.training.run_folder import Run
+from fmen.training.stages import Stage
 
 SECONDS_BETWEEN_LINES = 5
 """The shortest time between two lines on standard error; a validation is always printed."""
@@ -81,10 +82,14 @@ class Logger:
         if self.bar is not None:
             self.bar.update()
 
-    def record(self, record: dict[str, float]) -> None:
-        """Write one line of metrics: ``step`` and the values measured there."""
+    def record(self, record: dict[str, float], stage: Stage) -> None:
+        """Write one line of metrics: ``step`` and the values measured there, and the stage of a run with stages."""
         if self.silent:
             return
+        place = ""
+        if stage.count > 1:
+            record = record | {"stage": stage.number}
+            place = f"stage {stage.number}/{stage.count}  "
         self.run.log(record)
         for name, value in record.items():
             if self.board is not None and name != "step":
@@ -93,10 +98,11 @@ class Logger:
         texts = {name: form.format(record[name]) for name, form in formats.items() if name in record}
         self.shown |= texts
         if self.bar is not None:  # The bar shows its own rate.
+            self.bar.set_description_str(place.rstrip(), refresh=False)
             self.bar.set_postfix_str(", ".join(text for text in self.shown.values() if not text.endswith("/s")))
         elif "psnr" in record or time.monotonic() - self.last_line >= SECONDS_BETWEEN_LINES:
             self.last_line = time.monotonic()
-            line = "  ".join([f"step {record['step']:>7}/{self.recipe.steps}", *texts.values()])
+            line = place + "  ".join([f"step {record['step']:>7}/{self.recipe.steps}", *texts.values()])
             print(line, file=sys.stderr, flush=True)
 
 

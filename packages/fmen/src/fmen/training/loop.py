@@ -44,11 +44,13 @@ from fmen.training.setup import (
     backend_flags,
     check_recipe,
     machine,
+    make_optimizer,
     make_state,
     pick_device,
     resolve_recipe,
 )
 from fmen.training.signals import StopRequest
+from fmen.training.stages import Stage, stage_before, stages_of
 from fmen.training.teachers import Teachers, open_teachers
 from fmen_core import Upscaler, save
 from fmen_core.architecture import sr_model
@@ -98,39 +100,45 @@ def train(recipe: Recipe, run: Run, *, resume: bool = False, processes: Processe
         device = pick_device(recipe, processes.local_rank)
         processes.connect(device)
         recipe = resolve_recipe(recipe, device, processes)
-        teachers = processes.first_on_node(lambda: open_teachers(recipe, device))
-        state = load_state(recipe, run, device, processes) if resume else new_state(recipe, run, device, processes)
+        stages = stages_of(recipe)
+        teachers = processes.first_on_node(lambda: [open_teachers(stage.recipe, device) for stage in stages])
+        state = (
+            load_state(stages[0], run, device, processes) if resume else new_state(stages[0], run, device, processes)
+        )
         network = distribute(state.model, processes, device, static_graph=bool(recipe.compile))
         if recipe.compile:
-            network = cast(nn.Module, torch.compile(network))
-        graph = CudaGraph() if recipe.cuda_graph else None
-        if graph:
-            make_capturable(state.optimizer, device)
+            network = cast(nn.Module, torch.compile(network, dynamic=False))
+        graph = make_graph(recipe, state, device)
 
         # data
         images = open_validation(recipe)
-        sampler = open_patches(recipe, processes)
+        samplers = open_patches(stages, processes)
         logger = stack.enter_context(Logger(run, recipe, step=state.step, silent=not processes.first))
         if processes.first:
             run.begin(recipe, machine(recipe, device, processes), state.step if resume else None)
         clock, stop = Clock(state), stack.enter_context(StopRequest())
         validation = partial(validate_step, recipe, run, state, images, device, processes, stop)
         if state.unvalidated:
-            logger.record({"step": state.step, "seconds": round(state.seconds, 3), **validation()})
-        for lr, hr in batches(recipe, sampler, processes, device, start=state.step):
+            stage = stage_before(stages, state.step)
+            logger.record({"step": state.step, "seconds": round(state.seconds, 3), **validation()}, stage)
+        for stage, lr, hr in batches(stages, samplers, processes, device, start=state.step):
             # step
+            if stage.begins_at(state.step):
+                state.optimizer = make_optimizer(stage.recipe, state.model)
+                graph = make_graph(recipe, state, device)
+            rate = learning_rate(stage.recipe, state.step - stage.start)
+            set_learning_rate(state.optimizer, rate)
             vote = processes.vote(stop.number)
-            state.count(take_step(recipe, state, network, lr, hr, graph, teachers))
+            state.count(take_step(stage.recipe, state, network, lr, hr, graph, teachers[stage.number - 1]))
             logger.tick()
             stopped = bool(vote())
-            logs, validates, saves = due(recipe, state.step)
+            logs, validates, saves = due(stage, state.step)
             if logs or validates or saves or stopped:
                 require_finite(state, processes)
 
             # log
             record: dict[str, float] = {}
             if logs:
-                rate = learning_rate(recipe, state.step - 1)
                 record = {"loss": mean_loss(state, processes), "lr": rate, "steps_per_second": clock.rate()}
 
             # validate
@@ -139,7 +147,7 @@ def train(recipe: Recipe, run: Run, *, resume: bool = False, processes: Processe
                     record |= validation()
             clock.read()
             if record:
-                logger.record({"step": state.step, "seconds": round(state.seconds, 3), **record})
+                logger.record({"step": state.step, "seconds": round(state.seconds, 3), **record}, stage)
 
             # save
             stopped |= state.unvalidated
@@ -152,8 +160,8 @@ def train(recipe: Recipe, run: Run, *, resume: bool = False, processes: Processe
         return Outcome(state.step, state.best if math.isfinite(state.best) else None, run.weights, signal)
 
 
-def new_state(recipe: Recipe, run: Run, device: torch.device, processes: Processes) -> State:
-    """Return the state before the first step.
+def new_state(first: Stage, run: Run, device: torch.device, processes: Processes) -> State:
+    """Return the state before the first step of the first stage.
 
     Raises:
         RunError: The folder of ``run`` already has a run.
@@ -161,10 +169,10 @@ def new_state(recipe: Recipe, run: Run, device: torch.device, processes: Process
     """
     if processes.first:
         run.require_new()
-    return make_state(recipe, device)
+    return make_state(first.recipe, device)
 
 
-def load_state(recipe: Recipe, run: Run, device: torch.device, processes: Processes) -> State:
+def load_state(first: Stage, run: Run, device: torch.device, processes: Processes) -> State:
     """Return the state of the run's checkpoint, which the first process reads for all.
 
     The file that ``recipe.weights`` names is not read again.
@@ -172,7 +180,7 @@ def load_state(recipe: Recipe, run: Run, device: torch.device, processes: Proces
     Raises:
         RunError: The checkpoint is missing, damaged, or of another network.
     """
-    state = make_state(recipe.model_copy(update={"weights": None}), device)
+    state = make_state(first.recipe.model_copy(update={"weights": None}), device)
     path, content = processes.share(lambda: newest_checkpoint(run))
     state.load(content, path)
     return state
@@ -187,10 +195,10 @@ def take_step(
     graph: CudaGraph | None = None,
     teachers: Teachers | None = None,
 ) -> Tensor:
-    """Take one step of the optimizer.
+    """Take one step of the optimizer, at the learning rate that is set.
 
     Args:
-        recipe: Loss, precision, clipping and learning rate.
+        recipe: Loss, precision and clipping; of a run with stages, the current stage's.
         state: Changed in place, except ``state.step``, which counts the steps before this one.
         network: ``state.model``, or what runs it compiled or in several processes.
         lr: Float ``(N, 3, h, w)`` in [0, 255].
@@ -201,7 +209,6 @@ def take_step(
     Returns:
         The loss before the step, a scalar on the device.
     """
-    set_learning_rate(state.optimizer, learning_rate(recipe, state.step))
     update = partial(update_weights, recipe, state, network)
     inputs = [lr, hr]
     if teachers:
@@ -257,10 +264,19 @@ def gray_levels(network: nn.Module, lr: Tensor, data_range: float) -> Tensor:
     return torch.as_tensor(network(lr * (data_range / 255)).float() * (255 / data_range))
 
 
-def due(recipe: Recipe, step: int) -> tuple[bool, bool, bool]:
-    """Return whether to log, to validate and to save after ``step`` steps; all are due after the last one."""
+def make_graph(recipe: Recipe, state: State, device: torch.device) -> CudaGraph | None:
+    """Return a graph for the steps of a new optimizer, or None if the recipe has none."""
+    if not recipe.cuda_graph:
+        return None
+    make_capturable(state.optimizer, device)
+    return CudaGraph()
+
+
+def due(stage: Stage, step: int) -> tuple[bool, bool, bool]:
+    """Return whether to log, to validate and to save after ``step`` steps; all are due after a stage's last one."""
+    recipe = stage.recipe
     logs, validates, saves = (
-        step == recipe.steps or (every > 0 and step % every == 0)
+        step == stage.stop or (every > 0 and step % every == 0)
         for every in (recipe.log_every, recipe.val_every, recipe.save_every)
     )
     return logs, validates, saves
@@ -362,6 +378,6 @@ def save_checkpoint(recipe: Recipe, run: Run, state: State, processes: Processes
 def save_weights(recipe: Recipe, state: State, path: Path) -> None:
     """Write the weights for use: the average, or the network where there is none."""
     module = user_module(state.network)
-    metadata = {"step": str(state.step), "seconds": f"{state.seconds:.0f}", "data": " ".join(recipe.data)}
+    metadata = {"step": str(state.step), "seconds": f"{state.seconds:.0f}", "data": " ".join(recipe.datasets)}
     metadata |= module.metadata() if module else {}
     save(state.network, path, recipe=recipe.name, metadata=metadata)

@@ -42,6 +42,28 @@ OneOrMore = Annotated[tuple[T, ...], BeforeValidator(lambda value: (value,) if i
 """A list, or the only element of one."""
 
 
+STAGE_KEYS = (
+    "steps",
+    "data",
+    "data_weights",
+    "patch",
+    "batch",
+    "loss",
+    "teacher",
+    "teacher_weight",
+    "learning_rate",
+    "schedule",
+    "schedule_steps",
+    "halve_every",
+    "final_learning_rate",
+    "warmup",
+    "betas",
+    "eps",
+    "grad_clip",
+)
+"""Keys that may differ between the stages of a run."""
+
+
 class RecipeError(UserError):
     """A recipe, or a value given with ``--set``, is at fault. The message is one line and names the remedy."""
 
@@ -59,7 +81,7 @@ class Recipe(BaseModel):
     init: Literal["he", "default"] = Field("default", description="initial weights: He et al. 2015, or PyTorch's own")
     weights: str | None = Field(None, description="start from these weights of another run, of any scale")
 
-    data: tuple[str, ...] = Field(("data",), min_length=1, description="folders, HR_DIR,LR_DIR, or sample")
+    data: OneOrMore[str] = Field(("data",), min_length=1, description="folders, HR_DIR,LR_DIR, or sample")
     data_weights: tuple[Annotated[float, Field(ge=0)], ...] | None = Field(
         None, description="share of each dataset in the patches, one number per dataset; default: all images equally"
     )
@@ -67,7 +89,10 @@ class Recipe(BaseModel):
     batch: int = Field(64, ge=1, le=4096, description="patches per step, over all processes together")
     seed: int = Field(0, ge=0, lt=2**63)
 
-    steps: int = Field(ge=1)
+    steps: int = Field(ge=1, description="length of the run; with stages, their sum")
+    stages: tuple[dict[str, Any], ...] = Field(
+        (), description="parts of the run, one after the other, each with its steps and other values of some keys"
+    )
     loss: Literal["l1", "l2", "charbonnier"] = "l1"
     teacher: OneOrMore[str] = Field(
         (), description="weights of stronger networks, names or files; the mean of their outputs is a second target"
@@ -112,8 +137,56 @@ class Recipe(BaseModel):
         """The name of the network: that of a network of ``fmen models``, or the class of the user's."""
         return self.model.rpartition(":")[2]
 
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """The training data of all stages."""
+        return tuple(dict.fromkeys(source for part in self.stage_recipes() for source in part.data))
+
+    def stage_recipes(self) -> tuple[Recipe, ...]:
+        """Return one recipe per stage, without stages of its own; ``self`` alone if there are none."""
+        if not self.stages:
+            return (self,)
+        common = self.model_dump(exclude={"stages", "steps", "schedule_steps"})
+        return tuple(Recipe.model_validate(common | stage) for stage in self.stages)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _steps_are_those_of_the_stages(cls, values: Any) -> Any:
+        """Check the keys of the stages, whose values are checked later, and add up their steps."""
+        stages = values.get("stages")
+        if not stages:
+            return values
+        if not isinstance(stages, list | tuple) or not all(isinstance(stage, dict) for stage in stages):
+            raise ValueError("stages is not a list of 'key: value' lines; start each stage with '- steps: N'")
+        stages = [current_keys(stage, source=f"stage {number}") for number, stage in enumerate(stages, 1)]
+        if faults := [fault for number, stage in enumerate(stages, 1) for fault in _stage_faults(number, stage)]:
+            raise ValueError("; ".join(faults))
+        implied: dict[str, object] = {"steps": sum(stage["steps"] for stage in stages)}
+        if all("learning_rate" in stage for stage in stages):
+            implied["learning_rate"] = stages[0]["learning_rate"]
+        return {**implied, **values, "stages": stages}
+
+    @model_validator(mode="after")
+    def _stages_agree(self) -> Recipe:
+        faults = []
+        for number, stage in enumerate(self.stages, 1):
+            try:
+                Recipe.model_validate(self.model_dump(exclude={"stages", "steps", "schedule_steps"}) | stage)
+            except ValidationError as error:
+                faults.append(f"stage {number}: {'; '.join(_fault(item) for item in error.errors())}")
+        total = sum(stage["steps"] for stage in self.stages)
+        if self.stages and self.steps != total:
+            faults.append(f"steps ({self.steps}) is not the sum of the stages' steps ({total}); leave steps out")
+        if self.stages and self.schedule_steps:
+            faults.append("schedule_steps is a key of each stage, and not of a run with stages")
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
     @model_validator(mode="after")
     def _keys_agree(self) -> Recipe:
+        if self.stages:
+            return self
         faults = []
         if self.data_weights is not None and len(self.data_weights) != len(self.data):
             faults.append(f"data_weights has {len(self.data_weights)} numbers for {len(self.data)} datasets")
@@ -270,6 +343,24 @@ def _nearest(word: str, words: Sequence[str]) -> str:
     last = word.rpartition(".")[2]  # optimizer.eps is meant as eps.
     match = [last] if last in words else difflib.get_close_matches(word, words, n=1, cutoff=0.5)
     return f" (did you mean {match[0]!r}?)" if match else ""
+
+
+def _stage_faults(number: int, stage: Mapping[str, object]) -> list[str]:
+    """Return what is wrong with the keys of a stage and with its steps."""
+    faults = []
+    for key in stage:
+        if key not in Recipe.model_fields:
+            keys = ", ".join(STAGE_KEYS)
+            faults.append(
+                f"stage {number}: unknown key {key!r}{_nearest(str(key), STAGE_KEYS)}; a stage may set {keys}"
+            )
+        elif key not in STAGE_KEYS:
+            faults.append(f"stage {number}: {key} cannot change between stages; give it once, above them")
+    steps = stage.get("steps")
+    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
+        found = f"steps = {steps!r}" if "steps" in stage else "steps is missing"
+        faults.append(f"stage {number}: {found}; give a number of steps, 1 or more")
+    return faults
 
 
 def _fault(item: Any) -> str:

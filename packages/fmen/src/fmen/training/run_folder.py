@@ -23,6 +23,7 @@ from typing import Any
 
 from fmen.sources.runs import BEST, LAST, RUNS, RunError, newest_folder
 from fmen.training.recipe import Recipe, current_keys, dump_recipe, load_recipe, make_recipe
+from fmen.training.schedule import cosine_length
 from fmen_data.atomic import atomic_write_bytes
 
 RESUMABLE = (
@@ -165,7 +166,7 @@ def resumed_recipe(run: Run, overrides: Mapping[str, object]) -> Recipe:
         RecipeError: A key or value is at fault.
     """
     recipe = run.recipe()
-    recipe = recipe.model_copy(update={"schedule_steps": recipe.schedule_steps or recipe.steps})
+    recipe = recipe.model_copy(update={"schedule_steps": cosine_length(recipe)})
     overrides = current_keys(overrides, source="--resume")
     # The run's recipe has what "auto" was at its start.
     overrides = {key: value for key, value in overrides.items() if value != "auto" or key in RESUMABLE}

@@ -7,6 +7,11 @@ import math
 from fmen.training.recipe import Recipe
 
 
+def cosine_length(recipe: Recipe) -> int | None:
+    """Return the steps of the recipe's cosine; None for a run with stages, each of which has a cosine of its own."""
+    return None if recipe.stages else recipe.schedule_steps or recipe.steps
+
+
 def learning_rate(recipe: Recipe, step: int) -> float:
     """Return the learning rate of ``step``, counted from 0: a linear warm-up times the recipe's schedule.
 

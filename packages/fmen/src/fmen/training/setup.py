@@ -17,6 +17,7 @@ from fmen.training.ema import Ema
 from fmen.training.initialization import initial_network
 from fmen.training.muon import Muon
 from fmen.training.recipe import Recipe, RecipeError
+from fmen.training.schedule import cosine_length
 from fmen_core.precision import float32_mode, has_bf16
 
 COMPILE_FROM = 2_000
@@ -32,8 +33,9 @@ def check_recipe(recipe: Recipe, processes: Processes) -> None:
     faults = []
     if recipe.device == "cuda" and not torch.cuda.is_available():
         faults.append("device = 'cuda', but this PyTorch sees no GPU; use --set device=cpu")
-    if recipe.batch % processes.size:  # The averaged gradient would differ from the batch gradient.
-        faults.append(f"batch = {recipe.batch} is not a multiple of the {processes.size} processes")
+    for batch in sorted({part.batch for part in recipe.stage_recipes()}):
+        if batch % processes.size:  # The averaged gradient would differ from the batch gradient.
+            faults.append(f"batch = {batch} is not a multiple of the {processes.size} processes")
     if recipe.tensorboard and not has_tensorboard():
         faults.append("tensorboard = true, but TensorBoard is not installed: pip install 'fmen[tensorboard]'")
     if faults:
@@ -59,7 +61,7 @@ def resolve_recipe(recipe: Recipe, device: torch.device, processes: Processes) -
             "precision": pick_precision(recipe, device),
             "compile": compiles(recipe, device),
             "cuda_graph": captures(recipe, device, processes),
-            "schedule_steps": recipe.schedule_steps or recipe.steps,
+            "schedule_steps": cosine_length(recipe),
         }
     )
 
@@ -110,15 +112,18 @@ def make_state(recipe: Recipe, device: torch.device) -> State:
     model = initial_network(recipe).train().to(device)
     if recipe.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer: torch.optim.Optimizer
-    if recipe.optimizer == "muon":
-        optimizer = Muon(model.parameters(), recipe.learning_rate, recipe.betas, recipe.eps)
-    else:
-        rate = recipe.learning_rate
-        optimizer = torch.optim.Adam(model.parameters(), rate, recipe.betas, recipe.eps, fused=recipe.fused)
+    optimizer = make_optimizer(recipe, model)
     scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
     ema: Ema[nn.Module] | None = Ema(model, recipe.ema) if recipe.ema else None
     return State(model, ema, optimizer, scaler, losses=torch.zeros((), device=device))
+
+
+def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
+    """Return the recipe's optimizer of the network's parameters, before its first step."""
+    rate = recipe.learning_rate
+    if recipe.optimizer == "muon":
+        return Muon(model.parameters(), rate, recipe.betas, recipe.eps)
+    return torch.optim.Adam(model.parameters(), rate, recipe.betas, recipe.eps, fused=recipe.fused)
 
 
 @contextmanager
