@@ -71,7 +71,7 @@ def test_a_wheel_contains_every_file_of_its_package_and_no_other(wheels: dict[st
 
 def test_data_files_are_in_the_wheels(wheels: dict[str, Path]) -> None:
     application, core = files(wheels["fmen"]), files(wheels["fmen_core"])
-    for recipe in ("paper", "fast", "cpu", "quick"):
+    for recipe in ("paper", "fast", "cpu", "quick", "staged"):
         assert f"fmen/training/recipes/{recipe}.yaml" in application
     for file in ("submission/package/test_demo.py.in", "submission/package/team.yaml", "report/assets/report.html"):
         assert f"fmen/{file}" in application
@@ -159,4 +159,4 @@ sr = fmen_core.Upscaler(fmen_core.fmen_s(pretrained=True))(lr)
 assert all(package.__file__.startswith(sys.path[0]) for package in (fmen, fmen_core, fmen_data, fmen_eval))
 print(sr.shape, fmen_data.imresize(lr, 2).shape, fmen_eval.psnr(sr, sr) > 99, len(recipe_names()))
 """
-    assert run(sys.executable, "-I", "-c", code, cwd=installed).strip() == "(32, 36, 3) (16, 18, 3) True 4"
+    assert run(sys.executable, "-I", "-c", code, cwd=installed).strip() == "(32, 36, 3) (16, 18, 3) True 5"

@@ -22,7 +22,7 @@ from fmen.training.schedule import learning_rate
 
 
 def test_the_bundled_recipes_are_valid_and_carry_their_names() -> None:
-    assert set(recipe_names()) == {"paper", "fast", "cpu", "quick"}
+    assert set(recipe_names()) == {"paper", "fast", "cpu", "quick", "staged"}
     for name in recipe_names():
         assert load_recipe(name).name == name
 

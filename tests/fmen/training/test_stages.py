@@ -235,3 +235,15 @@ def test_a_teacher_belongs_to_its_stage(staged: RecipeMaker, tmp_path: Path) -> 
         losses.append([record["loss"] for record in Run(tmp_path / name).records()])
     assert losses[0][:2] == losses[1][:2]
     assert losses[0][2] != losses[1][2]
+
+
+def test_the_bundled_staged_recipe_grows_its_patches_and_ends_with_the_squared_error() -> None:
+    parts = load_recipe("staged").stage_recipes()
+    assert [(part.patch, part.batch, part.loss) for part in parts] == [
+        (64, 64, "l1"),
+        (64, 64, "l1"),
+        (128, 32, "l1"),
+        (160, 16, "l2"),
+    ]
+    rates = [part.learning_rate for part in parts]
+    assert rates == sorted(rates, reverse=True) and load_recipe("staged").steps == load_recipe("fast").steps
