@@ -2,8 +2,9 @@
 
 A linear block need not run layer by layer in training. By default (``collapsed``) each forward pass merges the block's
 kernels into one, differentiably, and runs that single convolution: the same function and the same gradients, for a
-third of the time and memory in FMEN (``tools/forms.py``). This is online re-parameterization. In eval mode the kernels
-are merged in float64, as ``fmen_core.reparameterize`` merges them, so that both forms run the same convolution.
+third of the time and memory in FMEN (``tools/bench/reparam_blocks.py``). This is online re-parameterization. In eval
+mode the kernels are merged in float64, as ``fmen_core.reparameterize`` merges them, so that both forms run the same
+convolution.
 
 The blocks have no BatchNorm. RepVGG, ACB and DBB have one in each branch in their papers on classification. It
 normalizes by the statistics of the branch's output, which a merged block does not compute, and networks for
