@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from typer.testing import CliRunner
 from fmen import doctor
 from fmen.cli.main import app
 from fmen_core import create_model, pretrained, save
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -40,6 +43,15 @@ def test_an_empty_folder_gets_advice_for_everything_missing() -> None:
     assert lines["newest run"] == "-- none under runs/; make one with: fmen train"
     assert lines["sample"] == "ok 11 photographs, for --data sample"
     assert lines["cache"].startswith("ok") and "0.0 MB used" in lines["cache"]
+
+
+def test_every_dependency_of_the_packages_is_looked_for() -> None:
+    wanted = set()
+    for file in ROOT.glob("packages/*/pyproject.toml"):
+        text = file.read_text(encoding="utf-8")
+        lists = re.findall(r"^(?:dependencies|sample) = \[(.*?)\]$", text, re.MULTILINE | re.DOTALL)
+        wanted |= {name for content in lists for name in re.findall(r'"([\w-]+)', content)} - {"3"}
+    assert set(doctor.REQUIRED) == wanted - {"torch", "setuptools", *doctor.PROJECT_PACKAGES}
 
 
 def test_data_weights_and_runs_are_found(work: Path) -> None:

@@ -76,6 +76,11 @@ def test_a_missing_split_is_an_error_and_not_replaced_by_the_other(tmp_path: Pat
         open_dataset(tmp_path, split="val")
 
 
+def test_an_unknown_split_is_named() -> None:
+    with pytest.raises(DataError, match="unknown split 'valid'; choose 'train' or 'val'"):
+        open_dataset("sample", split="valid")  # type: ignore[arg-type]
+
+
 def test_a_plain_folder_serves_either_split_with_lr_made_by_imresize(tmp_path: Path) -> None:
     write_hr(tmp_path, "a", size=(27, 33))
     for split in ("train", "val"):

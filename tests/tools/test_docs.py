@@ -136,6 +136,22 @@ def test_the_command_line_takes_every_command_as_written(page: Path) -> None:
                 load_recipe(params["recipe"], {"data": ("sample",)} | settings)
 
 
+def help_examples(command: Any, path: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield the name of each command and the examples in its help."""
+    if path != "fmen":
+        yield path, re.findall(r"^ *(fmen .*)$", command.epilog or "", re.MULTILINE)
+    for part, child in getattr(command, "commands", {}).items():
+        yield from help_examples(child, f"{path} {part}")
+
+
+@pytest.mark.parametrize(("path", "lines"), [*help_examples(COMMANDS, "fmen")], ids=lambda value: str(value)[:20])
+def test_the_help_of_every_command_has_two_examples_that_the_command_line_takes(path: str, lines: list[str]) -> None:
+    assert len(lines) == 2
+    for line in lines:
+        for words in commands(line):
+            parse(words, whole=True)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_python_examples_import_what_there_is(page: Path) -> None:
     for code in blocks(page, "python"):

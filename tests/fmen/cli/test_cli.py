@@ -158,3 +158,13 @@ def test_models_lists_the_parameters_of_the_inference_form() -> None:
     assert head == ["network", "parameters", "by"]
     assert ["fmen-s", "341,066", "Du et al., NTIRE 2022, team NJU_Jet"] in lines
     assert ["fmen", "769,428", "Du et al., NTIRE 2022, team NJU_Jet"] in lines
+
+
+def test_models_takes_patterns() -> None:
+    names = [line.split()[0] for line in fmen("models", "span*", "fmen")[0].splitlines()[1:]]
+    assert {"fmen", "span", "spanv2"} <= set(names) and "imdn" not in names
+    assert "no network matches 'spam'; did you mean span?" in error_of("models", "spam")
+
+
+def test_paths_in_messages_are_relative_to_the_working_folder(work: Path) -> None:
+    assert error_of("validate", "--weights", work / "photos").startswith("error: photos: is a folder")

@@ -100,6 +100,13 @@ def test_info_shows_the_folders(benchmark: Path) -> None:
     assert f"{benchmark / 'HR'}: 2 images, 24x16, 0.0 MB" in output
 
 
+def test_info_and_verify_take_the_folder_as_an_argument(benchmark: Path, tmp_path: Path) -> None:
+    assert run("verify", benchmark) == (0, "4 images checked, no problems\n")
+    assert run("info", benchmark) == run("info", "--data", benchmark)
+    status, output = run("verify", benchmark, "--data", tmp_path)
+    assert status == 2 and output == f"error: {benchmark} and --data {tmp_path} name two datasets; name one\n"
+
+
 @pytest.mark.parametrize(("name", "archive"), [((), "DIV2K_train_HR.zip"), (("Flickr2K",), "Flickr2K.tar")])
 def test_a_download_that_fails_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: tuple[str, ...], archive: str
@@ -115,6 +122,15 @@ def test_label_writes_pairs_of_the_teachers_scale(benchmark: Path, weights: Path
     assert run(*arguments, "--weights", weights) == (0, f"{tmp_path}/out: 2 new pairs, x4\n")
     assert [image_size(tmp_path / "out/HR" / f"{name}_100.png") for name in "ab"] == [(64, 96)] * 2
     assert run(*arguments, "--weights", weights) == (0, f"{tmp_path}/out: 0 new pairs, x4\n")
+
+
+def test_pairs_of_other_teachers_are_not_mixed(benchmark: Path, weights: Path, tmp_path: Path) -> None:
+    arguments = ("label", "--data", benchmark / "HR", "--out", tmp_path / "out", "--factor", "1", "--device", "cpu")
+    assert run(*arguments, "--weights", weights)[0] == 0
+    fmen_core.save(fmen_core.create_model("span", n_feats=4), tmp_path / "other.safetensors")
+    status, output = run(*arguments, "--weights", tmp_path / "other.safetensors")
+    assert status == 2
+    assert f"out has pairs from other teachers ({weights.name}); name another folder with --out" in output
 
 
 def test_teachers_of_different_scales_are_refused(benchmark: Path, weights: Path, tmp_path: Path) -> None:

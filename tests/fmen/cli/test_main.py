@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 
 import pytest
+from typer.testing import CliRunner
+
+import fmen
+from fmen.cli.main import app
 
 
 def test_help_imports_neither_pytorch_nor_anything_else_that_is_slow() -> None:
@@ -16,6 +21,21 @@ def test_help_imports_neither_pytorch_nor_anything_else_that_is_slow() -> None:
     assert [name for name in ("train", "validate", "submit", "weights") if f"\n  {name}  " not in output] == []
     loaded = set(output.split("\n")[-2].split())
     assert loaded.isdisjoint({"torch", "numpy", "cv2", "h5py", "pydantic", "yaml", "tqdm", "rich"})
+
+
+def test_the_help_lists_commands_by_section_in_the_order_of_use() -> None:
+    output = CliRunner().invoke(app, ["--help"]).output
+    sections = dict(re.findall(r"^(\w[\w ]*):\n((?:  .+\n)+)", output, re.MULTILINE))
+    listed = {title: [line.split()[0] for line in text.splitlines()] for title, text in sections.items()}
+    assert listed["Use a network"] == ["upscale", "weights", "models"]
+    assert listed["Train one"] == ["data", "train", "validate", "report"]
+    assert listed["Take part in a challenge"] == ["bench", "submit"]
+    assert listed["More"] == ["doctor", "export", "reparam"]
+
+
+def test_the_version_is_shown() -> None:
+    result = CliRunner().invoke(app, ["--version"])
+    assert (result.exit_code, result.output) == (0, f"fmen {fmen.__version__}\n")
 
 
 def complete(instruction: str, **environment: str) -> str:

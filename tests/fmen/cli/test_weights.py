@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import re
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -13,8 +15,10 @@ import pytest
 from typer.testing import CliRunner
 
 from fmen.cli.main import app
-from fmen_core import create_model, load, pretrained, save
+from fmen_core import create_model, load, pretrained, published, save
 from fmen_core.pretrained import Published
+
+RESULTS = Path(__file__).resolve().parents[3] / "results" / "validate"
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -30,7 +34,8 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     save(create_model("span", 2, n_feats=4), folder / "small.safetensors")
     content = (folder / "small.safetensors").read_bytes()
     digest = hashlib.sha256(content).hexdigest()
-    entry = Published("small", "SPAN x2, small", "o/r@c", "small.safetensors", len(content), digest)
+    repository = "ofsoundof/NTIRE2022_ESR@c"
+    entry = Published("small", "SPAN x2, small", repository, "small.safetensors", len(content), digest, psnr=31.0)
     monkeypatch.setattr(pretrained, "PUBLISHED", (entry,))
     monkeypatch.setattr(pretrained, "BUNDLED", tmp_path / "bundled")
     monkeypatch.setenv("FMEN_CACHE", str(tmp_path / "cache"))
@@ -50,15 +55,16 @@ def weights(*arguments: str, status: int = 0) -> tuple[str, str]:
 
 
 def test_list_shows_what_is_here_and_what_is_not(server: str, tmp_path: Path) -> None:
-    first, *_, last = weights("list")[0].splitlines()
-    assert first.split() == ["small", "not", "here:", "0.0", "MB", "SPAN", "x2,", "small"]
-    assert last == "'fmen weights get NAME' downloads what is not here"
+    head, _, first, *_, last = weights("list")[0].splitlines()
+    assert head.split() == ["name", "file", "PSNR", "[dB]", "size", "[MB]", "licence", "trained", "on", "network"]
+    assert first.split() == ["small", "-", "31.00", "0.0", "MIT", "not", "stated", "SPAN", "x2,", "small"]
+    assert last == "Download a file with: fmen weights get NAME"
     weights("get", "small", "--url", f"{server}/small.safetensors")
     (tmp_path / "bundled").mkdir()
     save(create_model("fmen-s", 2), tmp_path / "bundled" / "fmen-s_x2.safetensors")
     lines = weights("list")[0].splitlines()
-    assert lines[0].split()[:4] == ["fmen-s_x2", "in", "the", "package"]
-    assert lines[1].split()[:2] == ["small", "here"] and len(lines) == 2
+    assert lines[2].split()[:5] == ["fmen-s_x2", "bundled", "37.68", "4.1", "Apache-2.0"]
+    assert lines[3].split()[:2] == ["small", "downloaded"] and len(lines) == 4
 
 
 def test_get_stores_the_file_under_its_name_once(server: str, tmp_path: Path) -> None:
@@ -80,6 +86,26 @@ def test_another_file_than_the_published_one_is_refused_and_removed(server: str,
 @pytest.mark.usefixtures("server")
 def test_an_unknown_name_is_said_with_the_choices() -> None:
     assert weights("get", "large", status=2)[1] == "error: no weights are called 'large'; choose one of small\n"
+
+
+def test_list_takes_patterns() -> None:
+    lines = weights("list", "imdn-x*")[0].splitlines()
+    assert [line.split()[0] for line in lines[2:5]] == ["imdn-x2", "imdn-x3", "imdn-x4"] and lines[5] == ""
+    assert "no weights matches 'imdnx2'; did you mean imdn-x2?" in weights("list", "imdnx2", status=2)[1]
+
+
+def test_a_mistyped_name_gets_a_suggestion() -> None:
+    assert weights("get", "imdnx4", status=2)[1] == "error: no weights are called 'imdnx4'; did you mean imdn-x4?\n"
+
+
+def test_listed_psnr_is_the_measured_one() -> None:
+    results = {file: json.loads(file.read_text()) for file in RESULTS.glob("Set5_paper_*.json")}
+    psnr = {file.stem.removeprefix("Set5_paper_"): round(result["mean"]["psnr"], 2) for file, result in results.items()}
+    assert {name: psnr[name] for name in pretrained.bundled()} == published.BUNDLED_PSNR
+    for entry in pretrained.PUBLISHED:
+        names = {entry.name, re.sub(r"-(x\d|authors|ntire2022)$", "", entry.name)}
+        measured = {round(result["mean"]["psnr"], 2) for result in results.values() if result["model"] in names}
+        assert entry.psnr in measured or (entry.psnr, measured) == (None, set()), entry.name
 
 
 def test_a_server_that_does_not_have_the_file_is_said(server: str) -> None:

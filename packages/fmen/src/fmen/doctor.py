@@ -22,7 +22,10 @@ from fmen_data.datasets import find_official
 from fmen_data.sample import sample_images
 
 PROJECT_PACKAGES = ("fmen", "fmen-core", "fmen-data", "fmen-eval")
-REQUIRED = ("numpy", "opencv-python-headless", "pillow", "h5py", "safetensors", "thop", "typer", "pydantic")
+REQUIRED = (
+    *("numpy", "opencv-python-headless", "pillow", "tifffile", "simplejpeg", "h5py", "scikit-image"),
+    *("safetensors", "thop", "tqdm", "typer", "pydantic", "pyyaml", "jinja2", "matplotlib", "textalloc"),
+)
 EXTRAS = {
     "tensorboard": "tensorboard",
     "onnxruntime": "onnx",

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import http.client
 import os
@@ -43,7 +44,9 @@ def published(name: str) -> Published:
     """
     found = next((entry for entry in PUBLISHED if entry.name == name), None)
     if found is None:
-        raise WeightsError(f"no weights are called {name!r}; choose one of {', '.join(known_names())}")
+        near = difflib.get_close_matches(name, known_names(), 1)
+        remedy = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(known_names())}"
+        raise WeightsError(f"no weights are called {name!r}; {remedy}")
     return found
 
 

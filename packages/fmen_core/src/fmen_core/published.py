@@ -23,6 +23,8 @@ class Published:
         path: The file in the repository.
         size: In bytes.
         sha256: The SHA-256 of the file.
+        psnr: PSNR on Set5, protocol ``paper``, as ``results/validate/`` records it; None if it was not measured.
+        data: The training data that the authors state.
     """
 
     name: str
@@ -31,12 +33,19 @@ class Published:
     path: str
     size: int
     sha256: str
+    psnr: float | None = None
+    data: str = "not stated"
 
     @property
     def url(self) -> str:
         """The address of the file."""
         repository, commit = self.repository.split("@")
         return f"https://raw.githubusercontent.com/{repository}/{commit}/{self.path}"
+
+    @property
+    def licence(self) -> str:
+        """The licence of the repository."""
+        return _LICENCES[self.repository.split("@")[0]]
 
     @property
     def file(self) -> Path:
@@ -51,6 +60,13 @@ _NTIRE2026 = "Amazingren/NTIRE2026_ESR@4592ce6db68b395699f13e7e2a4e3baf317ef1c6"
 _FMEN = "NJU-Jet/FMEN@a1def169d0e2c99ecebdb1b08bf567f329c3a566"
 _IMDN = "Zheng222/IMDN@8f158e6a5ac9db6e5857d9159fd4a6c4214da574"
 
+_LICENCES = {repository.split("@")[0]: "MIT" for repository in (_NTIRE2022, _NTIRE2024, _NTIRE2025, _NTIRE2026)}
+_LICENCES |= {"NJU-Jet/FMEN": "Apache-2.0", "Zheng222/IMDN": "not stated"}
+"""The licence of each repository, as NOTICE names it."""
+
+BUNDLED_PSNR = {"fmen-s_x2": 37.68, "fmen-s_x3": 33.93, "fmen-s_x4": 31.83}
+"""PSNR of the bundled weights on Set5, protocol ``paper``."""
+
 PUBLISHED: tuple[Published, ...] = (
     Published(
         "fmen-s-ntire2022",
@@ -59,6 +75,8 @@ PUBLISHED: tuple[Published, ...] = (
         "model_zoo/team03_fmen.pth",
         1390483,
         "f20cde0828068c5f50d3b64aa82c8a363fe6abc8d536d1a9fd4d09899f019bea",
+        psnr=32.03,
+        data="DIV2K, Flickr2K",
     ),
     Published(
         "fmen-s-authors",
@@ -67,6 +85,8 @@ PUBLISHED: tuple[Published, ...] = (
         "test_weights.pt",
         1390163,
         "d5534eba1feacfdd4043d9175d3bf0730b1ab4c91ba5c3f40a2282cd496fb4a5",
+        psnr=32.12,
+        data="DIV2K, Flickr2K",
     ),
     Published(
         "imdn-baseline",
@@ -75,6 +95,7 @@ PUBLISHED: tuple[Published, ...] = (
         "model_zoo/imdn_baseline.pth",
         3589744,
         "115b4cc557eba9daaf1a6543c4858014c7e2a410655aafef7c8348ae54acc203",
+        psnr=32.25,
     ),
     Published(
         "rfdn",
@@ -83,6 +104,7 @@ PUBLISHED: tuple[Published, ...] = (
         "model_zoo/rfdn_baseline.pth",
         1754927,
         "11af8ec8ebd68689e90ef1e29044f9804c72d3bd9f7573820b7b26035782760c",
+        psnr=32.16,
     ),
     Published(
         "rlfn-cut",
@@ -91,6 +113,7 @@ PUBLISHED: tuple[Published, ...] = (
         "model_zoo/team04_rlfn.pth",
         1292283,
         "ca81b7757708ce749ac3766589690db6c2729961d026c0137e7659924ec36622",
+        psnr=32.10,
     ),
     Published(
         "neesr",
@@ -99,6 +122,7 @@ PUBLISHED: tuple[Published, ...] = (
         "model_zoo/team05_efdn.pt",
         1124437,
         "b1cfec0dd5eaef944f02d0ce6f3bb75667c7afd0f21b63afe1e4c22b16504b7e",
+        psnr=31.85,
     ),
     Published(
         "repafdn",
@@ -107,6 +131,7 @@ PUBLISHED: tuple[Published, ...] = (
         "model_zoo/team10_repafdn.pth",
         1336661,
         "ff9392bf08b0178da9a225a7efdb495156b60021ef69f260f28d68236141e33b",
+        psnr=32.14,
     ),
     Published(
         "imdn-plus",
@@ -115,6 +140,7 @@ PUBLISHED: tuple[Published, ...] = (
         "model_zoo/team39_imdn_plus.pth",
         1139221,
         "0051dcbeb82684fef3981eff81df86bb167b8f9602323fa37f82f8c5566ff5a9",
+        psnr=32.13,
     ),
     Published(
         "rfdn-pruned",
@@ -123,6 +149,7 @@ PUBLISHED: tuple[Published, ...] = (
         "model_zoo/team40_rfdn_pruned.pth",
         1196417,
         "f4b5ebb858957bd5a473711e78f0d20a545d7e3a0fbcb90c0548d89fd2852172",
+        psnr=32.15,
     ),
     Published(
         "slimrlfn",
@@ -131,6 +158,7 @@ PUBLISHED: tuple[Published, ...] = (
         "model_zoo/team21_slimrlfn.pth",
         862005,
         "d8a4981dcf0f305761bef230f79740da82d29093144c0278ff46e7021d0c2450",
+        psnr=31.97,
     ),
     Published(
         "efdn",
@@ -147,6 +175,7 @@ PUBLISHED: tuple[Published, ...] = (
         "model_zoo/team15_DIPNet_slim_v2.pt",
         640386,
         "eca9bfbedfff866eaf4eeea405cdfeeeaa2381ce61d4cf97e476ee6aed1a27a6",
+        psnr=32.04,
     ),
     Published(
         "spanf",
@@ -155,6 +184,7 @@ PUBLISHED: tuple[Published, ...] = (
         "model_zoo/team24_spanf.pth",
         606629,
         "1508c566008654646bea1edff537c83dd7a6fe8f6ffda3f25f9eb7ba09cbbcd3",
+        psnr=31.77,
     ),
     Published(
         "safmnv3",
@@ -163,6 +193,7 @@ PUBLISHED: tuple[Published, ...] = (
         "model_zoo/team19_safmnv3.pth",
         592738,
         "07ca690f7935b97978a36bbb2e82aa821ffea7d38555eeb8468ee9e1425bd4dd",
+        psnr=32.03,
     ),
     Published(
         "tsr",
@@ -171,6 +202,7 @@ PUBLISHED: tuple[Published, ...] = (
         "model_zoo/team31_TSR.pth",
         703848,
         "be2a548500672826be378179a7ef535e49186e5fa8c07e0692672c8bc809e535",
+        psnr=31.88,
     ),
     Published(
         "dscf",
@@ -179,6 +211,7 @@ PUBLISHED: tuple[Published, ...] = (
         "model_zoo/team23_DSCF.pth",
         535137,
         "239e76bc4e4e738491c3963805c0a79f524400acf5fbde34b2cb1a855dd62cb1",
+        psnr=31.75,
     ),
     Published(
         "span",
@@ -187,6 +220,7 @@ PUBLISHED: tuple[Published, ...] = (
         "model_zoo/team00_SPAN.pth",
         618658,
         "6c80f05048313289c6526e5fc9726688d7bb3dfdd6ae3c8b1e7dd09f601e5971",
+        psnr=31.74,
     ),
     Published(
         "spanv2",
@@ -195,6 +229,7 @@ PUBLISHED: tuple[Published, ...] = (
         "model_zoo/team22_spanv2_c2.pth",
         565288,
         "fca2743272b8a7fb32931ed3287454173c7d209f204cb2f58084ee868414d371",
+        psnr=31.77,
     ),
     Published(
         "disp",
@@ -203,6 +238,7 @@ PUBLISHED: tuple[Published, ...] = (
         "model_zoo/team18_DISP.pth",
         666790,
         "b53944ab3a6ab63d5004f5dd0fae3d76cc7d308f2145942d0e41211aaf9225bf",
+        psnr=31.94,
     ),
     Published(
         "pds",
@@ -211,6 +247,7 @@ PUBLISHED: tuple[Published, ...] = (
         "model_zoo/team01_PDS.pth",
         577848,
         "6196a5e03e7d3fb58e3c35427bdd00290e693c8b530f5f8573108e517b9ade46",
+        psnr=31.76,
     ),
     Published(
         "pkdsr",
@@ -235,6 +272,8 @@ PUBLISHED: tuple[Published, ...] = (
         "checkpoints/IMDN_x2.pth",
         2796052,
         "740b39653592bd3f49955a21cd9e16f2d37f2c413368cc09327601b8fbe42ce1",
+        psnr=38.00,
+        data="DIV2K",
     ),
     Published(
         "imdn-x3",
@@ -243,6 +282,8 @@ PUBLISHED: tuple[Published, ...] = (
         "checkpoints/IMDN_x3.pth",
         2830672,
         "11b1716a19bc16e5e353e1db798d476169338e631eb170c82d765559888cb028",
+        psnr=34.36,
+        data="DIV2K",
     ),
     Published(
         "imdn-x4",
@@ -251,5 +292,7 @@ PUBLISHED: tuple[Published, ...] = (
         "checkpoints/IMDN_x4.pth",
         2879112,
         "e660c38221147217a136debeb99eb304d62d9c0f73ac421ed66281b619719714",
+        psnr=32.21,
+        data="DIV2K",
     ),
 )

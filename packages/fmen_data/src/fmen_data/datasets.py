@@ -137,6 +137,8 @@ def open_dataset(source: Source, *, scale: int = 4, split: Split = "val") -> Pai
         DataError: There is no dataset, or LR and HR do not match in number, name or size (by the files' headers); every
             such image is named.
     """
+    if split not in SPLITS:
+        raise DataError(f"unknown split {split!r}; choose {' or '.join(map(repr, SPLITS))}")
     parts = find_parts(source, scale)
     chosen = [part for part in parts if part.split in (None, split)]
     if not chosen:
@@ -237,7 +239,7 @@ def find_official(root: Path, split: Split, scale: int) -> list[Part]:
     for name, part_split, hr_name, lr_name in _OFFICIAL:
         folders = [root, root / "DIV2K", root / "Flickr2K"]
         if root.resolve().name == hr_name:  # the HR folder itself was named
-            folders = [root.resolve().parent]
+            folders = [root.parent if root.name == hr_name else root.resolve().parent]
         folder = next((folder for folder in folders if (folder / hr_name).is_dir()), None)
         if part_split == split and folder:
             found.append(Part(name, split, folder / hr_name, _existing(folder / lr_name.format(scale=scale))))

@@ -1,4 +1,4 @@
-"""``fmen data``: download, prepare, label, verify and list datasets."""
+"""``fmen data``: download, list, verify, prepare and label datasets."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from typing import Annotated
 
 import typer
 
-from fmen.cli.options import Precision
+from fmen.cli.options import Device, Precision, examples
 from fmen.errors import UserError
 
 data_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Download, prepare, label, verify and list datasets.",
+    help="Download, list, verify, prepare and label datasets.",
+    epilog=examples("fmen data download", "fmen data info photos"),
 )
 
 
@@ -34,22 +35,43 @@ class Split(str, Enum):
     val = "val"
 
 
-SourceOption = Annotated[str, typer.Option("--data", help="A dataset folder, HR_DIR,LR_DIR or sample.")]
-Scale = Annotated[int, typer.Option(min=2, max=4, help="HR size / LR size.")]
+Folder = Annotated[
+    str | None,
+    typer.Argument(metavar="[DIR]", help="Dataset folder, HR_DIR,LR_DIR or sample. Default: data.", show_default=False),
+]
+SourceOption = Annotated[str | None, typer.Option("--data", metavar="DIR", help="The same as the argument DIR.")]
+Scale = Annotated[int, typer.Option(metavar="N", min=2, max=4, help="HR size / LR size.")]
 
 
-@data_app.command()
+def choose_source(folder: str | None, data: str | None) -> str:
+    """Return the dataset that the argument or ``--data`` names.
+
+    Raises:
+        UserError: Both name one, and they differ.
+    """
+    if folder is not None and data is not None and folder != data:
+        raise UserError(f"{folder} and --data {data} name two datasets; name one")
+    return folder or data or "data"
+
+
+@data_app.command(epilog=examples("fmen data download", "fmen data download div2k flickr2k --data /data --scale 2"))
 def download(
     datasets: Annotated[
         list[Dataset] | None, typer.Argument(case_sensitive=False, help="Datasets to download. Default: div2k.")
     ] = None,
-    data: Annotated[Path, typer.Option("--data", help="The data folder.")] = Path("data"),
+    data: Annotated[Path, typer.Option("--data", metavar="DIR", help="The data folder.")] = Path("data"),
     scale: Annotated[
-        list[int] | None, typer.Option(min=2, max=4, help="Scale of the LR images; repeatable. Default: 4.")
+        list[int] | None,
+        typer.Option(metavar="N", min=2, max=4, help="Scale of the LR images. Repeatable. Default: 4."),
     ] = None,
-    url: Annotated[str | None, typer.Option(help="Another server that has the official archives.")] = None,
+    url: Annotated[
+        str | None, typer.Option(metavar="URL", help="Another server that has the official archives.")
+    ] = None,
 ) -> None:
-    """Download DIV2K or Flickr2K: the official archives, resumed after an interruption, checked and unpacked."""
+    """Download DIV2K and Flickr2K.
+
+    The official archives are downloaded, verified and unpacked. An interrupted download is resumed.
+    """
     from fmen_data import div2k
 
     names = [dataset.value for dataset in datasets or [Dataset.div2k]]
@@ -57,66 +79,42 @@ def download(
         typer.echo(f"{root} is complete")
 
 
-@data_app.command()
-def prepare(
-    data: SourceOption = "data",
-    scale: Scale = 4,
-    split: Annotated[Split, typer.Option(help="The split of the dataset.")] = Split.train,
-    out: Annotated[Path | None, typer.Option(help="The cache file. Default: in ~/.cache/fmen or $FMEN_CACHE.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Decoding threads. Default: one per core.")] = None,
-) -> None:
-    """Decode a dataset into one HDF5 file for training. A sound, up-to-date cache is reused, any other rebuilt."""
-    from fmen_data import open_dataset, parse_source, prepare_cache
+@data_app.command(epilog=examples("fmen data info photos", "fmen data info HR_DIR,LR_DIR"))
+def info(folder: Folder = None, data: SourceOption = None) -> None:
+    """List the image folders of a dataset.
 
-    dataset = open_dataset(parse_source(data), scale=scale, split=split.value)
-    path = prepare_cache(dataset, out, workers=workers, progress=sys.stderr.isatty(), verify=True)
-    typer.echo(f"{path}: {len(dataset)} images of {dataset.name} at scale {scale}, {path.stat().st_size / 1e6:.1f} MB")
+    Each line shows the number, the sizes and the bytes of the images in a folder.
+    """
+    from fmen_data import div2k, parse_source
 
-
-@data_app.command()
-def label(
-    weights: Annotated[
-        list[Path],
-        typer.Option(metavar="FILE|NAME", help="A teacher's weights; repeatable: the outputs are averaged."),
-    ],
-    data: Annotated[Path, typer.Option(help="A folder of photographs.")],
-    out: Annotated[Path, typer.Option(help="The dataset to write, in the EDSR benchmark layout.")],
-    factor: Annotated[
-        list[float] | None,
-        typer.Option(help="Resize the photographs by it first; repeatable. Default: 0.6 and 1."),
-    ] = None,
-    precision: Annotated[Precision, typer.Option(help="Precision of the teachers.")] = Precision.fp32,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-) -> None:
-    """Make training pairs from the outputs of a stronger network (pseudo-labels)."""
-    from fmen.training.pseudo_labels import label_folder
-    from fmen_core import Upscaler, find_weights, load
-
-    teachers = [Upscaler(load(find_weights(file)), device=device, precision=precision.value) for file in weights]
-    scales = sorted({teacher.scale for teacher in teachers})
-    if len(scales) > 1:
-        raise UserError(f"the teachers have the scales {', '.join(map(str, scales))}; give teachers of one scale")
-    progress = sys.stderr.isatty()
-    made = label_folder(teachers, data, out, scale=scales[0], factors=factor or (0.6, 1.0), progress=progress)
-    typer.echo(f"{out}: {made} new pairs, x{scales[0]}")
+    for found in div2k.info(parse_source(choose_source(folder, data))):
+        of = f" of {found.expected}" if found.expected else ""
+        (low, narrow), (high, wide) = found.smallest, found.largest
+        size = f"{wide}x{high}" if found.smallest == found.largest else f"{narrow}x{low} to {wide}x{high}"
+        typer.echo(f"{found.path}: {found.images}{of} images, {size}, {found.size / 1e6:.1f} MB")
 
 
-@data_app.command()
+@data_app.command(epilog=examples("fmen data verify photos", "fmen data verify data/DIV2K --scale 2 --deep"))
 def verify(
-    data: SourceOption = "data",
+    folder: Folder = None,
+    data: SourceOption = None,
     scale: Scale = 4,
     deep: Annotated[bool, typer.Option("--deep", help="Decode every image, not only its header and its end.")] = False,
     cache: Annotated[
-        Path | None, typer.Option(help="A cache file; compare the checksums of all its images instead.")
+        Path | None, typer.Option(metavar="FILE", help="Compare the checksums of a cache's images instead.")
     ] = None,
 ) -> None:
-    """Check that all images are present and complete and that LR and HR sizes match; exit status 1 if not."""
+    """Check that a dataset is complete.
+
+    All images must be present and complete, and LR and HR sizes must match; otherwise the exit status is 1.
+    """
     from fmen_data import div2k, parse_source
 
     if cache:
         verify_cache(cache)
         return
-    found = div2k.verify(parse_source(data), scale=scale, deep=deep, progress=sys.stderr.isatty())
+    source = parse_source(choose_source(folder, data))
+    found = div2k.verify(source, scale=scale, deep=deep, progress=sys.stderr.isatty())
     for problem in found.problems:
         typer.echo(problem)
     typer.echo(
@@ -140,13 +138,63 @@ def verify_cache(path: Path) -> None:
     typer.echo(f"{len(cache)} images of {cache.dataset} checked, no problems")
 
 
-@data_app.command()
-def info(data: SourceOption = "data") -> None:
-    """List the image folders of a dataset and what they hold."""
-    from fmen_data import div2k, parse_source
+@data_app.command(epilog=examples("fmen data prepare photos", "fmen data prepare --scale 2 --out div2k_x2.h5"))
+def prepare(
+    folder: Folder = None,
+    data: SourceOption = None,
+    scale: Scale = 4,
+    split: Annotated[Split, typer.Option(help="The split of the dataset.")] = Split.train,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The cache file. Default: in ~/.cache/fmen or $FMEN_CACHE.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Decoding threads. Default: one per core.")
+    ] = None,
+) -> None:
+    """Decode a dataset into one HDF5 file for training.
 
-    for folder in div2k.info(parse_source(data)):
-        of = f" of {folder.expected}" if folder.expected else ""
-        (low, narrow), (high, wide) = folder.smallest, folder.largest
-        size = f"{wide}x{high}" if folder.smallest == folder.largest else f"{narrow}x{low} to {wide}x{high}"
-        typer.echo(f"{folder.path}: {folder.images}{of} images, {size}, {folder.size / 1e6:.1f} MB")
+    'fmen train' does this by itself. A valid, up-to-date cache is reused; any other is rebuilt.
+    """
+    from fmen_data import open_dataset, parse_source, prepare_cache
+
+    dataset = open_dataset(parse_source(choose_source(folder, data)), scale=scale, split=split.value)
+    path = prepare_cache(dataset, out, workers=workers, progress=sys.stderr.isatty(), verify=True)
+    typer.echo(f"{path}: {len(dataset)} images of {dataset.name} at scale {scale}, {path.stat().st_size / 1e6:.1f} MB")
+
+
+@data_app.command(
+    epilog=examples(
+        "fmen data label --weights imdn-x4 --data photos --out labelled",
+        "fmen data label --weights imdn-x4 --weights rfdn --data photos --out labelled --factor 1",
+    )
+)
+def label(
+    weights: Annotated[
+        list[Path],
+        typer.Option(metavar="FILE|NAME", help="Weights of a teacher. Repeatable: the outputs are averaged."),
+    ],
+    data: Annotated[Path, typer.Option(metavar="DIR", help="A folder of photographs.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The dataset to write, in the EDSR benchmark layout.")],
+    factor: Annotated[
+        list[float] | None,
+        typer.Option(metavar="X", help="Resize the photographs by X first. Repeatable. Default: 0.6 and 1."),
+    ] = None,
+    precision: Annotated[Precision, typer.Option(help="Arithmetic of the convolutions.")] = Precision.fp32,
+    device: Device = "auto",
+) -> None:
+    """Make training pairs from a stronger network's outputs.
+
+    The outputs are called pseudo-labels. Existing pairs in --out are skipped; they must come from the same teachers.
+    """
+    from fmen.training.pseudo_labels import check_teachers, label_folder
+    from fmen_core import Upscaler, find_weights, load
+
+    files = [find_weights(file) for file in weights]
+    teachers = [Upscaler(load(file), device=device, precision=precision.value) for file in files]
+    scales = sorted({teacher.scale for teacher in teachers})
+    if len(scales) > 1:
+        raise UserError(f"the teachers have the scales {', '.join(map(str, scales))}; give teachers of one scale")
+    check_teachers(out, files)
+    progress = sys.stderr.isatty()
+    made = label_folder(teachers, data, out, scale=scales[0], factors=factor or (0.6, 1.0), progress=progress)
+    typer.echo(f"{out}: {made} new pairs, x{scales[0]}")

@@ -6,7 +6,10 @@ import typer
 
 
 def doctor() -> None:
-    """Show versions, devices, data and weights, and how to get what is missing."""
+    """Show versions, devices, data and weights.
+
+    Each line that starts with -- names what is missing and how to get it.
+    """
     from fmen.doctor import examine
 
     for title, findings in examine():

@@ -6,6 +6,7 @@ import errno
 import os
 import traceback
 import warnings
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -93,8 +94,12 @@ def explain_os_error(error: OSError) -> str | None:
 
 
 def fail(message: str, status: int) -> None:
-    """Print ``message`` as one line, after the traceback when debugging, and exit."""
+    """Print ``message`` as one line, after the traceback when debugging, and exit.
+
+    Paths below the working folder are shown relative to it.
+    """
     if os.environ.get(DEBUG):
         traceback.print_exc()
+    message = message.replace(f"{Path.cwd()}{os.sep}", "")
     typer.echo(f"error: {' '.join(message.split())}", err=True)
     raise typer.Exit(status)

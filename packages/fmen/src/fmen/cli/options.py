@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
+import fnmatch
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from fmen.errors import UserError
 
 
 class Protocol(str, Enum):
@@ -44,3 +49,22 @@ Data = Annotated[
 ]
 Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Where to run the network.")]
 Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the results as JSON.")]
+
+
+def matching(patterns: Sequence[str] | None, names: Sequence[str], what: str) -> list[str]:
+    """Return the names that match any of the patterns, in their own order; all of them without patterns.
+
+    Raises:
+        UserError: A pattern matches no name.
+    """
+    for pattern in patterns or []:
+        if not fnmatch.filter(names, pattern):
+            near = difflib.get_close_matches(pattern, names, 1)
+            remedy = f"did you mean {near[0]}?" if near else f"choose from {', '.join(names)}"
+            raise UserError(f"no {what} matches {pattern!r}; {remedy}")
+    return [name for name in names if not patterns or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
+
+
+def examples(*lines: str) -> str:
+    """Return the end of a command's help: commands to copy."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)

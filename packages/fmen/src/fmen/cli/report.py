@@ -7,34 +7,36 @@ from typing import Annotated
 
 import typer
 
-from fmen.cli.options import Protocol
+from fmen.cli.options import Device, Protocol
 
 
 def report(
-    run: Annotated[Path | None, typer.Option(help="The folder of a training run: its curve, and its weights.")] = None,
+    run: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Run folder: shows its curves, and images of its weights.")
+    ] = None,
     validate: Annotated[
-        list[Path] | None, typer.Option(metavar="FILE.json", help="From fmen validate --json. May be repeated.")
+        list[Path] | None, typer.Option(metavar="FILE.json", help="From fmen validate --json. Repeatable.")
     ] = None,
     bench: Annotated[Path | None, typer.Option(metavar="FILE.json", help="From fmen bench --json.")] = None,
     weights: Annotated[
-        Path | None, typer.Option(metavar="FILE|NAME", help="Network to show on images. Default: the run's.")
+        Path | None, typer.Option(metavar="FILE|NAME", help="Weights whose images are shown. Default: the run's.")
     ] = None,
     data: Annotated[
-        str | None, typer.Option(help="Images to show: a dataset folder, HR_DIR,LR_DIR or sample; as in validate.")
+        str | None, typer.Option(metavar="DIR|sample", help="Images to show: dataset folder, HR_DIR,LR_DIR or sample.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="The page.")] = Path("report.html"),
-    protocol: Annotated[Protocol, typer.Option(help="How to measure the images.")] = Protocol.ntire,
-    max_images: Annotated[int | None, typer.Option(min=0, help="Show so many images at most; 0: none.")] = None,
+    out: Annotated[Path, typer.Option(metavar="FILE.html", help="The page.")] = Path("report.html"),
+    protocol: Annotated[Protocol, typer.Option(help="How PSNR and SSIM are computed.")] = Protocol.ntire,
+    max_images: Annotated[int | None, typer.Option(metavar="N", min=0, help="Show at most N images.")] = None,
     full: Annotated[
         bool,
-        typer.Option("--full", help="Whole images losslessly; otherwise an image takes 800 kB, or 100 of them 50 MB."),
+        typer.Option("--full", help="Embed images without loss. Default: at most 800 kB per image and 50 MB in all."),
     ] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Device = "auto",
 ) -> None:
-    """Write a page of curves, tables and pictures.
+    """Write a page of curves, tables and images.
 
-    One HTML file that needs nothing else. What is not named is left out. Without --run and --weights, --data alone and
-    an empty command line mean the newest run.
+    The page is one HTML file without external resources. It has a section for each input that is named. Without
+    --run, --weights, --validate and --bench, it shows the newest run.
     """
     from fmen.report.page import make_gallery, write_report
     from fmen.sources.runs import newest_weights

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fmen.cli.options import Data, Device, Model, Weights
+from fmen.cli.options import Data, Device, Model, Weights, examples
 from fmen.errors import UserError
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def build(
         raise typer.Exit(1)
 
 
-@submit_app.command()
+@submit_app.command(epilog=examples("fmen submit check submission.zip", "fmen submit check results.zip --data sample"))
 def check(
     file: Annotated[Path, typer.Argument(metavar="ZIP", help="A package, or an archive of results.")],
     data: Annotated[
@@ -134,7 +134,9 @@ def check(
         raise typer.Exit(1)
 
 
-@submit_app.command()
+@submit_app.command(
+    epilog=examples("fmen submit results --weights fmen-s_x4", "fmen submit results --split test --out results.zip")
+)
 def results(
     model: Model = None,
     weights: Weights = None,

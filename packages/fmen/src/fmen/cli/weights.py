@@ -1,4 +1,4 @@
-"""``fmen weights``: the weights in the package, and those that their authors publish."""
+"""``fmen weights``: the bundled weights, and those that their authors publish."""
 
 from __future__ import annotations
 
@@ -7,37 +7,61 @@ from typing import Annotated
 
 import typer
 
+from fmen.cli.options import examples, matching
 from fmen.errors import UserError
 
 weights_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Trained weights by name: list, get.",
+    help="List and download trained weights.",
+    epilog=examples("fmen weights list", "fmen weights get imdn-x4"),
 )
 
 
-@weights_app.command("list")
-def list_() -> None:
-    """Show the names that --weights takes, and whether the files are here."""
-    from fmen_core.pretrained import PUBLISHED, bundled, known_names
-
-    width = max(map(len, known_names()))
-    for name in bundled():
-        typer.echo(f"{name:<{width}}  in the package    trained by this project")
-    for entry in PUBLISHED:
-        where = "here" if entry.file.is_file() else f"not here: {entry.size / 1e6:.1f} MB"
-        typer.echo(f"{entry.name:<{width}}  {where:<16}  {entry.title}")
-    if not all(entry.file.is_file() for entry in PUBLISHED):
-        typer.echo("\n'fmen weights get NAME' downloads what is not here")
-
-
-@weights_app.command()
-def get(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="As fmen weights list shows them.")],
-    url: Annotated[str | None, typer.Option(help="Another address that has the file.")] = None,
+@weights_app.command("list", epilog=examples("fmen weights list", "fmen weights list 'fmen*'"))
+def list_(
+    patterns: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="Names or patterns, such as 'imdn*'. Default: all.")
+    ] = None,
 ) -> None:
-    """Download published weights from their authors, and verify them."""
+    """List the names that --weights takes.
+
+    PSNR is on Set5, protocol paper. 'licence' is that of the repository that publishes the file.
+    """
+    from fmen_core.pretrained import PUBLISHED, bundled, known_names
+    from fmen_core.published import BUNDLED_PSNR
+    from fmen_eval.tables import format_text
+
+    rows = {
+        name: (
+            "bundled",
+            BUNDLED_PSNR.get(name),
+            file.stat().st_size,
+            "Apache-2.0",
+            "BSDS500",
+            "FMEN-S, this project",
+        )
+        for name, file in bundled().items()
+    }
+    for entry in PUBLISHED:
+        state = "downloaded" if entry.file.is_file() else "-"
+        rows[entry.name] = (state, entry.psnr, entry.size, entry.licence, entry.data, entry.title)
+    lines = [["name", "file", "PSNR [dB]", "size [MB]", "licence", "trained on", "network"]]
+    for name in matching(patterns, known_names(), "weights"):
+        state, psnr, size, *rest = rows[name]
+        lines.append([name, state, f"{psnr:.2f}" if psnr else "-", f"{size / 1e6:.1f}", *rest])
+    typer.echo(format_text(lines, words={0, 1, 4, 5, 6}))
+    if any(line[1] == "-" for line in lines):
+        typer.echo("\nDownload a file with: fmen weights get NAME")
+
+
+@weights_app.command(epilog=examples("fmen weights get imdn-x4", "fmen weights get span rfdn"))
+def get(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Names that 'fmen weights list' shows.")],
+    url: Annotated[str | None, typer.Option(metavar="URL", help="Another address of the file.")] = None,
+) -> None:
+    """Download published weights, and verify them."""
     from fmen.sources.weights import download
     from fmen_core.pretrained import bundled, published
 

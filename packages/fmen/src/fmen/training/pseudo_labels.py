@@ -13,6 +13,8 @@ This is knowledge distillation (Hinton et al., 2015) through files: training nee
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,6 +24,7 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from fmen.errors import UserError
+from fmen.json_file import write_json
 from fmen_data import imresize, list_images, read_image, write_image
 
 Image = npt.NDArray[np.uint8]
@@ -76,6 +79,27 @@ def label_folder(
                     written += 1
                 bar.update()
     return written
+
+
+def check_teachers(out: Path, weights: Sequence[Path]) -> None:
+    """Record the teachers of a dataset, or verify that they are the recorded ones.
+
+    Args:
+        out: The dataset that ``label_folder`` writes.
+        weights: The teachers' weights files.
+
+    Raises:
+        UserError: The dataset was made with other teachers.
+    """
+    record = out / "teachers.json"
+    teachers = {hashlib.sha256(file.read_bytes()).hexdigest(): file.name for file in weights}
+    if record.is_file():
+        before = json.loads(record.read_text(encoding="utf-8"))
+        if before.keys() != teachers.keys():
+            names = ", ".join(before.values())
+            raise UserError(f"{out} has pairs from other teachers ({names}); name another folder with --out")
+    else:
+        write_json(record, teachers)
 
 
 def _percent(factor: float) -> int:

@@ -40,7 +40,17 @@ RESUMABLE = (
 )
 """Keys that a resumed run may change. ``steps`` alone leaves the learning rate of every step unchanged."""
 
-PACKAGES = ("fmen", "fmen-core", "fmen-data", "fmen-eval", "torch", "numpy", "opencv-python-headless", "h5py")
+PACKAGES = (
+    "fmen",
+    "fmen-core",
+    "fmen-data",
+    "fmen-eval",
+    "torch",
+    "numpy",
+    "opencv-python-headless",
+    "simplejpeg",
+    "h5py",
+)
 
 
 class Run:
