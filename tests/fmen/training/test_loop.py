@@ -22,6 +22,7 @@ from fmen.training.recipe import Recipe
 from fmen.training.run_folder import Run, resumed_recipe
 from fmen.training.signals import StopRequest
 from fmen_core import FMENTraining, load, read_metadata
+from fmen_eval import validate
 
 RecipeMaker = Callable[..., Recipe]
 CPU = torch.device("cpu")
@@ -268,3 +269,26 @@ def test_a_checkpoint_counts_the_losses_since_the_last_line(
     checkpoint = torch.load(run.resume, weights_only=True)
     assert checkpoint["counted"] == 1
     assert 0 < checkpoint["losses"].item() < 255
+
+
+def test_a_signal_stops_a_validation_which_the_resumed_run_repeats(
+    tiny: RecipeMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photos: Path
+) -> None:
+    recipe = tiny(val_data=str(photos), val_every=3, log_every=3)
+    whole, parts = Run(tmp_path / "whole"), Run(tmp_path / "parts")
+    train(recipe, whole)
+    calls = iter(range(1, 100))
+
+    def interrupted(*args: Any, **keys: Any) -> Any:
+        if next(calls) in (1, 4):  # The first image at step 3, and at step 6 after the repeated validation.
+            os.kill(os.getpid(), signal.SIGTERM)
+        return validate(*args, **keys)
+
+    monkeypatch.setattr("fmen.training.loop.validate", interrupted)
+    outcomes = [train(recipe, parts)] + [train(parts.recipe(), parts, resume=True) for _ in range(2)]
+    assert [(outcome.step, outcome.signal) for outcome in outcomes] == [(3, 15), (6, 15), (6, None)]
+    assert next(calls) == 1 + 2 + 1 + 2 + 1
+    found, expected = ({r["step"]: r["psnr"] for r in run.records() if "psnr" in r} for run in (parts, whole))
+    assert found == expected and found.keys() == {3, 6}
+    assert outcomes[-1].best == max(expected.values())
+    assert_equal(weights_of(parts.best), weights_of(whole.best))

@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from click.testing import Result
 from typer.testing import CliRunner
 
 from fmen.cli.main import app
 from fmen.sources.runs import RunError, newest_weights
 from fmen.training.initialization import initial_network
 from fmen.training.loop import train
-from fmen.training.recipe import Recipe, RecipeError
+from fmen.training.recipe import Recipe, RecipeError, dump_recipe
 from fmen.training.run_folder import Run, new_run, newest_run, resumed_recipe, versions
 from fmen_core import save
 
@@ -176,3 +177,54 @@ def test_a_folder_without_a_run_or_without_a_checkpoint_is_named(tiny: RecipeMak
     run.resume.unlink()
     with pytest.raises(RunError, match="no checkpoint to resume from"):
         train(run.recipe(), run, resume=True)
+
+
+def train_auto(recipe: Recipe, folder: Path, *options: str) -> Result:
+    file = folder / "auto.yaml"
+    file.write_text(dump_recipe(recipe))
+    command = ["train", "--resume", "auto", "--recipe", str(file), "--out", str(folder / "run"), *options]
+    return CliRunner().invoke(app, command, catch_exceptions=False)
+
+
+def test_resume_auto_starts_a_run_and_continues_it(tiny: RecipeMaker, tmp_path: Path) -> None:
+    run, recipe = Run(tmp_path / "run"), tiny(steps=3, log_every=1, compile="auto")
+    assert train_auto(recipe, tmp_path).exit_code == 0
+    run.log({"step": 9})
+    longer = train_auto(recipe, tmp_path, "--set", "steps=5", "--set", "schedule_steps=5", "--set", "compile=auto")
+    assert longer.exit_code == 0 and longer.stdout.startswith(f"run {run.folder}: fmen-s x4, 5 steps\n")
+    assert [record["step"] for record in run.records()] == [1, 2, 3, 4, 5]
+    refused = train_auto(recipe, tmp_path, "--set", "seed=1")
+    assert (refused.exit_code, refused.stderr.count("\n")) == (2, 1)
+    assert "its seed is 0 and cannot change" in refused.stderr
+
+
+def test_resume_auto_starts_again_a_run_that_was_killed_before_its_first_checkpoint(
+    tiny: RecipeMaker, tmp_path: Path
+) -> None:
+    run, recipe = Run(tmp_path / "run"), tiny(steps=3, log_every=1)
+    run.begin(recipe, {})
+    run.log({"step": 1, "loss": 0.0})
+    assert train_auto(recipe, tmp_path).exit_code == 0
+    assert [record["step"] for record in run.records()] == [1, 2, 3]
+    assert run.records()[0]["loss"] > 0
+
+
+def test_resume_auto_does_not_overwrite_weights_whose_checkpoints_are_gone(tiny: RecipeMaker, tmp_path: Path) -> None:
+    run, recipe = Run(tmp_path / "run"), tiny(steps=1)
+    assert train_auto(recipe, tmp_path).exit_code == 0
+    before = run.last.read_bytes()
+    run.resume.unlink()
+    refused = train_auto(recipe, tmp_path)
+    assert refused.exit_code == 2
+    assert "has weights but no checkpoint; choose another --out, or remove last.safetensors" in refused.stderr
+    assert run.last.read_bytes() == before
+
+
+def test_resume_auto_without_a_folder_takes_the_one_that_the_recipe_names(
+    tiny: RecipeMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text(dump_recipe(tiny(name="mine", steps=1)))
+    for _ in range(2):
+        assert CliRunner().invoke(app, ["train", "--recipe", "mine.yaml", "--resume=auto"]).exit_code == 0
+    assert [path.name for path in Path("runs").iterdir()] == ["fmen-s_x4_mine"]
