@@ -29,7 +29,7 @@ class TrainCommand(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the command line."""
         following = [*args[1:], None]
-        alone = [arg == "--resume" and word != "auto" for arg, word in zip(args, following, strict=True)]
+        alone = [arg == "--resume" and word != "auto" for arg, word in zip(args, following, strict=False)]
         args = ["--resume=always" if bare else arg for arg, bare in zip(args, alone, strict=True)]
         return super().parse_args(ctx, args)
 
