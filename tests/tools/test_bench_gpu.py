@@ -1,4 +1,4 @@
-"""The benchmarks for a GPU, on the CPU."""
+"""The benchmark for a GPU, on the CPU."""
 
 from __future__ import annotations
 
@@ -8,42 +8,30 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-import torch
 
 Load = Callable[[str], ModuleType]
 
 
-def test_the_section_for_a_gpu_runs_on_a_cpu(bench: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    script = bench("training_gpu")
-    monkeypatch.setattr(torch, "compile", lambda network, **_: network)
-    report = script.run(1, device="cpu", batch=3, patch=8, steps=1, rounds=1, images=(2, 64))
-    found = json.loads(report.write(tmp_path / "training.json").read_text())
+def test_ways_feeds_and_networks_are_measured(bench: Load, tmp_path: Path) -> None:
+    quick = {"batch": 3, "patch": 8, "steps": 1, "images": (2, 64), "sizes": ((12, 16),), "names": ("fmen-s",)}
+    report = bench("gpu").run(1, device="cpu", **quick)
+    found = json.loads(report.write(tmp_path / "gpu.json").read_text())
     assert found["checks"]["batches cut on the device and by the loader, that differ"] == 0
-    assert {"published", "fp32", "bf16"} <= set(found["facts"]["ways"])
-    assert [row["what"].split("fed from ")[1] for row in found["comparisons"][-3:]] == [
-        "images on the device",
-        "the loader",
-        "the loader with 4 threads",
-    ]
+    assert set(found["facts"]["ways"]) == {"published", "fp32", "bf16"}
+    fed = [row["what"].split("fed from ")[1] for row in found["comparisons"][-2:]]
+    assert fed == ["patches cut on the device", "the loader"]
+    networks = found["facts"]["networks"]
+    assert set(networks) == {"fmen-s, fp32", "fmen-s, bf16", "fmen-s, fp16"}
+    assert all(min(row.values()) > 0 for row in networks.values())
 
 
-def test_patches_cut_on_the_device_are_the_loaders_in_every_orientation(bench: Load) -> None:
-    script = bench("training_gpu")
-    with script.synthetic_cache(3, 96) as cache:
-        sampler = script.PatchSampler([cache], patch=5, batch=64, seed=1)
-        resident = script.ResidentPatches(sampler, torch.device("cpu"))
-        assert set(sampler.draw(0)[:, 3]) == set(range(8))
-        script.check_resident(script.Report("training"), sampler, resident)
-        resident.hr.flat ^= 1
-        with pytest.raises(SystemExit, match="batch 0, cut on the device, is not the loader's"):
-            script.check_resident(script.Report("training"), sampler, resident)
-
-
-def test_the_benchmark_of_the_gpu_measures_networks_in_every_precision(bench: Load, tmp_path: Path) -> None:
-    report = bench("forward_gpu").run(1, device="cpu", names=["fmen-s", "span"], size=(12, 16))
-    found = json.loads(report.write(tmp_path / "forward_gpu.json").read_text())["facts"]["networks"]
-    assert set(found) == {
-        f"{name}, {precision}" for name in ("fmen-s", "span") for precision in ("fp32", "fp16", "bf16")
-    }
-    keys = {"peak MiB", "ms", "share of matrix products", "share of bandwidth"}
-    assert all(set(row) == keys and min(row.values()) > 0 for row in found.values())
+def test_other_patches_than_the_loaders_stop_the_benchmark(bench: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = bench("gpu")
+    batch = script.ResidentPatches.batch
+    monkeypatch.setattr(script.ResidentPatches, "batch", lambda self, step: [x ^ 1 for x in batch(self, step)])
+    way = script.ours("fp32")
+    with (
+        script.noise_cache(2, 48) as cache,
+        pytest.raises(SystemExit, match="a batch that was cut on the device is not the loader's"),
+    ):
+        script.feeds(script.Report("gpu"), "fp32", way, cache, "cpu", 2, 8, steps=1, rounds=1)

@@ -190,7 +190,7 @@ def main(description: str | None, run: Callable[..., Report], quick: Mapping[str
         parser.add_argument(f"--{name}", **settings)
     chosen = vars(parser.parse_args())
     file, small = chosen.pop("json"), chosen.pop("quick")
-    report = run(**chosen, **(quick if small else {}))
+    report = run(**{**chosen, **(quick if small else {})})
     report.show()
     if file or not small:
         print(f"written to {report.write(file)}")

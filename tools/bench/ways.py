@@ -12,6 +12,7 @@ from measure import Action, Report
 from published import Published
 from torch import Tensor, nn
 
+from fmen.training.cuda_graph import CudaGraph, make_capturable
 from fmen.training.loop import take_step
 from fmen.training.recipe import load_recipe, make_recipe
 from fmen.training.setup import make_state
@@ -74,15 +75,25 @@ def published(device: str = "cpu") -> Way:
     return Way(take, model, optimizer, torch.contiguous_format)
 
 
-def ours(precision: str, compiled: Mapping[str, Any] | None = None, device: str = "cpu") -> Way:
+def ours(
+    precision: str,
+    compiled: Mapping[str, Any] | None = None,
+    device: str = "cpu",
+    *,
+    graph: bool = False,
+    optimizer: str = "adam",
+) -> Way:
     """Train as ``fmen train`` does; ``compiled`` has the options of ``torch.compile``, None is eager."""
-    settings = {"steps": 1, "learning_rate": 5e-4, "schedule": "constant", "fused": True}
-    recipe = make_recipe(settings | {"precision": precision, "device": device})
+    settings = {"steps": 1, "learning_rate": 5e-4, "schedule": "constant", "fused": optimizer == "adam"}
+    recipe = make_recipe(settings | {"precision": precision, "device": device, "optimizer": optimizer})
     state = make_state(recipe, torch.device(device))
     network = state.model if compiled is None else cast(nn.Module, torch.compile(state.model, **compiled))
+    captured = CudaGraph() if graph else None
+    if captured:
+        make_capturable(state.optimizer, torch.device(device))
 
     def take(lr: Tensor, hr: Tensor) -> object:
-        return take_step(recipe, state, network, lr, hr)
+        return take_step(recipe, state, network, lr, hr, captured)
 
     return Way(take, state.model, state.optimizer, torch.channels_last)
 

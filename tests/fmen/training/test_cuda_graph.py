@@ -68,7 +68,7 @@ def test_steps_are_captured_on_one_gpu_only_and_never_in_fp16(tiny: RecipeMaker)
 def test_a_replayed_step_equals_an_eager_one(tiny: RecipeMaker, keys: dict[str, object]) -> None:
     recipe, device = tiny(device="cuda", steps=8, ema=0.9, **keys), torch.device("cuda")
     sampler = open_patches([Stage(recipe)], Processes())[0]
-    weights = []
+    weights, losses = [], []
     for graph in (None, CudaGraph()):
         torch.manual_seed(0)
         state = make_state(recipe, device)
@@ -78,9 +78,12 @@ def test_a_replayed_step_equals_an_eager_one(tiny: RecipeMaker, keys: dict[str, 
             lr, hr = (patches.to(device).float() for patches in sampler.batch(step))
             set_learning_rate(state.optimizer, learning_rate(recipe, step))
             state.count(take_step(recipe, state, state.model, lr, hr, graph))
-        weights.append((torch.cat([p.flatten() for p in state.model.parameters()]), state.losses))
+        weights.append(torch.cat([p.flatten() for p in state.model.parameters()]))
+        losses.append(state.losses)
         assert graph is None or graph.graph is not None
-    torch.testing.assert_close(weights[0], weights[1], rtol=1e-2, atol=1e-4)
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-3, atol=0)
+    # cuDNN's gradients are not deterministic, and single weights follow their rounding errors.
+    assert (weights[0] - weights[1]).norm() < 1e-3 * weights[0].norm()
 
 
 @pytest.mark.cuda
