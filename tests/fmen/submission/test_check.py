@@ -21,7 +21,7 @@ from fmen.json_file import dump_json
 from fmen.submission.build import SubmissionReport
 from fmen.submission.check import probe
 from fmen.submission.check.findings import Finding, abbreviate
-from fmen.submission.check.package import compare_psnr, import_path, psnr_agrees, read_metrics
+from fmen.submission.check.package import check_source, compare_psnr, import_path, psnr_agrees, read_metrics
 from fmen.submission.check.run import check_submission, verdict
 from fmen.submission.images import open_images
 from fmen.submission.rules import LAYOUTS, SubmissionError
@@ -199,6 +199,17 @@ def test_infinite_psnr_is_null_in_metrics_json(second: float, faults: int, tmp_p
     (tmp_path / "metrics.json").write_text(dump_json(metrics))
     assert "null" in (tmp_path / "metrics.json").read_text()
     assert len(read_metrics(tmp_path)[1]) == faults
+
+
+def test_imports_of_a_program_in_the_model_file_and_new_syntax_are_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text('import math, einops\nif __name__ == "__main__":\n    from utils import logger\n')
+    (tmp_path / "b.py").write_text("import torch\nmatch 1:\n    case _:\n        pass\n")
+    lines = [str(finding) for name in ("a.py", "b.py") for finding in check_source(tmp_path, name)]
+    assert lines == [
+        "warning: a.py: imports einops, which the organisers may not have installed",
+        "warning: b.py: not valid in the organisers' Python 3.9 "
+        "(Pattern matching is only supported in Python 3.10 and greater)",
+    ]
 
 
 def test_many_names_are_abbreviated() -> None:

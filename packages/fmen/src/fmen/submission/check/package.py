@@ -13,7 +13,6 @@ import math
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import torch
@@ -24,6 +23,7 @@ from fmen.submission.images import SplitImages, open_images
 from fmen.submission.metrics import Metrics, require_fvcore
 from fmen.submission.rules import LAYOUTS, SCALE, Layout
 from fmen.submission.sandbox import PROJECT_PACKAGES, run_fresh
+from fmen.submission.source import imported_names, imports_in, is_allowed
 from fmen_data import read_image, write_image
 from fmen_data.datasets import Source
 from fmen_eval import psnr
@@ -32,6 +32,9 @@ TOLERANCE = 1e-3
 """Largest difference in dB between a declared and a measured PSNR: rounding differs slightly between machines."""
 
 WEIGHTS = (".pth", ".pt", ".ckpt")
+ORGANISERS_PYTHON = (3, 9)
+"""The version that the organisers of 2026 state in their README."""
+
 FIGURES = {"params": "parameters", "flops": "FLOPs", "activations": "activations", "convs": "convolutions"}
 UNITS = {"G": 1e9, "M": 1e6, "": 1.0}
 ROWS = {"Parameters": "params", "FLOPs": "flops", "Activations": "activations", "Convolutions": "convs", "PSNR": "psnr"}
@@ -82,23 +85,24 @@ def check_files(names: list[str], models: list[str], weights: list[str]) -> list
 
 
 def check_source(package: Path, model: str) -> list[Finding]:
-    """Check that the model file is Python and self-contained."""
+    """Check that the model file is self-contained Python, and of a version that the organisers have."""
+    code = (package / model).read_bytes()
     try:
-        tree = ast.parse((package / model).read_bytes())
+        tree = ast.parse(code)
     except (SyntaxError, ValueError) as error:
         return [Finding("fatal", model, f"not valid Python ({error})")]
     findings = []
-    for node in ast.walk(tree):
-        level = node.level if isinstance(node, ast.ImportFrom) else 0
-        imported = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        imported += [node.module or "."] if isinstance(node, ast.ImportFrom) else []
-        for name in {name.partition(".")[0] for name in imported}:
-            if level or name in (*PROJECT_PACKAGES, "models", "utils"):
-                findings.append(Finding("fatal", model, f"imports {'.' * level}{name}; it must be self-contained"))
-            elif name not in ("torch", "numpy") and name not in sys.stdlib_module_names:
-                findings.append(
-                    Finding("warning", model, f"imports {name}, which the organisers may not have installed")
-                )
+    for name in dict.fromkeys(name for imported in imports_in(tree) for name in imported_names(imported)):
+        top = name.partition(".")[0]  # empty for a relative import
+        if top in ("", *PROJECT_PACKAGES, "models", "utils"):
+            findings.append(Finding("fatal", model, f"imports {top or name}; it must be self-contained"))
+        elif not is_allowed(top):
+            findings.append(Finding("warning", model, f"imports {top}, which the organisers may not have installed"))
+    try:
+        ast.parse(code, feature_version=ORGANISERS_PYTHON)
+    except SyntaxError as error:
+        fault = f"not valid in the organisers' Python {'.'.join(map(str, ORGANISERS_PYTHON))} ({error.msg})"
+        findings.append(Finding("warning", model, fault))
     return findings
 
 
