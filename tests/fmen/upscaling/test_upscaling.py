@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from fmen.cli.main import app
 from fmen.upscaling import batch as upscaling
-from fmen.upscaling.batch import enlarge, spread_colours
+from fmen.upscaling.enlarge import enlarge, spread_colours
 from fmen.upscaling.jobs import plan
 from fmen.upscaling.photo import Photo, read_photo, write_photo
 from fmen_core import FMENTraining, ModelError, Upscaler, pretrained, save
@@ -291,7 +291,7 @@ def tree(work: Path) -> Path:
 
 
 def planned(inputs: list[str], output: str, suffix: str = ".png") -> list[tuple[str, str]]:
-    return [(str(job.source), str(job.target)) for job in plan(inputs, output, suffix)]
+    return [(str(job.source), str(job.target)) for job in plan(inputs, output, suffix)[0]]
 
 
 @pytest.mark.usefixtures("tree")
@@ -389,7 +389,7 @@ def test_tiles_precision_and_ensemble_reach_the_upscaler(tree: Path, monkeypatch
             made.append(options)
             super().__init__(model, **options)
 
-    monkeypatch.setattr("fmen_core.Upscaler", Recorder)
+    monkeypatch.setattr("fmen.upscaling.networks.Upscaler", Recorder)
     weights = ["--weights", "w.safetensors", "--overwrite"]
     options = ["--tile", "16", "--precision", "bf16", "--ensemble", "--device", "cpu"]
     stdout, _ = fmen("in/one.png", "-o", "big.png", *weights, *options)
@@ -412,7 +412,7 @@ def test_ctrl_c_leaves_whole_files_only(tree: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("fmen.upscaling.photo.encode_photo", interrupted)
     _, stderr = fmen("in", "-o", "out", "--weights", "w.safetensors", status=130)
     assert stderr == "error: interrupted\n"
-    assert not [path for path in (tree / "out").rglob("*") if path.is_file()]
+    assert {path.name for path in (tree / "out").rglob("*") if path.is_file()} <= {".fmen-upscale.jsonl"}
 
 
 def test_weights_come_from_the_package_or_else_from_the_newest_run(tree: Path) -> None:
@@ -432,7 +432,7 @@ def test_out_of_memory_is_a_line_with_a_remedy(tree: Path, monkeypatch: pytest.M
     def exhausted(*_: object, **__: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(upscaling, "enlarge", exhausted)
+    monkeypatch.setattr(upscaling, "run_network", exhausted)
     _, stderr = fmen("in/one.png", "-o", "big.png", "--weights", "w.safetensors", status=2)
     assert stderr == "error: in/one.png: out of memory; upscale a part of the image, or free some memory\n"
 
@@ -441,15 +441,16 @@ def test_out_of_memory_is_a_line_with_a_remedy(tree: Path, monkeypatch: pytest.M
 def test_one_image_that_is_out_of_memory_does_not_stop_the_others(
     tree: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    original = upscaling.enlarge
+    original = upscaling.run_network
+
+    calls = iter([error])
 
     def exhausted(upscaler: Upscaler, photo: Photo, on_tile: object = None) -> Photo:
-        if not (tree / "out").exists():
-            (tree / "out").mkdir()
-            raise error
+        if (failure := next(calls, None)) is not None:
+            raise failure
         return original(upscaler, photo)
 
-    monkeypatch.setattr(upscaling, "enlarge", exhausted)
+    monkeypatch.setattr(upscaling, "run_network", exhausted)
     _, stderr = fmen("in", "-o", "out", "--weights", "w.safetensors", status=2)
     first, second = stderr.splitlines()
     assert first.startswith("error: in/one.png: out of memory")

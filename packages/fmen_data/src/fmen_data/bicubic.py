@@ -1,7 +1,7 @@
-"""MATLAB's ``imresize(image, scale, 'bicubic')`` on uint8 images, bit-exact.
+"""MATLAB's ``imresize(image, scale, 'bicubic')`` on uint8 and uint16 images, bit-exact.
 
 The LR images of DIV2K, Set5 and the other benchmarks were made by MATLAB. Its ``imresize`` resizes the rows, then the
-columns, and on uint8 images rounds and clamps to uint8 after *each* of the two passes. Floating point between the
+columns, and rounds and clamps to the image's integer type after *each* of the two passes. Floating point between the
 passes, as in the common Python ports, changes about one value in ten.
 
 The arithmetic follows the documented algorithm of MATLAB's ``imresize``: the cubic kernel with a = -0.5 (Keys, "Cubic
@@ -15,7 +15,7 @@ closer than this bound to a rounding boundary are summed again in double precisi
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -24,6 +24,7 @@ import numpy.typing as npt
 from .errors import DataError
 
 Image = npt.NDArray[np.uint8]
+AnyImage = TypeVar("AnyImage", npt.NDArray[np.uint8], npt.NDArray[np.uint16])
 
 _KERNEL_WIDTH = 4.0
 _FLOAT32_UNIT = 2.0**-24
@@ -33,27 +34,27 @@ _PRODUCT = 1 << 18
 _WINDOW = 64  # approximate input rows per matrix product: large enough for BLAS, small enough for the L2 cache
 
 
-def imresize(image: Image, scale: float) -> Image:
+def imresize(image: AnyImage, scale: float) -> AnyImage:
     """Resize an image exactly as MATLAB's ``imresize(image, scale, 'bicubic')`` does.
 
     Args:
-        image: uint8 ``(H, W)`` or ``(H, W, 3)``, values 0..255.
+        image: uint8 or uint16, ``(H, W)`` or ``(H, W, 3)``.
         scale: Factor for both sides, above 0: ``0.25`` or ``1 / 3`` downscales, ``2`` upscales.
 
     Returns:
-        uint8 ``(ceil(H * scale), ceil(W * scale))``, with as many channels as the input.
+        ``(ceil(H * scale), ceil(W * scale))`` in the input's type, with as many channels as the input.
 
     Raises:
         DataError: The image is of another type or shape or empty, or the scale is not positive and finite.
     """
-    if image.dtype != np.uint8:
-        raise DataError(f"imresize takes uint8 images with values 0..255, got {image.dtype}")
+    if image.dtype not in (np.uint8, np.uint16):
+        raise DataError(f"imresize takes uint8 or uint16 images, got {image.dtype}")
     if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3) or image.size == 0:
         raise DataError(f"imresize takes images of shape (H, W) or (H, W, 3), got {image.shape}")
     if not (math.isfinite(scale) and scale > 0):
         raise DataError(f"imresize takes a positive scale such as 0.25 or 2, got {scale}")
-    transposed = np.asarray(cv2.transpose(_resize_rows(image, float(scale))), np.uint8)
-    return np.asarray(cv2.transpose(_resize_rows(transposed, float(scale))), np.uint8)
+    transposed = np.asarray(cv2.transpose(_resize_rows(image, float(scale))), image.dtype)
+    return np.asarray(cv2.transpose(_resize_rows(transposed, float(scale))), image.dtype)
 
 
 def _cubic(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -82,11 +83,11 @@ def _contributions(in_length: int, scale: float) -> tuple[npt.NDArray[np.float64
     return weights / total[:, None], np.minimum(folded, 2 * in_length - 1 - folded)
 
 
-def _resize_rows(image: npt.NDArray[Any], scale: float) -> Image:
-    """Resize along the first dimension: ``(H, W)`` or ``(H, W, 3)`` -> ``(ceil(H * scale), ...)``, rounded to uint8."""
+def _resize_rows(image: npt.NDArray[Any], scale: float) -> npt.NDArray[Any]:
+    """Resize along the first dimension, ``(H, W)`` or ``(H, W, 3)`` -> ``(ceil(H * scale), ...)``, and round."""
     rows = np.ascontiguousarray(image).reshape(image.shape[0], -1)
     weights, sources = _contributions(rows.shape[0], scale)
-    out = np.empty((len(weights), rows.shape[1]), np.uint8)
+    out = np.empty((len(weights), rows.shape[1]), image.dtype)
     step = min(256, max(8, round(_WINDOW * scale)))
     blocks = [slice(start, start + step) for start in range(0, len(weights), step)]
     spans = [(int(sources[block].min()), int(sources[block].max()) + 1) for block in blocks]
@@ -107,7 +108,7 @@ def _resize_block(
     weights: npt.NDArray[np.float64],
     sources: npt.NDArray[np.intp],
     scratch: npt.NDArray[np.float32],
-    out: Image,
+    out: npt.NDArray[Any],
 ) -> None:
     """Compute ``out`` ``(n, L)`` from ``n`` sets of weights and the input rows ``window`` ``(m, chunks, chunk)``."""
     (count, taps), length = weights.shape, out.shape[1]
@@ -118,12 +119,13 @@ def _resize_block(
     values = product.reshape(count, -1)[:, :length]
     values += 0.5
     rounded = np.floor(values, out=scratch[1, :count].reshape(count, -1)[:, :length])
+    white = float(np.iinfo(out.dtype).max)
     values -= rounded  # close to 0 or 1: at a rounding boundary
     values -= 0.5
-    np.copyto(out, np.clip(rounded, 0, 255, out=rounded), casting="unsafe")
+    np.copyto(out, np.clip(rounded, 0, white, out=rounded), casting="unsafe")
     # Twice the standard bound for the error of a dot product, (taps + 2) * u * sum|w||x|.
-    tolerance = 2 * (taps + 2) * _FLOAT32_UNIT * 255 * float(np.abs(weights).sum(1).max())
+    tolerance = 2 * (taps + 2) * _FLOAT32_UNIT * white * float(np.abs(weights).sum(1).max())
     row, column = np.divmod(np.flatnonzero(np.abs(values, out=values) >= 0.5 - tolerance), length)
     terms = weights[row].T * window.reshape(len(window), -1)[sources[row].T, column]  # (taps, values near a boundary)
     exact = np.add.accumulate(terms, axis=0)[-1]  # one tap after the other; sum() adds in pairs
-    out[row, column] = np.clip(np.floor(exact + 0.5), 0, 255)
+    out[row, column] = np.clip(np.floor(exact + 0.5), 0, white)

@@ -37,6 +37,17 @@ Model = Annotated[
         help="The network of the weights. Only a network of your own must be named: its file and class.",
     ),
 ]
+
+
+class AutoPrecision(str, Enum):
+    """A precision, or the fastest one on the device."""
+
+    auto = "auto"
+    fp32 = Precision.fp32.value
+    bf16 = Precision.bf16.value
+    fp16 = Precision.fp16.value
+
+
 Weights = Annotated[
     Path | None, typer.Option(metavar="FILE|NAME", help="Trained weights. Default: the newest run's best.")
 ]

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Callable, Sequence
 from enum import Enum
+from fractions import Fraction
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
+from fmen.cli.options import AutoPrecision, Device
 from fmen.errors import UserError
 
 if TYPE_CHECKING:
-    from fmen_core import Upscaler
+    from fmen.upscaling.enlarge import OutputSize
+    from fmen.upscaling.jobs import Job
+    from fmen.upscaling.manifest import Settings
+    from fmen.upscaling.networks import Networks
 
+CACHED_PRIMITIVES = "128"
+"""Compiled convolutions that oneDNN keeps. Every image size needs about 20; with oneDNN's default of 1,024 they take 60
+MB after 200 images of different sizes (``tools/bench/engines.py --memory``)."""
 
-class Precision(str, Enum):
-    """Number format of the convolutions."""
-
-    auto = "auto"
-    fp32 = "fp32"
-    bf16 = "bf16"
-    fp16 = "fp16"
+LARGEST_FACTOR = 64
 
 
 class Format(str, Enum):
@@ -33,62 +37,131 @@ class Format(str, Enum):
     tiff = "tiff"
 
 
+class Engine(str, Enum):
+    """What runs the images."""
+
+    local = "local"
+    ray = "ray"
+
+
 def upscale(
-    inputs: Annotated[list[str], typer.Argument(metavar="INPUT", help="Images, folders, patterns; - is stdin.")],
-    output: Annotated[str, typer.Option("--output", "-o", help="Folder, or file for one image; - is stdout (PNG).")],
+    inputs: Annotated[list[str], typer.Argument(metavar="INPUT", help="Images, folders, patterns, URIs; - is stdin.")],
+    output: Annotated[
+        str | None,
+        typer.Option("--output", "-o", metavar="PATH", help="Folder, or file for one image; - is stdout (PNG)."),
+    ] = None,
     weights: Annotated[
         str | None, typer.Option(metavar="FILE|NAME", help="Default: FMEN-S in the package, or the newest run's best.")
     ] = None,
-    scale: Annotated[int, typer.Option(min=2, max=4, help="Without --weights: how many times larger.")] = 4,
+    scale: Annotated[int | None, typer.Option(min=2, max=4, help="How many times larger. Default: 4.")] = None,
+    outscale: Annotated[str | None, typer.Option(metavar="FACTOR", help="The same, also fractions: 2.5.")] = None,
+    width: Annotated[int | None, typer.Option(min=1, metavar="PIXELS", help="Width of the results.")] = None,
+    max_side: Annotated[
+        int | None, typer.Option(min=1, metavar="PIXELS", help="Limit for the longer side of the results.")
+    ] = None,
     format_: Annotated[Format, typer.Option("--format", help="Of the files in a folder.")] = Format.png,
     quality: Annotated[int, typer.Option(min=1, max=100, help="Of JPEG and WebP.")] = 95,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Overwrite existing outputs.")] = False,
     ensemble: Annotated[
         bool, typer.Option("--ensemble", help="Mean over 8 flips and rotations: better, 8 times slower.")
     ] = False,
-    precision: Annotated[Precision, typer.Option(help="Number format; auto: the fastest here.")] = Precision.auto,
+    precision: Annotated[
+        AutoPrecision, typer.Option(help="Number format; auto: the fastest here.")
+    ] = AutoPrecision.auto,
     tile: Annotated[str, typer.Option(help="Side of the tiles in pixels; auto: from the memory; or none.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Device = "auto",
+    engine: Annotated[Engine, typer.Option(help="ray: many processes, on this machine or a cluster.")] = Engine.local,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes of --engine ray. Default: one per GPU, or per CPU core.")
+    ] = None,
 ) -> None:
     """Enlarge images."""
+    output = output or ask_for_output(inputs)
     side = parse_tile(tile)
-    from fmen.upscaling.jobs import Settings, pending, plan
+    size = parse_size(scale, outscale, width, max_side)
+    if engine is Engine.ray and "-" in (*inputs, output):
+        raise UserError("--engine ray reads and writes files; for standard input and output use --engine local")
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", CACHED_PRIMITIVES)  # read at PyTorch's first convolution
+    from fmen.upscaling.jobs import output_folder, plan
+    from fmen.upscaling.manifest import Settings, pending
 
-    jobs = plan(inputs, output, f".{format_.value}")
-    from fmen.sources.weights import choose_weights
+    jobs, faults = plan(inputs, output, f".{format_.value}")
+    from fmen.sources.weights import choose_weights, weights_of_all_scales
+    from fmen.upscaling.networks import Networks, needed_scale
 
-    path = choose_weights(weights, scale)
-    settings = Settings.of(path, precision.value, ensemble, quality)
+    if weights is None and scale is None and (width or max_side):  # the factor depends on the image
+        files = weights_of_all_scales()
+    else:
+        files = [choose_weights(weights, scale or needed_scale(None if size is None else size.factor))]
+    networks = Networks.load(
+        files, size=size, precision=precision.value, device=device, tile=side, self_ensemble=ensemble
+    )
+    settings = Settings.of(files, precision.value, ensemble, quality, networks.size)
+    for fault in faults:
+        typer.echo(f"error: {fault}", err=True)
     todo = jobs if overwrite else pending(jobs, settings)
     say = partial(typer.echo, err=output == "-")  # standard output may be the image
     if not todo and len(jobs) == 1:
-        say(f"{jobs[0].target} exists already (--overwrite makes it again)")
+        say(f"{jobs[0].result} exists already (--overwrite makes it again)")
     elif len(todo) < len(jobs):
         say(f"{len(jobs) - len(todo)} of {len(jobs)} exist already (--overwrite makes them again)")
-    if not todo:
-        return
+    from fmen_data import DataError
 
-    from fmen.upscaling.batch import BatchUpscaler, report_faults
-    from fmen_core import Upscaler, load
+    failed, advice = 0, "for the reasons above"
+    if todo and engine is Engine.ray:
+        from fmen.upscaling.cluster import run_on_ray
 
-    model = load(path)
-    upscalers: dict[Precision, Upscaler] = {}
+        folder = output_folder(inputs, output)
+        failed, failures = run_on_ray(todo, networks, settings, folder, workers=workers, say=say)
+        advice = f"see {failures}" if failed else advice
+    elif todo:
+        failed = run_here(todo, networks, settings, say)
+    if failed or faults:
+        raise DataError(f"{failed + len(faults)} of {len(todo) + len(faults)} images could not be upscaled, {advice}")
 
-    def upscaler_for(bits: int) -> Upscaler:
-        # bf16 and fp16 have 8 and 11 significant bits, too few for an image of 16.
-        wanted = Precision.fp32 if precision is Precision.auto and bits == 16 else precision
-        if wanted not in upscalers:
-            upscalers[wanted] = Upscaler(
-                model, device=device, precision=wanted.value, tile=side, self_ensemble=ensemble
-            )
-        return upscalers[wanted]
 
-    first = upscaler_for(8)
-    say(f"weights {path}: {model.name} x{model.scale}, {first.precision} on {first.device}")
-    complain = partial(typer.echo, err=True)
-    progress = sys.stderr.isatty()
-    batch = BatchUpscaler(upscaler_for, settings=settings, progress=progress, say=say, complain=complain)
-    report_faults(batch.run(todo), todo)
+def run_here(todo: Sequence[Job], networks: Networks, settings: Settings, say: Callable[[str], None]) -> int:
+    """Upscale in this process; return the number of images that could not be upscaled."""
+    from fmen.upscaling.batch import BatchUpscaler
+
+    first = networks.upscaler()
+    for file, model in zip(networks.files, networks.models, strict=True):
+        say(f"weights {file}: {model.name} x{model.scale}, {first.precision} on {first.device}")
+    batch = BatchUpscaler(networks, settings, progress=sys.stderr.isatty())
+    return batch.run(todo, say=say, complain=partial(typer.echo, err=True))
+
+
+def ask_for_output(inputs: Sequence[str]) -> NoReturn:
+    """Raise UserError with the option that is missing.
+
+    Raises:
+        UserError: Always.
+    """
+    if len(inputs) > 1:
+        raise UserError(f"no output is named; did you mean -o {inputs[-1]}?")
+    raise UserError("no output is named; add -o and a file, a folder, or - for standard output")
+
+
+def parse_size(scale: int | None, outscale: str | None, width: int | None, max_side: int | None) -> OutputSize | None:
+    """Return the output size that the options describe; None for the network's scale.
+
+    Raises:
+        UserError: The options contradict each other, or ``outscale`` is no positive number.
+    """
+    from fmen.upscaling.enlarge import OutputSize
+
+    if outscale is not None and width is not None:
+        raise UserError("--outscale and --width both set the size; give one of them")
+    factor = None if scale is None or width is not None else Fraction(scale)
+    if outscale is not None:
+        try:
+            factor = Fraction(outscale)
+        except (ValueError, ZeroDivisionError):
+            factor = Fraction(0)
+        if not 0 < factor <= LARGEST_FACTOR:
+            raise UserError(f"--outscale {outscale}: give a factor such as 2.5, at most {LARGEST_FACTOR}")
+    size = OutputSize(factor, width, max_side)
+    return None if size == OutputSize() else size
 
 
 def parse_tile(text: str) -> int | Literal["auto"] | None:

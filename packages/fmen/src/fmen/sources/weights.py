@@ -37,6 +37,16 @@ def choose_weights(weights: str | None, scale: int) -> Path:
         ) from None
 
 
+def weights_of_all_scales() -> list[Path]:
+    """Return the bundled weights of FMEN-S for every scale; without any, the best weights of the newest run.
+
+    Raises:
+        WeightsError: There are none.
+    """
+    found = [path for scale in (2, 3, 4) if (path := bundled().get(f"fmen-s_x{scale}"))]
+    return found or [choose_weights(None, 4)]
+
+
 def named_or_newest_weights(weights: Path | None) -> Path:
     """Return the weights file to measure or to pack: a file, a name, or the best weights of the newest run.
 

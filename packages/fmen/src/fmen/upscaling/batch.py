@@ -1,140 +1,192 @@
-"""Upscale photographs with their transparency, one after another."""
+"""Upscale many photographs: decoding and encoding run in threads while the network computes."""
 
 from __future__ import annotations
 
 import io
+import math
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from fractions import Fraction
+from itertools import islice
 from typing import Any
 
-import cv2
-import numpy as np
+import torch
 from tqdm import tqdm
 
-from fmen.upscaling.jobs import Job, Settings, write_record
-from fmen.upscaling.photo import Photo, Pixels, check_fits, encode_photo, read_photo, write_photo
-from fmen_core import ModelError, Upscaler
+from fmen.upscaling import storage
+from fmen.upscaling.enlarge import finish, run_network
+from fmen.upscaling.jobs import Job
+from fmen.upscaling.manifest import Settings, write_records
+from fmen.upscaling.networks import Networks
+from fmen.upscaling.photo import Photo, check_fits, encode_photo, read_photo, write_photo
+from fmen_core import ModelError
+from fmen_core.tiling import free_memory
 from fmen_data import DataError
-from fmen_data.images import read_bytes
 
+READERS = 2
+"""Threads that decode, which is also the number of decoded images that wait for the network."""
 
-def enlarge(upscaler: Upscaler, photo: Photo, on_tile: Callable[[int, int], object] | None = None) -> Photo:
-    """Upscale a photograph with its transparency.
+WAITING_BYTES = 2**30
+"""Results that may wait for being written, in bytes, where a quarter of the free memory is less."""
 
-    Colors of transparent pixels are often black and would show as a fringe at edges. They are first replaced by the
-    colors of the nearest visible pixels. The alpha channel is upscaled with the network, too, so that its edges match
-    those of the colors. It is clamped to the alpha values around each pixel, so that opaque areas stay opaque.
-    """
-    if photo.alpha is None:
-        return replace(photo, pixels=upscaler(photo.pixels, on_tile=on_tile))
-    sr = upscaler(spread_colours(photo.pixels, photo.alpha), on_tile=on_tile)
-    alpha = upscaler(np.dstack([photo.alpha] * 3), on_tile=on_tile)[..., 1]
-    return replace(photo, pixels=sr, alpha=within_neighbours(alpha, photo.alpha, upscaler.scale))
-
-
-def spread_colours(pixels: Pixels, alpha: Pixels) -> Pixels:
-    """Replace the pixels ``(H, W, 3)`` whose ``alpha`` is 0 by the nearest ones whose alpha is not."""
-    visible = alpha > 0
-    if visible.all() or not visible.any():
-        return pixels
-    hidden = np.where(visible, 0, 1).astype(np.uint8)
-    _, labels = cv2.distanceTransformWithLabels(hidden, cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL)
-    colours = np.zeros((int(labels.max()) + 1, 3), pixels.dtype)
-    colours[labels[visible]] = pixels[visible]
-    filled: Pixels = np.where(visible[..., None], pixels, colours[labels])
-    return filled
-
-
-def within_neighbours(sr: Pixels, lr: Pixels, scale: int) -> Pixels:
-    """Clamp ``sr`` ``(scale*H, scale*W)`` to the minimum and maximum of the 3x3 pixels of ``lr`` around each pixel."""
-    square = np.ones((3, 3), np.uint8)
-    least, largest = cv2.erode(lr, square), cv2.dilate(lr, square)
-    clamped: Pixels = np.clip(sr, least.repeat(scale, 0).repeat(scale, 1), largest.repeat(scale, 0).repeat(scale, 1))
-    return clamped
+Failure = (DataError, ModelError)
 
 
 class BatchUpscaler:
-    """Upscales a sequence of images.
+    """Upscales a sequence of images. A result appears when it is complete.
 
     Args:
-        upscaler_for: Returns the upscaler for images of 8 or 16 bits per channel.
+        networks: The networks.
         settings: The settings, which are recorded next to each result.
+        writers: Threads that correct, encode and write; by default as many as PyTorch uses.
+        record: Write the manifest. Otherwise the caller does.
         progress: Show progress bars on standard error.
-        say: Called with a line about each image that was upscaled.
-        complain: Called with a line about each image that could not be upscaled.
     """
 
     def __init__(
         self,
-        upscaler_for: Callable[[int], Upscaler],
-        *,
+        networks: Networks,
         settings: Settings,
+        *,
+        writers: int | None = None,
+        record: bool = True,
         progress: bool = False,
-        say: Callable[[str], None] = print,
-        complain: Callable[[str], None] = print,
     ) -> None:
-        self.upscaler_for = upscaler_for
+        self.networks = networks
         self.settings = settings
+        self.writers = writers or torch.get_num_threads()
+        self.record = record
         self.progress = progress
-        self.say = say
-        self.complain = complain
 
-    def run(self, jobs: Sequence[Job]) -> list[str]:
-        """Run the jobs. A result appears when it is complete.
+    def run(
+        self, jobs: Sequence[Job], *, say: Callable[[str], None] = print, complain: Callable[[str], None] = print
+    ) -> int:
+        """Run the jobs.
+
+        Args:
+            jobs: The images, which are finished in this order.
+            say: Called with a line about each image that was upscaled.
+            complain: Called with a line about each image that could not be upscaled.
 
         Returns:
-            A line for each image that could not be upscaled, if there are several jobs.
+            The number of images that could not be upscaled, if there are several jobs.
 
         Raises:
             DataError: The only image cannot be read or written.
             ModelError: The only image cannot be upscaled, or the memory runs out.
         """
-        faults = []
-        with tqdm(total=len(jobs), desc="upscale", unit="image", disable=not self.progress or len(jobs) == 1) as bar:
-            for job in jobs:
-                tell = self.say
+        failed = 0
+        bar = tqdm(total=len(jobs), desc="upscale", unit="image", disable=not self.progress or len(jobs) == 1)
+        with bar, closing(self.results(jobs)) as results:
+            for _, result in results:
+                tell = say
                 try:
-                    line = self.upscale(job)
-                except (DataError, ModelError) as error:
+                    line = result.result()
+                except Failure as error:
                     if len(jobs) == 1:
                         raise
-                    tell, line = self.complain, f"error: {' '.join(str(error).split())}"
-                    faults.append(line)
+                    tell, line = complain, f"error: {' '.join(str(error).split())}"
+                    failed += 1
                 with bar.external_write_mode():
                     tell(line)
                 bar.update()
-        return faults
+        return failed
 
-    def upscale(self, job: Job) -> str:
-        """Upscale one image and return a line about it."""
+    def results(self, jobs: Iterable[Job]) -> Generator[tuple[Job, Future[str]], None, None]:
+        """Yield each job with its line, or with its DataError or ModelError, in order.
+
+        When the generator is closed or an exception passes, files being written are completed and nothing else is.
+        """
+        waiting: deque[tuple[Job, Future[str], int]] = deque()
+        allowed = max(WAITING_BYTES, free_memory(torch.device("cpu")) // 4)
+        with ThreadPoolExecutor(READERS) as readers, ThreadPoolExecutor(self.writers) as writers:
+            try:
+                for job, photo in ahead(readers, read, jobs):
+                    waiting.append((job, *self._enlarge(job, photo, writers)))
+                    while waiting and (
+                        waiting[0][1].done()
+                        or len(waiting) > self.writers
+                        or sum(size for _, _, size in waiting) > allowed
+                    ):
+                        yield waiting.popleft()[:2]
+                while waiting:
+                    yield waiting.popleft()[:2]
+            except BaseException:
+                readers.shutdown(wait=False, cancel_futures=True)
+                writers.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def _enlarge(self, job: Job, reading: Future[Photo], writers: ThreadPoolExecutor) -> tuple[Future[str], int]:
+        """Run the network; return the future of the job's line, and the size of the result in bytes."""
         try:
-            return self._upscale(job)
-        except MemoryError:
-            raise ModelError(f"{job.name}: out of memory; upscale a part of the image, or free some memory") from None
-        except ModelError as error:
-            raise ModelError(f"{job.name}: {error}") from error
+            photo = reading.result()
+            height, width = photo.pixels.shape[:2]
+            with named(job), TileBar(job.name, self.progress) as bar:
+                factor = self.networks.factor(height, width)
+                smaller = factor is not None and factor <= 1
+                upscaler = None if smaller else self.networks.upscaler(8 * photo.pixels.itemsize, factor)
+                if job.target is not None:  # before the work
+                    ratio = factor or max(self.networks.scales)
+                    size = (math.ceil(height * ratio), math.ceil(width * ratio))
+                    check_fits(job.target, *size, transparent=photo.alpha is not None)
+                sr = run_network(upscaler, photo, bar.show)
+        except Failure as error:
+            failed: Future[str] = Future()
+            failed.set_exception(error)
+            return failed, 0
+        return writers.submit(self._write, job, sr, photo, factor), sr.pixels.nbytes
 
-    def _upscale(self, job: Job) -> str:
-        origin = job.origin(self.settings) if job.source is None or job.source.exists() else {}
-        content = sys.stdin.buffer.read() if job.source is None else read_bytes(job.source)
-        photo = read_photo(content, job.source or "standard input")
-        upscaler = self.upscaler_for(8 * photo.pixels.itemsize)
-        height, width = photo.pixels.shape[:2]
-        if job.target is not None:  # before the work
-            check_fits(job.target, height * upscaler.scale, width * upscaler.scale, transparent=photo.alpha is not None)
-        with TileBar(job.name, self.progress) as bar:
-            large = enlarge(upscaler, photo, bar.show)
-        if job.target is None:
-            buffer = io.BytesIO()
-            encode_photo(buffer, large, "PNG")
-            sys.stdout.buffer.write(buffer.getvalue())
-            sys.stdout.buffer.flush()
-        else:
-            write_photo(job.target, large, quality=self.settings.quality)
-            write_record(job.target, origin)
-        tall, wide = large.pixels.shape[:2]
-        return f"{job.name} ({width}x{height}) -> {job.target or 'standard output'} ({wide}x{tall})"
+    def _write(self, job: Job, sr: Photo, photo: Photo, factor: Fraction | None) -> str:
+        """Correct, resize and write the result of a job; return a line about it."""
+        with named(job):
+            large = finish(sr, photo, factor)
+            if job.target is None:
+                buffer = io.BytesIO()
+                encode_photo(buffer, large, "PNG")
+                sys.stdout.buffer.write(buffer.getvalue())
+                sys.stdout.buffer.flush()
+            else:
+                if self.record:
+                    write_records([(job.target, None)])
+                write_photo(job.target, large, quality=self.settings.quality)
+                if self.record:
+                    write_records([(job.target, self.settings.origin(job))])
+        sizes = ("x".join(map(str, image.pixels.shape[1::-1])) for image in (photo, large))
+        return f"{job.name} ({next(sizes)}) -> {job.result} ({next(sizes)})"
+
+
+def read(job: Job) -> Photo:
+    """Read and decode the image of a job."""
+    with named(job):
+        if job.source is None:
+            return read_photo(sys.stdin.buffer.read(), job.name)
+        return read_photo(storage.read(job.source), job.name)
+
+
+@contextmanager
+def named(job: Job) -> Iterator[None]:
+    """Add the image's name to a failure of the network; turn a MemoryError into a ModelError."""
+    try:
+        yield
+    except MemoryError:
+        raise ModelError(f"{job.name}: out of memory; upscale a part of the image, or free some memory") from None
+    except ModelError as error:
+        raise ModelError(f"{job.name}: {error}") from error
+
+
+def ahead(
+    readers: ThreadPoolExecutor, function: Callable[[Job], Photo], jobs: Iterable[Job]
+) -> Iterator[tuple[Job, Future[Photo]]]:
+    """Yield the jobs with the futures of ``function(job)``, while the next ``READERS`` jobs are running."""
+    remaining = iter(jobs)
+    running = deque((job, readers.submit(function, job)) for job in islice(remaining, READERS))
+    while running:
+        current = running.popleft()
+        running.extend((job, readers.submit(function, job)) for job in islice(remaining, 1))
+        yield current
 
 
 class TileBar:
@@ -159,9 +211,3 @@ class TileBar:
         if self.bar is None:
             self.bar = tqdm(total=total, desc=self.name, unit="tile", leave=False, disable=not self.enabled)
         self.bar.update(done - self.bar.n)
-
-
-def report_faults(faults: Sequence[str], jobs: Sequence[Job]) -> None:
-    """Raise DataError if there are faults among several jobs."""
-    if faults:
-        raise DataError(f"{len(faults)} of {len(jobs)} images could not be upscaled, for the reasons above")

@@ -1,136 +1,101 @@
-"""The inputs and outputs of ``fmen upscale``: files, folders, patterns, standard input and output.
-
-Each output folder has a file ``.fmen-upscale.jsonl`` with a line per result: its source and settings. So an
-interrupted or extended run skips the images that are done, and a run with other settings makes them again.
-"""
+"""The inputs and outputs of ``fmen upscale``: files, folders, patterns, URIs, standard input and output."""
 
 from __future__ import annotations
 
+import errno
 import glob
-import hashlib
-import json
+import os
+import stat
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
 
+from fmen.upscaling import storage
 from fmen.upscaling.photo import READABLE, check_writable
+from fmen.upscaling.storage import Location
 from fmen_data import DataError
 
 STREAM = "-"
 
-RECORDS = ".fmen-upscale.jsonl"
+Stamp = tuple[int, int]
+"""Size in bytes and modification time in nanoseconds."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """An image and the file of its result; None stands for standard input or standard output."""
+    """An image and the file of its result.
 
-    source: Path | None
-    target: Path | None
+    Attributes:
+        source: The image; None for standard input.
+        target: The result; None for standard output.
+        stamp: Size and modification time of the source when it was found; None for standard input.
+    """
+
+    source: Location | None
+    target: Location | None
+    stamp: Stamp | None = None
 
     @property
     def name(self) -> str:
         """The image's name in messages."""
-        return "standard input" if self.source is None else str(self.source)
+        return "standard input" if self.source is None else shown(self.source)
 
-    def origin(self, settings: Settings) -> dict[str, Any]:
-        """Return what the result depends on: size and modification time of the source, and the settings."""
-        state = None if self.source is None else self.source.stat()
-        stamp = {} if state is None else {"size": state.st_size, "mtime_ns": state.st_mtime_ns}
-        return {**stamp, **asdict(settings)}
+    @property
+    def result(self) -> str:
+        """The result's name in messages."""
+        return "standard output" if self.target is None else shown(self.target)
 
 
 @dataclass(frozen=True)
-class Settings:
-    """The settings that a result depends on.
+class Found:
+    """An image that was found: where, its path relative to the input, and its stamp."""
 
-    Attributes:
-        weights: SHA-256 of the weights file, which also determines the scale.
-        precision: The value of ``--precision``.
-        self_ensemble: Whether the results are means over flips and rotations.
-        quality: Quality of JPEG and WebP.
-    """
-
-    weights: str
-    precision: str
-    self_ensemble: bool
-    quality: int
-
-    @classmethod
-    def of(cls, weights: Path, precision: str, self_ensemble: bool, quality: int) -> Settings:
-        """Create the settings from a weights file."""
-        return cls(hashlib.sha256(weights.read_bytes()).hexdigest(), precision, self_ensemble, quality)
+    source: Location | None
+    relative: PurePath
+    stamp: Stamp | None
 
 
-def pending(jobs: Sequence[Job], settings: Settings) -> list[Job]:
-    """Return the jobs whose results do not exist, or were made of another source or with other settings.
-
-    A result without a record is taken as done if it is not older than its source: it may be any user's file.
-    """
-    folders = {job.target.parent for job in jobs if job.target is not None}
-    records = {folder: read_records(folder) for folder in folders}
-
-    def is_done(job: Job) -> bool:
-        if job.source is None or job.target is None or not job.target.exists():
-            return False
-        record = records[job.target.parent].get(job.target.name)
-        if record is None:
-            return job.target.stat().st_mtime >= job.source.stat().st_mtime
-        return record == job.origin(settings)
-
-    return [job for job in jobs if not is_done(job)]
+def shown(name: Location) -> str:
+    """Return a file name for a message: on one line, with control characters and undecodable bytes escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(name))
 
 
-def read_records(folder: Path) -> dict[str, dict[str, Any]]:
-    """Read the records of the results in a folder, by file name; of several for a name, the last one counts."""
-    records = {}
-    file = folder / RECORDS
-    for line in file.read_text(errors="replace").splitlines() if file.is_file() else ():
-        try:
-            name, origin = json.loads(line)
-        except ValueError:  # a line that was cut off when a run was killed
-            continue
-        records[name] = origin
-    return records
-
-
-def write_record(target: Path, origin: dict[str, Any]) -> None:
-    """Append the record of a finished result."""
-    with (target.parent / RECORDS).open("a") as file:
-        file.write(json.dumps([target.name, origin]) + "\n")
-
-
-def plan(inputs: Sequence[str], output: str, suffix: str = ".png") -> list[Job]:
+def plan(inputs: Sequence[str], output: str, suffix: str = ".png") -> tuple[list[Job], list[str]]:
     """Return the jobs of a run.
 
     Args:
-        inputs: Files, folders (with all folders below), patterns such as ``photos/**/*.jpg``, or ``-``.
+        inputs: Files, folders (with all folders below), patterns such as ``photos/**/*.jpg``, URIs, or ``-``.
         output: A file for a single image, a folder for several (their tree is mirrored there), or ``-``.
         suffix: The format in a folder, such as ``".png"``.
+
+    Returns:
+        The jobs, and a line about every entry of a folder that has the name of an image and is none.
 
     Raises:
         DataError: There are no images, several for one file, or two for the same file; or the format is unknown.
     """
-    found = list(find_images(inputs, Path(output)))
+    faults: list[str] = []
+    found = list(find_images(inputs, output, faults))
     if not found:
-        raise DataError(f"{', '.join(inputs)}: no images there ({', '.join(READABLE)})")
+        raise DataError(faults[0] if faults else f"{', '.join(inputs)}: no images there ({', '.join(READABLE)})")
     if output == STREAM or names_file(inputs, output):
         if len(found) > 1:
             raise DataError(f"{len(found)} images cannot all go to {output}; name a folder with --output")
-        target = None if output == STREAM else Path(output)
+        target = None if output == STREAM else storage.location(output)
         if target is not None:
             check_writable(target)
-        jobs = [Job(found[0][0], target)]
+        jobs = [Job(found[0].source, target, found[0].stamp)]
     else:
-        names = result_names([relative for _, relative in found], suffix)
-        jobs = [Job(source, Path(output) / name) for (source, _), name in zip(found, names, strict=True)]
+        folder = storage.location(output)
+        names = result_names([image.relative for image in found], suffix)
+        pairs = zip(found, names, strict=True)
+        jobs = [Job(image.source, storage.join(folder, name), image.stamp) for image, name in pairs]
     check_targets(jobs)
-    return jobs
+    return jobs, faults
 
 
-def result_names(images: Sequence[Path], suffix: str) -> list[Path]:
+def result_names(images: Sequence[PurePath], suffix: str) -> list[PurePath]:
     """Return the names of the results; those of ``cat.jpg`` and ``cat.png`` in one folder contain the old suffix."""
     short = [image.with_suffix(suffix) for image in images]
     count = Counter(short)
@@ -140,46 +105,106 @@ def result_names(images: Sequence[Path], suffix: str) -> list[Path]:
 
 def names_file(inputs: Sequence[str], output: str) -> bool:
     """Return whether ``output`` is a file: it has a suffix, and there is no folder of that name."""
-    looks = bool(Path(output).suffix) and not output.endswith(("/", "\\")) and not Path(output).is_dir()
-    one = len(inputs) == 1 and not Path(inputs[0]).is_dir()
-    return looks and (one or Path(output).suffix.lower() in READABLE)
+    kind = PurePath(output).suffix
+    looks = bool(kind) and not output.endswith(("/", "\\")) and not Path(output).is_dir()
+    one = len(inputs) == 1 and isinstance(storage.location(inputs[0]), Path) and not Path(inputs[0]).is_dir()
+    return looks and (one or kind.lower() in READABLE)
 
 
-def find_images(inputs: Sequence[str], output: Path) -> Iterator[tuple[Path | None, Path]]:
-    """Yield the images and their paths relative to the inputs.
+def output_folder(inputs: Sequence[str], output: str) -> Location:
+    """Return the folder of the results."""
+    place = storage.location(output)
+    return storage.split(place)[0] if names_file(inputs, output) else place
+
+
+def find_images(inputs: Sequence[str], output: str, faults: list[str]) -> Iterator[Found]:
+    """Yield the images, and add a line to ``faults`` for every entry that has an image's name and is none.
 
     Raises:
         DataError: One of the inputs does not exist, or a pattern finds nothing.
     """
     for given in inputs:
-        path = Path(given)
+        path = storage.location(given)
         if given == STREAM:
-            yield None, Path("stdin.png")
+            yield Found(None, Path("stdin.png"), None)
+        elif isinstance(path, str):
+            yield from remote_images(path, output)
         elif path.is_dir():
-            yield from ((file, file.relative_to(path)) for file in images_below(path, output))
+            for file, stamp in images_below(path, Path(output), faults):
+                yield Found(file, file.relative_to(path), stamp)
         elif path.exists():
-            yield path, Path(path.name)
+            state = path.stat()
+            yield Found(path, Path(path.name), (state.st_size, state.st_mtime_ns))
         elif glob.has_magic(given):
-            matches = [Path(match) for match in sorted(glob.glob(given, recursive=True))]  # noqa: PTH207 - ** with files
-            files = [match for match in matches if match.is_file() and match.suffix.lower() in READABLE]
+            matches = sorted(glob.glob(given, recursive=True))  # noqa: PTH207 - ** with files
+            files = list(only_images((Path(match) for match in matches), faults))
             if not files:
                 raise DataError(f"{given}: no image matches the pattern")
             root = fixed_part(path)
-            yield from ((file, file.relative_to(root)) for file in files)
+            yield from (Found(file, file.relative_to(root), stamp) for file, stamp in files)
         else:
-            raise DataError(f"{given}: no such file or folder")
+            raise DataError(f"{shown(path)}: no such file or folder")
 
 
-def images_below(folder: Path, output: Path) -> list[Path]:
-    """Return the images in ``folder`` and below, sorted, without hidden ones and those in ``output``."""
-    results = output.resolve()
-    files = []
-    for file in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
-        is_result = results != folder.resolve() and results in file.resolve().parents
-        if file.suffix.lower() in READABLE and not hidden and not is_result and file.is_file():
-            files.append(file)
-    return files
+def remote_images(uri: str, output: str) -> Iterator[Found]:
+    """Yield the images at a URI and below, without hidden ones and those in ``output``."""
+    results = storage.location(output)
+    for source, relative, stamp in storage.walk(uri):
+        hidden = any(part.startswith(".") for part in relative.parts)
+        is_result = results != uri and source.startswith(f"{results}/")
+        if relative.suffix.lower() in READABLE and not hidden and not is_result:
+            yield Found(source, relative, stamp)
+
+
+def images_below(folder: Path, output: Path, faults: list[str]) -> Iterator[tuple[Path, Stamp]]:
+    """Yield the images in ``folder`` and below with their stamps, sorted, without hidden ones and those in ``output``.
+
+    Links to folders are followed, except into a folder that contains the link.
+    """
+    results = None if not output.is_dir() or output.samefile(folder) else identity(output)
+
+    def walk(branch: Path, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[Path, Stamp]]:
+        try:
+            names = sorted(os.listdir(branch))  # noqa: PTH208 - names are sorted faster than paths
+        except OSError as error:
+            faults.append(f"cannot read {shown(branch)}: {error.strerror}; check the permissions")
+            return
+        for path in (branch / name for name in names if not name.startswith(".")):
+            yield from only_images([path], faults)
+            if path.is_dir():
+                here = identity(path)
+                if here in above:
+                    faults.append(f"{shown(path)} is a link to a folder that contains it; it is not followed")
+                elif here != results:
+                    yield from walk(path, (*above, here))
+
+    yield from walk(folder, (identity(folder),))
+
+
+def identity(folder: Path) -> tuple[int, int]:
+    """Return the device and the inode of a folder, which are the same through every link."""
+    state = folder.stat()
+    return state.st_dev, state.st_ino
+
+
+def only_images(paths: Iterable[Path], faults: list[str]) -> Iterator[tuple[Path, Stamp]]:
+    """Yield those of ``paths`` that are files with an image's suffix, and add a line to ``faults`` for other entries.
+
+    A line is added for a folder, a pipe or an unreadable entry with such a suffix, and for a link in a loop.
+    """
+    for path in paths:
+        named = path.suffix.lower() in READABLE
+        try:
+            state = path.stat()
+        except OSError as error:
+            if named or error.errno == errno.ELOOP:
+                faults.append(f"cannot read {shown(path)}: {error.strerror}; remove it or repair the link")
+            continue
+        if named and stat.S_ISREG(state.st_mode):
+            yield path, (state.st_size, state.st_mtime_ns)
+        elif named:
+            kind = "a folder" if stat.S_ISDIR(state.st_mode) else "a pipe or a device"
+            faults.append(f"{shown(path)} is {kind}, not an image; rename it")
 
 
 def fixed_part(pattern: Path) -> Path:
@@ -198,7 +223,13 @@ def check_targets(jobs: Sequence[Job]) -> None:
     twice = next((target for target, count in targets.items() if count > 1), None)
     if twice is not None:
         sources = [job.name for job in jobs if job.target == twice]
-        raise DataError(f"{' and '.join(sources[:2])} would both become {twice}; upscale them into different folders")
+        raise DataError(
+            f"{' and '.join(sources[:2])} would both become {shown(twice)}; upscale them into different folders"
+        )
     for job in jobs:
-        if job.source and job.target and job.target.exists() and job.target.samefile(job.source):
-            raise DataError(f"{job.source} would be written over; choose another name with --output")
+        source, target = job.source, job.target
+        if source is None or target is None:
+            continue
+        local = isinstance(source, Path) and isinstance(target, Path) and target.exists()
+        if source == target or (local and Path(target).samefile(source)):
+            raise DataError(f"{job.name} would be written over; choose another name with --output")

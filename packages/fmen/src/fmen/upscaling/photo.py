@@ -21,7 +21,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from fmen.upscaling import storage
 from fmen.upscaling.png_chunks import with_chunks
+from fmen.upscaling.storage import Location
 from fmen_data import DataError
 from fmen_data.atomic import atomic_write
 from fmen_data.images import decode_jpeg, find_damage, without_metadata
@@ -39,7 +41,9 @@ LONGEST_SIDE = {"JPEG": 65535, "WEBP": 16383}
 # Values of TIFF tags. OpenCV ignores them when it decodes 16 bits per channel.
 WHITE_IS_ZERO, BLACK_IS_ZERO = 0, 1
 INTERLEAVED = 1
-EXTRA_SAMPLES, PREMULTIPLIED = 338, 1
+EXTRA_SAMPLES, UNSPECIFIED, PREMULTIPLIED = 338, 0, 1
+
+TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 COPIED_TAGS = (
     ExifTags.Base.ImageDescription,
@@ -105,6 +109,8 @@ def read_photo(content: bytes, name: str | Path) -> Photo:
             icc = None if image.mode == "CMYK" else image.info.get("icc_profile")
             copied = _copied_exif(exif)
     except UnidentifiedImageError:
+        if content.startswith(TIFF_SIGNATURES):
+            raise DataError(f"{name} is an unsupported kind of TIFF file; convert it to PNG") from None
         raise DataError(f"{name} is not a readable image; give PNG, JPEG, WebP, TIFF or BMP") from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         if isinstance(error, DataError):
@@ -133,12 +139,16 @@ def _decode(content: bytes, image: Image.Image, name: str | Path) -> tuple[Pixel
     """The pixels of an 8-bit image, RGB or RGBA, and whether they are gray."""
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
         raise DataError(f"{name} has 32 bits per channel; convert it to 8 or 16")
-    gray = image.mode in ("1", "L", "LA")
+    if UNSPECIFIED in np.atleast_1d(_tiff_tag(image, EXTRA_SAMPLES, ())):
+        raise DataError(f"{name} has an extra channel of unspecified meaning; remove it, or mark it as alpha")
+    gray = image.mode in ("1", "L", "LA", "La")
     if image.format in ("JPEG", "MPO"):
         pixels = decode_jpeg(content, name)  # strict about damage, unlike Pillow
         if image.mode != "CMYK":
             return pixels, gray
     transparent = "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info
+    if image.mode == "La":  # gray multiplied by alpha, which Pillow converts in two steps
+        image = image.convert("LA")
     return np.array(image.convert("RGBA" if transparent else "RGB")), gray
 
 
@@ -194,40 +204,47 @@ def _copied_exif(exif: Image.Exif) -> bytes:
     return copied.tobytes() if len(copied) else b""
 
 
-def check_fits(path: Path, height: int, width: int, *, transparent: bool) -> None:
-    """Raise DataError unless the format of ``path`` can hold an image of this size, with or without transparency."""
-    kind = FORMATS[path.suffix.lower()]
+def check_fits(file: Location, height: int, width: int, *, transparent: bool) -> None:
+    """Raise DataError unless the format of ``file`` can hold an image of this size, with or without transparency."""
+    kind = FORMATS[storage.suffix(file)]
     if max(height, width) > LONGEST_SIDE.get(kind, 2**31):
-        raise DataError(f"{path}: {width}x{height} pixels are more than {kind} can hold; choose png or tiff")
+        raise DataError(f"{file}: {width}x{height} pixels are more than {kind} can hold; choose png or tiff")
     if transparent and kind == "JPEG":
-        raise DataError(f"{path}: JPEG has no transparency; choose png, webp or tiff")
+        raise DataError(f"{file}: JPEG has no transparency; choose png, webp or tiff")
 
 
-def check_writable(path: Path) -> None:
-    """Raise DataError unless the suffix of ``path`` names a format that can be written."""
-    if path.suffix.lower() not in FORMATS:
-        raise DataError(f"cannot write {path}: unknown image format {path.suffix!r}; use one of {', '.join(FORMATS)}")
+def check_writable(file: Location) -> None:
+    """Raise DataError unless the suffix of ``file`` names a format that can be written."""
+    suffix = storage.suffix(file)
+    if suffix not in FORMATS:
+        raise DataError(f"cannot write {file}: unknown image format {suffix!r}; use one of {', '.join(FORMATS)}")
 
 
-def write_photo(path: Path, photo: Photo, *, quality: int = 95) -> None:
+def write_photo(file: Location, photo: Photo, *, quality: int = 95) -> None:
     """Write a photograph atomically, in the format of the suffix.
 
     Args:
-        path: The file; its folder is made if it is missing.
+        file: The file; its folder is created if it is missing.
         photo: The photograph.
         quality: Of JPEG and WebP, 1 to 100.
 
     Raises:
         DataError: The format cannot hold the photograph, or the file cannot be written.
     """
-    check_writable(path)
-    check_fits(path, *photo.pixels.shape[:2], transparent=photo.alpha is not None)
+    check_writable(file)
+    check_fits(file, *photo.pixels.shape[:2], transparent=photo.alpha is not None)
+    kind = FORMATS[storage.suffix(file)]
+    if isinstance(file, str):
+        buffer = io.BytesIO()
+        encode_photo(buffer, photo, kind, quality=quality)
+        storage.write(file, buffer.getvalue())
+        return
     try:
-        with atomic_write(path) as temporary, temporary.open("wb+") as file:
-            encode_photo(file, photo, FORMATS[path.suffix.lower()], quality=quality)
+        with atomic_write(file) as temporary, temporary.open("wb+") as stream:
+            encode_photo(stream, photo, kind, quality=quality)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise DataError(f"cannot write {path}: {reason}; free some space or choose another place") from error
+        raise DataError(f"cannot write {file}: {reason}; free some space or choose another place") from error
 
 
 def encode_photo(file: IO[bytes], photo: Photo, kind: str, *, quality: int = 95) -> None:

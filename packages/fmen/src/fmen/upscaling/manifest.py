@@ -1,0 +1,126 @@
+"""The manifest: which results of ``fmen upscale`` are done, of which source, and with which settings.
+
+Each output folder has a file ``.fmen-upscale.jsonl`` with lines ``[name, origin]``: ``null`` when the result is begun,
+the source and the settings when it is complete. The last line of a name counts. So an interrupted or extended run skips
+what is done, and a run with other settings makes it again. Both engines read and write it. Files of object stores
+cannot be appended to; there, every group of lines is a file ``.fmen-upscale.TIME.jsonl`` of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fmen.upscaling import storage
+from fmen.upscaling.enlarge import OutputSize
+from fmen.upscaling.jobs import Job
+from fmen.upscaling.storage import Location
+
+PREFIX, SUFFIX = ".fmen-upscale.", "jsonl"
+
+Origin = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings that a result depends on.
+
+    Attributes:
+        weights: SHA-256 of the weights file, which also determines the scale; of several, that of their hashes.
+        precision: The value of ``--precision``.
+        self_ensemble: Whether the results are means over flips and rotations.
+        quality: Quality of JPEG and WebP.
+        size: The output size that was asked for; None for the network's scale.
+    """
+
+    weights: str
+    precision: str
+    self_ensemble: bool
+    quality: int
+    size: str | None = None
+
+    @classmethod
+    def of(
+        cls, weights: Sequence[Path], precision: str, self_ensemble: bool, quality: int, size: OutputSize | None = None
+    ) -> Settings:
+        """Create the settings from the weights files."""
+        hashes = [hashlib.sha256(file.read_bytes()).hexdigest() for file in weights]
+        combined = hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+        return cls(combined, precision, self_ensemble, quality, None if size is None else str(size))
+
+    def origin(self, job: Job) -> Origin:
+        """Return what the result of a job depends on: size and modification time of its source, and the settings."""
+        stamp = {} if job.stamp is None else {"size": job.stamp[0], "mtime_ns": job.stamp[1]}
+        return {**stamp, **{name: value for name, value in asdict(self).items() if value is not None}}
+
+
+def pending(jobs: Sequence[Job], settings: Settings) -> list[Job]:
+    """Return the jobs whose results do not exist, are incomplete, or have another source or other settings.
+
+    A result without any record is taken as done if it is not older than its source: it may be any user's file.
+    """
+    names = defaultdict(set)
+    for job in jobs:
+        if job.target is not None:
+            folder, name = storage.split(job.target)
+            names[folder].add(name)
+    present = {folder: modification_times(folder, found) for folder, found in names.items()}
+    records = {folder: read_records(folder) for folder in names}
+
+    def is_done(job: Job) -> bool:
+        if job.stamp is None or job.target is None:
+            return False
+        folder, name = storage.split(job.target)
+        if name not in present[folder]:
+            return False
+        if name not in records[folder]:
+            return present[folder][name] >= job.stamp[1]
+        return records[folder][name] == settings.origin(job)
+
+    return [job for job in jobs if not is_done(job)]
+
+
+def modification_times(folder: Location, names: Iterable[str]) -> dict[str, int]:
+    """Return the modification times, in nanoseconds, of those of ``names`` that exist in a folder."""
+    if isinstance(folder, str):
+        return storage.names_in(folder)
+    return {name: (folder / name).stat().st_mtime_ns for name in names if (folder / name).exists()}
+
+
+def read_records(folder: Location) -> dict[str, Origin | None]:
+    """Read the manifest of a folder: the origins of its results by name, None for an incomplete one."""
+    if isinstance(folder, Path):
+        file = folder / f"{PREFIX}{SUFFIX}"
+        text = file.read_text(errors="replace") if file.is_file() else ""
+    else:
+        parts = sorted(name for name in storage.names_in(folder) if name.startswith(PREFIX) and name.endswith(SUFFIX))
+        text = "".join(storage.read(f"{folder}/{name}").decode(errors="replace") for name in parts)
+    records: dict[str, Origin | None] = {}
+    for line in text.splitlines():
+        try:
+            name, origin = json.loads(line)
+        except ValueError:  # a line that was cut off when a run was killed
+            continue
+        records[name] = origin
+    return records
+
+
+def write_records(records: Iterable[tuple[Location, Origin | None]]) -> None:
+    """Append the origins of results to the manifests of their folders; None for a result that is begun."""
+    lines = defaultdict(list)
+    for target, origin in records:
+        folder, name = storage.split(target)
+        lines[folder].append(json.dumps([name, origin]) + "\n")
+    for folder, added in lines.items():
+        if isinstance(folder, Path):
+            folder.mkdir(parents=True, exist_ok=True)
+            with (folder / f"{PREFIX}{SUFFIX}").open("a") as file:
+                file.write("".join(added))
+        else:
+            storage.write(f"{folder}/{PREFIX}{time.time_ns():020d}.{SUFFIX}", "".join(added).encode())

@@ -1,0 +1,175 @@
+"""The threads of a run: what overlaps, in which order results are reported, how many images are in memory."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from fmen.upscaling import batch
+from fmen.upscaling.batch import READERS, BatchUpscaler
+from fmen.upscaling.jobs import Job, plan
+from fmen.upscaling.manifest import Settings, pending
+from fmen.upscaling.networks import Networks
+from fmen.upscaling.photo import Photo
+from fmen_core.pretrained import bundled
+
+SETTINGS = Settings("w", "fp32", False, 95)
+SECONDS = 20
+"""How long a test waits for another thread."""
+
+
+@pytest.fixture(scope="module")
+def networks() -> Networks:
+    return Networks.load([bundled()["fmen-s_x2"]], precision="fp32", device="cpu")
+
+
+@pytest.fixture
+def jobs(tmp_path: Path) -> list[Job]:
+    """Ten images that are as many levels bright as their number."""
+    (tmp_path / "in").mkdir()
+    for number in range(10):
+        cv2.imwrite(str(tmp_path / "in" / f"{number}.png"), np.full((8, 8, 3), number, np.uint8))
+    return plan([str(tmp_path / "in")], str(tmp_path / "out"))[0]
+
+
+def number_of(photo: Photo) -> int:
+    return round(float(photo.pixels.mean()))
+
+
+def double(_upscaler: object, photo: Photo, _on_tile: object = None) -> Photo:
+    """A network that repeats every pixel."""
+    return Photo(photo.pixels.repeat(2, 0).repeat(2, 1))
+
+
+def silently(upscaler: BatchUpscaler, jobs: list[Job]) -> list[str]:
+    lines: list[str] = []
+    upscaler.run(jobs, say=lines.append, complain=lines.append)
+    return lines
+
+
+def test_the_network_runs_while_the_next_images_are_read_and_the_last_one_is_written(
+    networks: Networks, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    next_is_read, last_is_written = threading.Event(), threading.Event()
+    network_is_running = threading.Event()
+    read, write = batch.read, batch.write_photo
+
+    def reading(job: Job) -> Photo:
+        if job is jobs[2]:
+            assert network_is_running.wait(SECONDS)
+            next_is_read.set()
+        return read(job)
+
+    def writing(target: Path, photo: Photo, **options: int) -> None:
+        if number_of(photo) == 0:
+            assert network_is_running.wait(SECONDS)
+            last_is_written.set()
+        write(target, photo, **options)
+
+    def network(upscaler: object, photo: Photo, on_tile: object = None) -> Photo:
+        if number_of(photo) == 1:
+            network_is_running.set()
+            assert next_is_read.wait(SECONDS)
+            assert last_is_written.wait(SECONDS)
+        return double(upscaler, photo)
+
+    monkeypatch.setattr(batch, "read", reading)
+    monkeypatch.setattr(batch, "write_photo", writing)
+    monkeypatch.setattr(batch, "run_network", network)
+    assert len(silently(BatchUpscaler(networks, SETTINGS, writers=2), jobs)) == 10
+
+
+def test_results_are_reported_in_the_order_of_the_images(
+    networks: Networks, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, second = batch.write_photo, threading.Event()
+
+    def writing(target: Path, photo: Photo, **options: int) -> None:
+        if number_of(photo) == 0:
+            assert second.wait(SECONDS)
+        write(target, photo, **options)
+        second.set()
+
+    monkeypatch.setattr(batch, "write_photo", writing)
+    monkeypatch.setattr(batch, "run_network", double)
+    Path(str(jobs[3].source)).write_text("text")
+    lines = silently(BatchUpscaler(networks, SETTINGS, writers=2), jobs)
+    assert [line.split("/")[-1].split(" ")[0] for line in lines if "->" in line] == [
+        f"{number}.png" for number in range(10) if number != 3
+    ]
+    assert lines[3].startswith(f"error: {jobs[3].source} is not a readable image")
+
+
+@pytest.mark.parametrize(("writers", "waiting_bytes", "most"), [(2, 2**30, 3 + READERS + 1), (8, 1, 1 + READERS + 1)])
+def test_few_images_are_in_memory_when_writing_is_slow(
+    networks: Networks,
+    jobs: list[Job],
+    monkeypatch: pytest.MonkeyPatch,
+    writers: int,
+    waiting_bytes: int,
+    most: int,
+) -> None:
+    read, write, lock = batch.read, batch.write_photo, threading.Lock()
+    alive, peak = 0, 0
+
+    def reading(job: Job) -> Photo:
+        nonlocal alive, peak
+        with lock:
+            alive += 1
+            peak = max(peak, alive)
+        return read(job)
+
+    def writing(target: Path, photo: Photo, **options: int) -> None:
+        nonlocal alive
+        threading.Event().wait(0.02)
+        write(target, photo, **options)
+        with lock:
+            alive -= 1
+
+    monkeypatch.setattr(batch, "read", reading)
+    monkeypatch.setattr(batch, "write_photo", writing)
+    monkeypatch.setattr(batch, "run_network", double)
+    monkeypatch.setattr(batch, "free_memory", lambda device: 0)
+    monkeypatch.setattr(batch, "WAITING_BYTES", waiting_bytes)
+    silently(BatchUpscaler(networks, SETTINGS, writers=writers), jobs)
+    assert peak <= most
+
+
+def test_an_interruption_completes_the_files_that_are_being_written_and_begins_no_other(
+    networks: Networks, jobs: list[Job], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    write, interrupted = batch.write_photo, threading.Event()
+
+    def writing(target: Path, photo: Photo, **options: int) -> None:
+        assert interrupted.wait(SECONDS)
+        write(target, photo, **options)
+
+    def network(upscaler: object, photo: Photo, on_tile: object = None) -> Photo:
+        if number_of(photo) == 2:
+            interrupted.set()
+            raise KeyboardInterrupt
+        return double(upscaler, photo)
+
+    monkeypatch.setattr(batch, "write_photo", writing)
+    monkeypatch.setattr(batch, "run_network", network)
+    before = threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        silently(BatchUpscaler(networks, SETTINGS, writers=2), jobs)
+    assert threading.active_count() == before
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [".fmen-upscale.jsonl", "0.png", "1.png"]
+    assert pending(jobs, SETTINGS) == jobs[2:]
+
+
+def test_a_bug_in_a_thread_is_not_taken_for_a_bad_image(
+    networks: Networks, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise KeyError("bug")
+
+    monkeypatch.setattr(batch, "write_photo", broken)
+    with pytest.raises(KeyError, match="bug"):
+        silently(BatchUpscaler(networks, SETTINGS), jobs)

@@ -1,0 +1,163 @@
+"""Levels that stay, and sizes that come out exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fmen.upscaling.enlarge import OutputSize, enlarge, limit
+from fmen.upscaling.networks import Networks
+from fmen.upscaling.photo import Photo
+from fmen_core import ModelError, Upscaler, load
+from fmen_core.pretrained import bundled
+from fmen_data import imresize
+
+Command = Callable[..., tuple[str, str]]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("weights", sorted(bundled()))
+def test_flat_images_keep_their_level_and_gray_ones_their_colour(weights: str, precision: str) -> None:
+    upscaler = Upscaler(load(bundled()[weights]), device="cpu", precision=precision)
+    for level in (0, 1, 128, 220, 255):
+        flat = np.full((7, 8, 3), level, np.uint8)
+        moved = enlarge(upscaler, Photo(flat)).pixels.astype(int) - level
+        assert np.abs(moved).max() <= 1, level
+    gray = np.random.default_rng(0).integers(0, 256, (10, 10, 1), np.uint8).repeat(3, 2)
+    for image in (gray, gray.astype(np.uint16) * 257):
+        large = enlarge(upscaler, Photo(image)).pixels
+        assert (large == large[..., :1]).all()
+        assert large.std() > image.std() / 2
+
+
+def test_the_networks_alone_would_move_white() -> None:
+    white = np.full((10, 12, 3), 255, np.uint8)
+    assert Upscaler(load(bundled()["fmen-s_x3"]), device="cpu")(white).min() < 254
+
+
+def test_the_limits_are_outside_what_a_network_outputs_where_there_is_detail() -> None:
+    lr = np.full((5, 5, 3), 100, np.uint8)
+    lr[2, 2] = 140
+    sr = np.full((10, 10, 3), 250, np.uint8)
+    limit(sr, lr, extend=True)
+    assert (sr[2:8, 2:8] == 181).all()  # 140 + 40 + 1 beside the detail
+    assert (sr[0] == 101).all()
+    limit(sr, lr, extend=False)
+    assert sr.max() == 140 and (sr[0] == 100).all()
+
+
+@pytest.mark.parametrize("height", [63, 64, 65, 130])
+def test_limits_hold_in_every_row(height: int) -> None:
+    lr = np.random.default_rng(0).integers(0, 256, (height, 5, 3), np.uint8)
+    sr = np.random.default_rng(1).integers(0, 256, (3 * height, 15, 3), np.uint8)
+    square = np.ones((3, 3), np.uint8)
+    expected = np.clip(sr, *(f(lr, square).repeat(3, 0).repeat(3, 1) for f in (cv2.erode, cv2.dilate)))
+    limit(sr, lr, extend=False)
+    assert np.array_equal(sr, expected)
+
+
+class Black(nn.Module):
+    scale, data_range = 2, 255.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.interpolate(x, scale_factor=2.0) * self.weight
+
+
+def test_a_black_result_of_an_image_that_is_not_black_is_an_error() -> None:
+    upscaler = Upscaler(Black(), device="cpu")
+    with pytest.raises(ModelError, match="the network's output is black; check the weights"):
+        enlarge(upscaler, Photo(np.full((8, 8, 3), 128, np.uint8)))
+    assert not enlarge(upscaler, Photo(np.zeros((8, 8, 3), np.uint8))).pixels.any()
+
+
+# --- sizes ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "shape", "scale"),
+    [
+        (["--scale", "3"], (33, 51), 3),
+        (["--outscale", "2.5"], (28, 43), 3),  # 27.5 and 42.5 rounded up, as MATLAB does
+        (["--outscale", "2"], (22, 34), 2),
+        (["--outscale", "5"], (55, 85), 4),
+        (["--outscale", "0.5"], (6, 9), 1),
+        (["--width", "40"], (26, 40), 3),
+        (["--width", "20", "--scale", "4"], (13, 20), 4),
+        (["--max-side", "50"], (33, 50), 3),
+        (["--max-side", "4096"], (44, 68), 4),
+        (["--outscale", "3", "--max-side", "20"], (13, 20), 2),
+    ],
+)
+def test_sizes_come_out_exactly_from_the_next_larger_network(
+    upscale: Command, options: list[str], shape: tuple[int, int], scale: int
+) -> None:
+    image = imresize(np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8), 2)[:11, :17]
+    cv2.imwrite("a.png", image[..., ::-1])
+    upscale("a.png", "-o", "b.png", "--precision", "fp32", *options)
+    result = cv2.imread("b.png")[..., ::-1]
+    assert result.shape[:2] == shape
+    upscaler = None if scale == 1 else Upscaler(load(bundled()[f"fmen-s_x{scale}"]), device="cpu")
+    sr = enlarge(upscaler, Photo(image)).pixels
+    factor = Fraction(shape[1], 17) if "--width" in options or "--max-side" in options else Fraction(options[1])
+    expected = sr if sr.shape[:2] == shape else imresize(sr, float(factor / scale))[: shape[0], : shape[1]]
+    assert np.array_equal(result, expected)
+    assert "exists already" in upscale("a.png", "-o", "b.png", "--precision", "fp32", *options)[0]
+    assert "exists already" not in upscale("a.png", "-o", "b.png", "--precision", "fp32", "--outscale", "1.7")[0]
+
+
+@pytest.mark.parametrize("width", range(1, 200, 7))
+def test_a_width_is_exact_for_every_image(width: int) -> None:
+    image = np.zeros((3, 31, 3), np.uint8)
+    size = OutputSize(width=width).factor_for(3, 31, 4)
+    assert enlarge(None, Photo(image), size).pixels.shape[1] == width
+
+
+def test_sixteen_bits_and_transparency_are_resized_too() -> None:
+    upscaler = Upscaler(load(bundled()["fmen-s_x2"]), device="cpu")
+    pixels = np.full((8, 8, 3), 30000, np.uint16)
+    alpha = np.full((8, 8), 65535, np.uint16)
+    alpha[:, :4] = 0
+    pixels[:, :4] = 0
+    large = enlarge(upscaler, Photo(pixels, alpha), Fraction(3, 2))
+    assert large.pixels.shape == (12, 12, 3) and large.pixels.dtype == np.uint16
+    assert np.abs(large.pixels.astype(int) - 30000).max() <= 257  # no black fringe
+    assert large.alpha is not None and large.alpha[0, 0] == 0 and large.alpha[0, -1] == 65535
+    assert (enlarge(None, Photo(pixels, alpha), Fraction(1, 2)).pixels == 30000).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--outscale", "2", "--width", "9"], "--outscale and --width both set the size; give one of them"),
+        (["--outscale", "big"], "--outscale big: give a factor such as 2.5, at most 64"),
+        (["--outscale", "nan"], "--outscale nan: give a factor such as 2.5, at most 64"),
+        (["--outscale", "1/0"], "--outscale 1/0: give a factor such as 2.5, at most 64"),
+        (["--outscale", "65"], "--outscale 65: give a factor such as 2.5, at most 64"),
+    ],
+)
+def test_sizes_that_contradict_are_refused(upscale: Command, options: list[str], said: str) -> None:
+    assert upscale("a.png", "-o", "b.png", *options, status=2)[1] == f"error: {said}\n"
+
+
+def test_an_image_gets_the_smallest_network_that_is_large_enough() -> None:
+    networks = Networks.load(
+        [bundled()[f"fmen-s_x{scale}"] for scale in (4, 2)], device="cpu", size=OutputSize(width=9)
+    )
+    assert networks.upscaler(8, Fraction(3, 2)).scale == 2
+    assert networks.upscaler(8, Fraction(5, 2)) is networks.upscaler(8, Fraction(9))
+    assert networks.upscaler(16).precision == "fp32"

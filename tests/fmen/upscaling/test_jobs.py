@@ -1,0 +1,117 @@
+"""Names that a million files bring: links in loops, folders called x.png, line breaks; and what is asked for."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from fmen.upscaling.jobs import Job, plan, shown
+from fmen.upscaling.manifest import Settings, pending, read_records, write_records
+
+Command = Callable[..., tuple[str, str]]
+
+GRAY = np.full((8, 8, 3), 128, np.uint8)
+
+
+def write(*files: str | Path) -> None:
+    for file in files:
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        Path(file).write_bytes(cv2.imencode(".png", GRAY)[1].tobytes())
+
+
+def test_entries_that_only_look_like_images_are_reported_and_the_rest_is_done(upscale: Command) -> None:
+    write("in/a.png", "in/x.png/inner.png", "in/sub/b.png")
+    Path("in/loop.png").symlink_to("loop.png")
+    Path("in/dead.jpg").symlink_to("nowhere.jpg")
+    Path("in/sub/again").symlink_to("..")
+    Path("in/ring").symlink_to("ring")
+    os.mkfifo("in/pipe.webp")
+    _, stderr = upscale("in", "-o", "out", "--scale", "2", status=2)
+    assert stderr.splitlines() == [
+        "error: cannot read in/dead.jpg: No such file or directory; remove it or repair the link",
+        "error: cannot read in/loop.png: Too many levels of symbolic links; remove it or repair the link",
+        "error: in/pipe.webp is a pipe or a device, not an image; rename it",
+        "error: cannot read in/ring: Too many levels of symbolic links; remove it or repair the link",
+        "error: in/sub/again is a link to a folder that contains it; it is not followed",
+        "error: in/x.png is a folder, not an image; rename it",
+        "error: 6 of 9 images could not be upscaled, for the reasons above",
+    ]
+    assert {str(file) for file in Path("out").rglob("[a-z]*.png") if file.is_file()} == {
+        "out/a.png",
+        "out/sub/b.png",
+        "out/x.png/inner.png",
+    }
+
+
+def test_links_to_other_folders_are_followed(tmp_path: Path) -> None:
+    write(tmp_path / "in/a.png", tmp_path / "elsewhere/b.png")
+    (tmp_path / "in/linked").symlink_to(tmp_path / "elsewhere")
+    jobs, faults = plan([str(tmp_path / "in")], str(tmp_path / "out"))
+    assert [str(job.target) for job in jobs] == [str(tmp_path / "out/a.png"), str(tmp_path / "out/linked/b.png")]
+    assert not faults
+
+
+def test_an_unreadable_folder_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "in/a.png", tmp_path / "in/closed/b.png")
+    listdir = os.listdir
+
+    def refuse(folder: Path) -> list[str]:  # the superuser may read every folder
+        if Path(folder).name == "closed":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return listdir(folder)
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    jobs, faults = plan([str(tmp_path / "in")], str(tmp_path / "out"))
+    assert len(jobs) == 1
+    assert faults == [f"cannot read {tmp_path}/in/closed: Permission denied; check the permissions"]
+
+
+def test_line_breaks_and_undecodable_bytes_in_names_are_escaped_in_messages(upscale: Command) -> None:
+    write("in/two\nlines.png", os.fsdecode(b"in/\xff.png"))
+    stdout, _ = upscale("in", "-o", "out", "--scale", "2")
+    assert "in/two\\nlines.png (8x8) -> out/two\\nlines.png (16x16)\n" in stdout
+    assert "in/\\udcff.png (8x8) -> out/\\udcff.png (16x16)\n" in stdout
+    assert sorted(os.fsencode(file.name) for file in Path("out").iterdir()) == [
+        b".fmen-upscale.jsonl",
+        b"two\nlines.png",
+        b"\xff.png",
+    ]
+    assert "2 of 2 exist already" in upscale("in", "-o", "out", "--scale", "2")[0]
+    Path("in/two\nlines.png").write_bytes(b"text")
+    _, stderr = upscale("in", "-o", "out", "--scale", "2", "--overwrite", status=2)
+    assert stderr.splitlines()[0].startswith("error: in/two\\nlines.png is not a readable image")
+    assert shown(Path("Zoë Müller 東京.png")) == "Zoë Müller 東京.png"
+
+
+def test_an_output_without_its_option_is_asked_for(upscale: Command) -> None:
+    write("a.png")
+    assert upscale("a.png", "b.png", status=2)[1] == "error: no output is named; did you mean -o b.png?\n"
+    _, stderr = upscale("a.png", status=2)
+    assert stderr == "error: no output is named; add -o and a file, a folder, or - for standard output\n"
+
+
+def test_a_result_that_was_begun_with_other_settings_and_not_recorded_is_made_again(tmp_path: Path) -> None:
+    write(tmp_path / "in.png", tmp_path / "out.png")
+    settings = Settings("weights", "fp32", False, 95)
+    job = Job(tmp_path / "in.png", tmp_path / "out.png", (1, 2))
+    assert pending([job], settings) == []  # any user's file
+    write_records([(tmp_path / "out.png", settings.origin(job))])
+    assert pending([job], settings) == []
+    write_records([(tmp_path / "out.png", None)])
+    assert pending([job], settings) == [job]
+
+
+def test_the_manifest_of_an_earlier_version_is_valid(tmp_path: Path) -> None:
+    write(tmp_path / "out.png")
+    origin = {"size": 1, "mtime_ns": 2, "weights": "w", "precision": "fp32", "self_ensemble": False, "quality": 95}
+    (tmp_path / ".fmen-upscale.jsonl").write_text(json.dumps(["out.png", origin]) + "\n")
+    job = Job(tmp_path / "in.png", tmp_path / "out.png", (1, 2))
+    assert pending([job], Settings("w", "fp32", False, 95)) == []
+    assert pending([job], Settings("w", "fp32", False, 95, "factor 5/2")) == [job]
+    assert read_records(tmp_path) == {"out.png": origin}
