@@ -1,8 +1,8 @@
-"""Draw a photograph's crop as LR, bicubic, a network's enlargement and HR, side by side, with PSNR under each.
+"""Draw a crop of a photograph as LR, bicubic, SR and HR side by side, with the PSNR of each.
 
     python tools/comparison.py --weights runs/NAME/best.safetensors --image coffee --crop 150,240,96 --out picture.png
 
-Needs matplotlib (``pip install matplotlib``). The image is one of the sample dataset's, or a file.
+The image is a photograph of the sample dataset, by name, or a file.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Image = npt.NDArray[np.uint8]
 
 
 def find_image(name: str) -> Image:
-    """A file, or a photograph of the sample dataset by its name."""
+    """Read a photograph of the sample dataset, by its name, or a file."""
     named = {file.stem: file for split in ("train", "val") for file in sample_images(split)}
     return read_image(named.get(name, Path(name)))
 
@@ -34,7 +34,7 @@ def find_image(name: str) -> Image:
 def draw(
     panels: dict[str, Image], captions: dict[str, str], whole: Image, box: tuple[int, int, int], out: Path
 ) -> None:
-    """The whole photograph with the crop marked, then every panel's crop with its caption."""
+    """Draw the photograph with the crop marked, then the crop of each panel with its caption."""
     top, left, side = box
     figure, axes = plt.subplots(
         1, len(panels) + 1, figsize=(15, 3.4), width_ratios=[whole.shape[1] / whole.shape[0], *[1] * len(panels)]
@@ -53,13 +53,13 @@ def draw(
 
 
 def main() -> None:
-    """Read the command line, upscale, draw."""
+    """Parse the command line, upscale, and draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", type=Path, required=True)
-    parser.add_argument("--title", default="FMEN-S")
-    parser.add_argument("--image", default="coffee", help="a sample photograph's name, or a file")
+    parser.add_argument("--weights", type=Path, required=True, help="weights of a network")
+    parser.add_argument("--title", default="FMEN-S", help="title of the network's panel (default: %(default)s)")
+    parser.add_argument("--image", default="coffee", help="name of a sample photograph, or a file (default: %(default)s)")
     parser.add_argument("--crop", default="150,240,96", help="top,left,side in HR pixels, multiples of the scale")
-    parser.add_argument("--out", type=Path, default=Path("comparison.png"))
+    parser.add_argument("--out", type=Path, default=Path("comparison.png"), help="picture (default: %(default)s)")
     options = parser.parse_args()
 
     upscaler = Upscaler(load(options.weights))

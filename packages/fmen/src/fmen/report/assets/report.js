@@ -1,6 +1,6 @@
 "use strict";
 
-// Theme: the system's until the button is pressed; the choice stays with the page's address where storage is allowed.
+// Theme: the system's until the button is pressed. The choice is stored per address, if the browser allows it.
 const root = document.documentElement;
 const theme = document.getElementById("theme");
 const dark = matchMedia("(prefers-color-scheme: dark)");
@@ -31,7 +31,7 @@ theme.addEventListener("click", () => {
 dark.addEventListener("change", showTheme);
 showTheme();
 
-// Tables: a head's button sorts by its column; figures begin with the smallest, a second press turns the order round.
+// Tables: the button of a heading sorts by its column, in ascending order first; pressing it again reverses the order.
 function sortBy(head) {
   const table = head.closest("table");
   const ascending = head.getAttribute("aria-sort") !== "ascending";
@@ -54,7 +54,7 @@ for (const button of document.querySelectorAll(".sortable thead button")) {
   button.addEventListener("click", () => sortBy(button.parentElement));
 }
 
-// Viewers: two layers on one another, the upper one cut off at the border.
+// Viewers: two stacked layers; the upper one is clipped at the slider.
 function setUpViewer(article) {
   const frame = article.querySelector(".frame");
   const range = frame.querySelector("input");
@@ -70,7 +70,7 @@ function setUpViewer(article) {
 
   function showLayers() {
     for (const image of layers.values()) delete image.dataset.at;
-    // Right first: where both sides are the same layer, it is the left one that stays, uncut.
+    // The right side first: if both sides show the same layer, it is then shown unclipped.
     for (const select of [...selects].reverse()) {
       layers.get(select.value).dataset.at = select.dataset.side;
       frame.querySelector(`.tag.${select.dataset.side}`).textContent = select.selectedOptions[0].textContent;
@@ -99,7 +99,7 @@ function setUpViewer(article) {
     range.focus({ preventScroll: true });
     drag(event);
   });
-  frame.addEventListener("mousedown", (event) => event.preventDefault()); // or the focus would go elsewhere
+  frame.addEventListener("mousedown", (event) => event.preventDefault()); // keeps the focus on the slider
   frame.addEventListener("pointermove", (event) => {
     if (frame.hasPointerCapture(event.pointerId)) drag(event);
   });
@@ -116,5 +116,5 @@ function setUpViewer(article) {
 
 document.querySelectorAll("article").forEach(setUpViewer);
 
-// On paper everything is open.
+// Expand all sections for printing.
 addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((each) => (each.open = true)));
