@@ -57,7 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=Path, required=True, help="weights of a network")
     parser.add_argument("--title", default="FMEN-S", help="title of the network's panel (default: %(default)s)")
-    parser.add_argument("--image", default="coffee", help="name of a sample photograph, or a file (default: %(default)s)")
+    parser.add_argument("--image", default="coffee", help="sample photograph or file (default: %(default)s)")
     parser.add_argument("--crop", default="150,240,96", help="top,left,side in HR pixels, multiples of the scale")
     parser.add_argument("--out", type=Path, default=Path("comparison.png"), help="picture (default: %(default)s)")
     options = parser.parse_args()

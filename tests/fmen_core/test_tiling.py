@@ -170,7 +170,7 @@ def test_an_image_that_does_not_fit_is_tiled_automatically(monkeypatch: pytest.M
     assert np.abs(whole.astype(int) - tiled).max() <= 1
 
 
-def test_automatic_tiles_leave_room_for_the_result_and_for_what_else_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_automatic_tiles_leave_memory_for_the_result_and_for_what_else_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     upscaler = Upscaler(small(), device="cpu")
     needed = upscaler.bytes_per_pixel * 1000 * 1000
     result = 1000 * 1000 * 4 * 3

@@ -65,7 +65,9 @@ def test_the_content_is_synchronised_before_the_rename_and_the_directory_after_i
     assert events == [("fsync", b"content"), ("replace", tmp_path / "a"), ("fsync", tmp_path)]
 
 
-def test_a_directory_that_cannot_be_synchronised_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_directory_that_cannot_be_synchronised_raises_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fsync = os.fsync
 
     def files_only(handle: int) -> None:

@@ -27,7 +27,7 @@ def noise(height: int = 24, width: int = 32, seed: int = 0) -> np.ndarray:
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> PairDataset:
-    """Three images with LR files, of sizes that are no multiples of the scale."""
+    """Three images with LR files, of sizes that are not multiples of the scale."""
     for i in range(3):
         write_image(tmp_path / f"set/HR/{i}.png", noise(25 + i, 35, i))
         write_image(tmp_path / f"set/LR_bicubic/X4/{i}x4.png", noise(6, 8, 10 + i))

@@ -115,7 +115,7 @@ def test_a_stalled_connection_is_continued_where_it_stopped(
     assert [wanted for _, wanted in server.requests] == [None, "bytes=1500000-", "bytes=2250000-"]
 
 
-def test_a_file_that_changes_between_two_attempts_is_refused_and_then_downloaded_anew(
+def test_a_file_that_changes_between_two_attempts_is_refused_and_then_downloaded_again(
     server: Server, tmp_path: Path
 ) -> None:
     (tmp_path / "a.zip.part").write_bytes(bytes(1_000_000))  # the first part of an older file
@@ -143,7 +143,7 @@ def test_a_complete_part_is_only_checked(server: Server, tmp_path: Path) -> None
     assert get(server, tmp_path / "a.zip") == CONTENT
 
 
-def test_a_part_that_is_too_long_is_downloaded_anew(server: Server, tmp_path: Path) -> None:
+def test_a_part_that_is_too_long_is_downloaded_again(server: Server, tmp_path: Path) -> None:
     (tmp_path / "a.zip.part").write_bytes(CONTENT + b"more")
     assert get(server, tmp_path / "a.zip") == CONTENT
 
@@ -188,7 +188,7 @@ def test_only_a_temporary_refusal_is_retried_with_growing_pauses(
     assert pauses == [1, 2, 4, 8][: attempts - 1]
 
 
-def test_an_attempt_that_received_bytes_starts_the_count_anew(
+def test_an_attempt_that_received_bytes_resets_the_count(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pauses = record_pauses(monkeypatch)

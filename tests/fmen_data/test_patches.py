@@ -154,7 +154,7 @@ def test_a_cache_of_weight_0_is_never_sampled(weighted: PatchSampler) -> None:
 
 
 @pytest.mark.parametrize("weights", [[1], [1, -1], [0, 0], [1, np.inf], [1, np.nan]])
-def test_weights_that_are_no_shares_are_refused(weighted: PatchSampler, weights: list[float]) -> None:
+def test_invalid_shares_are_refused(weighted: PatchSampler, weights: list[float]) -> None:
     with pytest.raises(DataError, match="must be 2 numbers of at least 0"):
         PatchSampler(weighted.caches, patch=16, weights=weights)
 

@@ -1,4 +1,4 @@
-"""The page of measured speed, from results made up."""
+"""The page of measured speed, from invented results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The documentation: its links lead somewhere, its commands are ones that the command line takes, its imports exist."""
+"""The documentation: links resolve, commands parse, imports exist."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def parse(words: list[str], *, whole: bool) -> dict[str, Any]:
 
 
 def names_in(module: str) -> set[str]:
-    """What a module defines or imports, read in its source: one of them needs a package that may not be there."""
+    """What a module defines or imports, read in its source: one of them needs a package that may not be installed."""
     spec = importlib.util.find_spec(module)
     assert spec is not None and spec.origin is not None, module
     names = set()

@@ -81,7 +81,7 @@ def test_train_then_validate_then_resume(work: Path) -> None:
     assert Run(work / "runs" / "fmen-s_x4_quick").records()[-1]["step"] == 13
 
 
-def test_an_interrupted_run_tells_how_to_go_on(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_says_how_to_continue(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Logger, "tick", lambda self: os.kill(os.getpid(), signal.SIGTERM))
     _, stderr = fmen(*TRAIN, "--set", "steps=70", status=128 + signal.SIGTERM)
     assert "stopped after step 1 of 70; continue with: fmen train --resume --out runs/fmen-s_x4_quick" in stderr
@@ -128,7 +128,7 @@ def test_ctrl_c_outside_the_training_loop_is_no_traceback(work: Path, monkeypatc
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
 @pytest.mark.usefixtures("weights")
-def test_input_at_fault_is_one_line_and_exit_status_2(work: Path, arguments: list[str], said: str) -> None:
+def test_bad_input_is_one_line_and_exit_status_2(work: Path, arguments: list[str], said: str) -> None:
     before = sorted(work.iterdir())
     assert said in error_of(*arguments)
     assert {path.name for path in work.iterdir()} - {path.name for path in before} <= {"cache"}

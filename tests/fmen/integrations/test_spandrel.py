@@ -138,7 +138,7 @@ def test_no_architecture_of_spandrels_own_takes_fmen_for_its_own(spandrel: Modul
         assert not [support.architecture.id for support in spandrel.MAIN_REGISTRY if support.detect(dict(state))]
 
 
-def test_what_is_not_fmen_is_left_to_the_others(spandrel: ModuleType) -> None:
+def test_weights_of_other_networks_are_left_to_spandrel(spandrel: ModuleType) -> None:
     from fmen.integrations.spandrel import FMENArchitecture
 
     architecture = FMENArchitecture()
@@ -147,7 +147,7 @@ def test_what_is_not_fmen_is_left_to_the_others(spandrel: ModuleType) -> None:
     assert not architecture.detect(fmen_core.create_model("rfdn").state_dict())
 
 
-def test_registering_twice_is_no_mistake(spandrel: ModuleType) -> None:
+def test_registering_twice_has_no_effect(spandrel: ModuleType) -> None:
     from fmen.integrations.spandrel import register
 
     registry = spandrel.ArchRegistry()

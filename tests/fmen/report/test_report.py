@@ -100,7 +100,7 @@ def bench_rows() -> list[BenchRow]:
 
 
 def blurred(lr: np.ndarray[Any, np.dtype[np.uint8]]) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """An upscaler that differs from bicubic everywhere, a little."""
+    """An upscaler that differs slightly from bicubic everywhere."""
     return imresize(imresize(lr, 0.5), 8)
 
 

@@ -113,7 +113,7 @@ def test_a_missing_required_key_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["a: [", "just words", "- a\n- b", "1: 2", ""])
-def test_a_file_that_is_no_recipe_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_not_a_recipe_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(RecipeError) as caught:
         load_recipe(tmp_path / "mine.yaml")

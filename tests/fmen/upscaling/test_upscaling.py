@@ -261,7 +261,7 @@ def test_the_pixels_of_a_jpeg_are_those_that_pillow_decodes() -> None:
     ],
     ids=["empty", "text", "truncated", "damaged", "float", "pages", "planes"],
 )
-def test_what_is_no_photograph_is_refused_in_a_line(content: bytes, said: str) -> None:
+def test_a_file_that_is_not_a_photograph_is_refused_in_one_line(content: bytes, said: str) -> None:
     with pytest.raises(DataError, match=said):
         read_photo(content, "a")
 

@@ -297,7 +297,7 @@ def _rescale(model: fmen_deploy.FMEN, peaks: dict[nn.Conv2d, float]) -> None:
 
 
 def _rescale_branch(hfab: nn.Module, before: float, peaks: dict[nn.Conv2d, float]) -> None:
-    """Rescale an attention branch; its logits keep their values."""
+    """Rescale an attention branch; its logits do not change."""
     assert isinstance(hfab, fmen_deploy.HFAB)
     inside = _multiply(hfab.squeeze, before, _factor(peaks[hfab.squeeze]))
     for erb in hfab.convs:
@@ -330,7 +330,7 @@ def _multiply(conv: nn.Conv2d, before: float, after: float) -> float:
 def largest_outputs(model: nn.Module) -> dict[nn.Conv2d, float]:
     """Return the largest magnitude that each convolution outputs for uniform noise of three grain sizes.
 
-    Noise drives features further than photographs do: those of the released FMEN-S reach 5e7 on it, 2e7 on Set5.
+    Noise gives larger features than photographs: those of the released FMEN-S reach 5e7 on it, 2e7 on Set5.
     """
     data_range = sr_model(model).data_range
     generator = torch.Generator().manual_seed(0)

@@ -23,7 +23,7 @@ class Published:
         path: The file in the repository.
         size: In bytes.
         sha256: The SHA-256 of the file.
-        psnr: PSNR on Set5, protocol ``paper``, as ``results/validate/`` records it; None if it was not measured.
+        psnr: PSNR on Set5, protocol ``paper``, as in the README; None if it was not measured.
         data: The training data that the authors state.
     """
 
@@ -167,6 +167,7 @@ PUBLISHED: tuple[Published, ...] = (
         "model_zoo/team00_EFDN.pth",
         1153119,
         "71069f10ef234cd123f45ac8e69099f0a1fdc0c16afcfe2189e50071d47ce477",
+        psnr=32.08,
     ),
     Published(
         "dipnet-slim",
@@ -256,6 +257,7 @@ PUBLISHED: tuple[Published, ...] = (
         "model_zoo/team16_PKDSR.pth",
         1176443,
         "737fb4bb122c8dcdc0e3b6864d420819206ef7260e90b4a3e984c40c64e56d24",
+        psnr=31.77,
     ),
     Published(
         "haesr",
@@ -264,6 +266,7 @@ PUBLISHED: tuple[Published, ...] = (
         "model_zoo/team06_HAESR.pth",
         3162222,
         "7734156836614b543dcc67eb198b8225f7cd0cf0fe03b66bbc2aa1c3f89ad445",
+        psnr=32.46,
     ),
     Published(
         "imdn-x2",

@@ -188,8 +188,8 @@ class Upscaler:
                 when memory runs out and the tiles become smaller.
 
         Raises:
-            ModelError: It is no such image; the output is not finite; the network cannot run on an image of this size;
-                or the memory runs out.
+            ModelError: ``lr`` has another type or shape; the output is not finite; the network cannot run on an image
+                of this size; or the memory runs out.
         """
         if lr.dtype not in (np.uint8, np.uint16) or lr.ndim != 3 or lr.shape[2] != 3 or not lr.size:
             raise ModelError(f"expected a uint8 or uint16 (H, W, 3) image, got {lr.dtype} {lr.shape}")

@@ -58,7 +58,7 @@ def _sync_file(path: Path) -> None:
 
 
 def _sync_directory(path: Path) -> None:
-    """Flush the rename to the disk. Not every system and file system can; the file itself is complete either way."""
+    """Flush the rename to the disk. Not every system and file system supports it; the file is complete in any case."""
     with contextlib.suppress(OSError):
         handle = os.open(path, os.O_RDONLY)
         try:

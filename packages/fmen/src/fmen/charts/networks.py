@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 MIB = 2**20
 NEAR = 10.0
-"""Points from a disc within which a label needs no line to it."""
+"""Distance from a disc, in points, within which its label has no connecting line."""
 
 LEGEND = (0.2, 0.5, 0.9)
 """Millions of parameters that the legend shows."""
@@ -204,7 +204,7 @@ def draw_discs(
 
 
 def add_legend(figure: Figure, axes: Axes, area: float, size: float) -> None:
-    """Show above the panels which area stands for how many parameters."""
+    """Add a legend above the panels: areas and numbers of parameters."""
     discs: list[Any] = [axes.scatter([], [], s=area * millions, color=OTHERS, alpha=0.8) for millions in LEGEND]
     labels = [f"{millions} M" for millions in LEGEND[:-1]] + [f"{LEGEND[-1]} M parameters"]
     tall = math.sqrt(area * LEGEND[-1]) / size

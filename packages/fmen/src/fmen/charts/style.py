@@ -1,4 +1,4 @@
-"""The look that all charts share, and how a figure becomes a file or a part of an HTML page."""
+"""The style that all charts share, and the conversion of figures to files and to parts of an HTML page."""
 
 from __future__ import annotations
 

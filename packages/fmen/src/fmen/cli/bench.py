@@ -54,7 +54,10 @@ def bench(
         Path | None, typer.Option(metavar="FILE", help="Plot runtime against memory and PSNR: PNG, PDF or SVG.")
     ] = None,
 ) -> None:
-    """Compare networks: parameters, FLOPs, activations, convolutions, runtime, memory."""
+    """Compare networks by complexity, runtime and memory.
+
+    The table has parameters, FLOPs, activations, convolutions, runtime and memory, as the challenge reports them.
+    """
     size = parse_size(lr_size)
     from fmen.benchmark.challenges import challenge_of
     from fmen.benchmark.models import SLOW, choose_models

@@ -58,7 +58,7 @@ def silence_decoders() -> None:
 
 
 def explain(error: Exception) -> str | None:
-    """The line that tells the user about bad input or a failure of the machine; None if ``error`` is a bug."""
+    """Return the line about bad input or a failure of the machine; None if ``error`` is a bug."""
     if isinstance(error, bad_input_classes()):
         return str(error)
     if isinstance(error, OSError):
@@ -71,7 +71,7 @@ def explain(error: Exception) -> str | None:
 
 
 def bad_input_classes() -> tuple[type[Exception], ...]:
-    """The error classes that stand for bad input. Imported on demand: ``fmen --help`` does not import PyTorch."""
+    """Return the error classes that stand for bad input. Imported late: ``fmen --help`` does not import PyTorch."""
     from fmen.errors import UserError
     from fmen_core import ModelError
     from fmen_data import DataError
@@ -81,10 +81,10 @@ def bad_input_classes() -> tuple[type[Exception], ...]:
 
 
 def explain_os_error(error: OSError) -> str | None:
-    """The failure, the file and what to do.
+    """Describe the failure, the file and what to do.
 
     None for an error without a file name, such as a failed system call on a socket or a child process, unless the
-    machine itself is short of something. A broken pipe is left to typer, which exits in silence.
+    machine lacks space or file handles. A broken pipe is left to typer, which exits silently.
     """
     if error.filename is None and error.errno not in NAMELESS:
         return None

@@ -33,7 +33,10 @@ def export(
         ),
     ] = None,
 ) -> None:
-    """Export a network to other programs, and compare the result with PyTorch."""
+    """Export a network to ONNX and other formats.
+
+    The exported file is loaded again and compared with PyTorch.
+    """
     from fmen.export.run import export_weights
     from fmen_core import find_weights
 

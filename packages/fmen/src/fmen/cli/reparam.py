@@ -9,10 +9,10 @@ import typer
 
 
 def reparam(
-    weights: Annotated[Path, typer.Argument(help="Weights of a network in its training form.")],
-    out: Annotated[Path, typer.Argument(help="Where to write the inference form, as safetensors.")],
+    weights: Annotated[Path, typer.Argument(metavar="FILE|NAME", help="Weights of a network in its training form.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The safetensors file to write.")],
 ) -> None:
-    """Convert to the inference form."""
+    """Convert a network to its inference form."""
     from fmen_core import WeightsError, find_weights, load, read_metadata, reparameterize, save
     from fmen_core.blocks.reparameterizable import Reparameterizable
 

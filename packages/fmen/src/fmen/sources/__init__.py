@@ -1,1 +1,1 @@
-"""What a user names (--data, --weights, --model) and the object that it stands for. Knows no recipe."""
+"""Resolve what a user names (--data, --weights, --model). Independent of recipes."""

@@ -19,7 +19,7 @@ from fmen.errors import UserError
 def importing_beside(path: Path) -> Iterator[None]:
     """Let the block import the modules beside ``path``, and drop them from ``sys.modules`` afterwards.
 
-    Their importers keep their references, and modules of one name in two folders stay different modules.
+    Modules that imported them keep their references, and modules of the same name in two folders stay distinct.
     """
     folder = path.resolve().parent
     before = set(sys.modules)

@@ -1,6 +1,6 @@
 """The processes of a distributed run, as ``torchrun`` describes them in the environment.
 
-Gradients and BatchNorm buffers are DistributedDataParallel's affair. This module starts the processes, lets the first
+DistributedDataParallel handles gradients and BatchNorm buffers. This module starts the processes, lets the first
 one decide for all, exchanges signals, and ends a run of which one process has failed.
 
 A run of one process is rank 0 of 1; every function here then returns at once.

@@ -1,7 +1,7 @@
 """The stages of a run: each is a recipe of its own, for its part of the run's steps.
 
 A stage starts with the weights and the moving average that the stage before it ends with, and with a new optimizer:
-moments of gradients of another loss would mislead its first steps. Its warm-up and its schedule count its own steps.
+moments of another loss's gradients would distort its first steps. Its warm-up and its schedule count its own steps.
 Samples are numbered through all stages.
 """
 

@@ -40,7 +40,7 @@ class ResidualLocalFeature(nn.Module):
         self.act = act
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(N, n_feats, H, W)`` to the same shape."""
+        """Apply the block to ``(N, n_feats, H, W)``; the output has the same shape."""
         local = self.act(self.c1_r(x))
         local = self.act(self.c2_r(local))
         local = self.act(self.c3_r(local))

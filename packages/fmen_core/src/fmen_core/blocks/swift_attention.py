@@ -63,7 +63,7 @@ class SwiftTrunk(nn.Module):
     Five blocks, the first of which takes the image itself, and beside them a nearest-neighbour convolution of it.
 
     Args:
-        scale: How many times larger the output is.
+        scale: Upscaling factor.
         n_feats: Channels of the features.
     """
 
@@ -80,9 +80,9 @@ class SwiftTrunk(nn.Module):
         self.block_5 = SwiftBlock(n_feats, n_feats)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Super-resolve a batch."""
+        """Upscale a batch."""
         near = self.conv_near(x)
-        # All features stay referenced, as in the published code: their memory is among the things measured.
+        # All features stay referenced, as in the published code, whose peak memory is measured.
         features = [self.block_1(x)]
         for block in (self.block_2, self.block_3, self.block_4, self.block_5):
             features.append(block(features[-1]))

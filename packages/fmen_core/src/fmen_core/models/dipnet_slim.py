@@ -20,15 +20,15 @@ from fmen_core.blocks.swift_attention import eval_conv
 
 
 def bias_free(in_channels: int, out_channels: int) -> nn.Sequential:
-    """A 3x3 convolution without bias under the published key name."""
+    """Return a 3x3 convolution without bias under the published key name."""
     return named(eval_conv=conv3x3(in_channels, out_channels, bias=False))
 
 
 class DIPNetSlim(nn.Module):
-    """RGB ``(N, 3, H, W)`` in ``[0, 1]`` to ``(N, 3, scale*H, scale*W)``.
+    """Maps RGB ``(N, 3, H, W)`` in ``[0, 1]`` to ``(N, 3, scale*H, scale*W)``.
 
     Args:
-        scale: How many times larger the output is.
+        scale: Upscaling factor.
         n_feats: Channels of the features.
         esa_feats: Channels inside the attention.
     """
@@ -59,7 +59,7 @@ class DIPNetSlim(nn.Module):
         self.upsampler = nn.Sequential(bias_free(n_feats, 3 * scale**2), nn.PixelShuffle(scale))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Super-resolve a batch."""
+        """Upscale a batch."""
         head = self.conv_1(x)
         first = self.block_1(head)
         second = self.block_2(first)

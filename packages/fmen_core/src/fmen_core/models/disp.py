@@ -17,10 +17,10 @@ from fmen_core.models.tsr import TSR
 
 
 class DISP(TSR):
-    """RGB ``(N, 3, H, W)`` in ``[0, 1]`` to ``(N, 3, scale*H, scale*W)``.
+    """Maps RGB ``(N, 3, H, W)`` in ``[0, 1]`` to ``(N, 3, scale*H, scale*W)``.
 
     Args:
-        scale: How many times larger the output is.
+        scale: Upscaling factor.
         n_feats: Channels of the features.
         n_blocks: Number of blocks.
     """
@@ -32,8 +32,8 @@ class DISP(TSR):
         self.conv_2 = conv1x1(n_feats, n_feats)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Super-resolve a batch."""
-        # All features stay referenced, as in the published code: their memory is among the things measured.
+        """Upscale a batch."""
+        # All features stay referenced, as in the published code, whose peak memory is measured.
         features = [self.conv_1(x)]
         for block in self.blocks:
             features.append(block(features[-1]))

@@ -14,10 +14,10 @@ from fmen_core.models.span import SPAN
 
 
 class DSCF(SPAN):
-    """RGB ``(N, 3, H, W)`` in ``[0, 1]`` to ``(N, 3, scale*H, scale*W)``.
+    """Maps RGB ``(N, 3, H, W)`` in ``[0, 1]`` to ``(N, 3, scale*H, scale*W)``.
 
     Args:
-        scale: How many times larger the output is.
+        scale: Upscaling factor.
     """
 
     name = "dscf"

@@ -29,7 +29,7 @@ class Cell(nn.Module):
         self.branch = nn.ModuleList(conv1x1(n_feats, n_feats // 2) for _ in range(4))
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(N, n_feats, H, W)`` to the same shape."""
+        """Apply the block to ``(N, n_feats, H, W)``; the output has the same shape."""
         first = self.conv1(x)
         second = self.conv2(first)
         third = self.conv3(second)
@@ -40,10 +40,10 @@ class Cell(nn.Module):
 
 
 class EFDN(nn.Module):
-    """RGB ``(N, 3, H, W)`` in ``[0, 1]`` to ``(N, 3, scale*H, scale*W)``, clamped to ``[0, 1]``.
+    """Maps RGB ``(N, 3, H, W)`` in ``[0, 1]`` to ``(N, 3, scale*H, scale*W)``, clamped to ``[0, 1]``.
 
     Args:
-        scale: How many times larger the output is.
+        scale: Upscaling factor.
         n_feats: Channels of the features.
     """
 
@@ -59,7 +59,7 @@ class EFDN(nn.Module):
         self.tail = pixel_shuffle_tail(n_feats, scale)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Super-resolve a batch."""
+        """Upscale a batch."""
         head = self.head(x)
         first = self.cells[0](head)
         second = self.cells[1](first)

@@ -25,11 +25,11 @@ EXTENDED = WINDOW + 2 * MARGIN
 LARGE_KERNEL = 31
 
 GRIDS = ((True, True), (False, True), (True, False))
-"""Of each stage: whether the keys between the grid's points are shifted vertically, and whether horizontally."""
+"""Per stage: whether the keys between the grid points are shifted vertically, and whether horizontally."""
 
 
 def is_key(stage: int, row: int, column: int) -> bool:
-    """Whether a pixel around the window is among the keys: those of a star, a cross or the corners."""
+    """Return whether a pixel around the window is among the keys, which form a star, a cross or the corners."""
     middle, last = EXTENDED // 2, EXTENDED - 1
     if stage == 0:
         return middle in (row, column) or row == column or row + column == last
@@ -47,7 +47,7 @@ class LayerNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(n_feats))
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(N, n_feats, H, W)`` to the same shape."""
+        """Apply the block to ``(N, n_feats, H, W)``; the output has the same shape."""
         centred = x - x.mean(1, keepdim=True)
         normalized = centred / (centred.square().mean(1, keepdim=True) + 1e-6).sqrt()
         return self.weight.view(-1, 1, 1) * normalized + self.bias.view(-1, 1, 1)
@@ -63,7 +63,7 @@ class GatedFeedForward(nn.Module):
         self.project_out = conv1x1(n_feats, n_feats, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(N, n_feats, H, W)`` to the same shape."""
+        """Apply the block to ``(N, n_feats, H, W)``; the output has the same shape."""
         gate, features = self.dwconv(self.project_in(x)).chunk(2, dim=1)
         out: Tensor = self.project_out(F.gelu(gate) * features)
         return out
@@ -82,7 +82,7 @@ class LargeKernel(nn.Module):
         self.act = nn.GELU()
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(N, n_feats, H, W)`` to the same shape."""
+        """Apply the block to ``(N, n_feats, H, W)``; the output has the same shape."""
         shuffled = x.view(len(x), self.partial, 4, *x.shape[2:]).transpose(1, 2).flatten(1, 2)
         wide, rest = shuffled[:, : self.partial], shuffled[:, self.partial :]
         wide = torch.sigmoid(wide.mean((2, 3), keepdim=True)) * wide
@@ -102,7 +102,7 @@ class LocalBlock(nn.Module):
         self.act = nn.GELU()
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(N, n_feats, H, W)`` to the same shape."""
+        """Apply the block to ``(N, n_feats, H, W)``; the output has the same shape."""
         out: Tensor = self.act(self.conv1(torch.cat([self.DWConv3(x), self.PLKB(x)], dim=1)))
         return out
 
@@ -126,7 +126,7 @@ class SelfAttention(nn.Module):
         self.to_out = nn.Sequential(nn.Linear(n_feats, n_feats, bias=False))
 
     def attend(self, queries: Tensor, keys: Tensor, given: Tensor | None) -> tuple[Tensor, Tensor]:
-        """From ``queries`` ``(..., 64, n_feats)`` and ``keys`` ``(..., K, n_feats)`` to the result and the map."""
+        """Attend with ``queries`` ``(..., 64, n_feats)`` to ``keys`` ``(..., K, n_feats)``; return result and map."""
         if given is None:
             key, value = self.to_kv(keys).chunk(2, dim=-1)
             given = torch.softmax(self.to_q(queries) * self.factor @ key.transpose(-2, -1) + self.position_bias(), -1)
@@ -135,7 +135,7 @@ class SelfAttention(nn.Module):
         return self.to_out(given @ value), given
 
     def position_bias(self) -> Tensor:
-        """What the positions of query and key add to a map's logits, ``(1, 64, K)``."""
+        """Return what the positions of query and key add to the logits of the map, ``(1, 64, K)``."""
         raise NotImplementedError
 
 
@@ -155,7 +155,7 @@ class ExtendedWindows(nn.Module):
         self.register_buffer("center_indices", torch.tensor(window))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """``(N, C, H, W)`` to queries ``(N, windows, 64, C)`` and keys ``(N, windows, K, C)``."""
+        """Cut ``(N, C, H, W)`` into queries ``(N, windows, 64, C)`` and keys ``(N, windows, K, C)``."""
         patches = F.unfold(x, EXTENDED, padding=MARGIN, stride=WINDOW).view(*x.shape[:2], EXTENDED**2, -1)
         patches = patches.permute(0, 3, 2, 1)
         return patches[:, :, self.center_indices], patches[:, :, self.sample_indices]
@@ -282,7 +282,7 @@ class ChannelBlock(nn.Module):
         self.gfn2 = GatedFeedForward(n_feats)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(N, n_feats, H, W)`` to the same shape."""
+        """Apply the block to ``(N, n_feats, H, W)``; the output has the same shape."""
         x = self.cttn1(self.canorm1(x)) + x
         x = self.gfn1(self.cnorm1(x)) + x
         x = self.cttn2(self.canorm2(x)) + x
@@ -335,7 +335,7 @@ class Group(nn.Module):
     def __init__(self, n_feats: int, *, computes_maps: bool) -> None:
         super().__init__()
         stages = Stages(n_feats, computes_maps=computes_maps)
-        self.residual_layer = nn.Sequential(stages) if computes_maps else stages  # as the published key names have it
+        self.residual_layer = nn.Sequential(stages) if computes_maps else stages  # for the published key names
         self.res_end = conv1x1(n_feats, n_feats)
         self.esa = ESA(n_feats, max(n_feats // 4, 16), deep=False)
 
@@ -346,10 +346,10 @@ class Group(nn.Module):
 
 
 class HAESR(nn.Module):
-    """RGB ``(N, 3, H, W)`` in ``[0, 1]`` to ``(N, 3, scale*H, scale*W)``; H and W at least 9.
+    """Maps RGB ``(N, 3, H, W)`` in ``[0, 1]`` to ``(N, 3, scale*H, scale*W)``; H and W at least 9.
 
     Args:
-        scale: How many times larger the output is.
+        scale: Upscaling factor.
         n_feats: Channels of the features, a multiple of 16.
     """
 
@@ -367,7 +367,7 @@ class HAESR(nn.Module):
         self.up = pixel_shuffle_tail(n_feats, scale)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Super-resolve a batch; inside, the image is padded by reflection to multiples of 8."""
+        """Upscale a batch. The features are padded by reflection to multiples of 8."""
         height, width = x.shape[-2:]
         x = F.pad(x, (0, -width % WINDOW, 0, -height % WINDOW), mode="reflect")
         head = self.input(x)

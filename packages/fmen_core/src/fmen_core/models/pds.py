@@ -16,10 +16,10 @@ from fmen_core.blocks.swift_attention import SwiftTrunk, eval_conv
 
 
 class PDS(SwiftTrunk):
-    """RGB ``(N, 3, H, W)`` in ``[0, 1]`` to ``(N, 3, scale*H, scale*W)``.
+    """Maps RGB ``(N, 3, H, W)`` in ``[0, 1]`` to ``(N, 3, scale*H, scale*W)``.
 
     Args:
-        scale: How many times larger the output is.
+        scale: Upscaling factor.
         n_feats: Channels of the features.
         tail_feats: Channels before the last convolution.
     """

@@ -4,8 +4,8 @@ A simplified spatially-adaptive feature modulation network, after Sun et al., "S
 Efficient Image Super-Resolution", ICCV 2023. The challenge's report is Ren et al., "The Tenth NTIRE 2025 Efficient
 Super-Resolution Challenge Report", CVPR Workshops 2025. No convolution has a bias.
 
-The released weights are made for photographs: on white noise the features grow until float32 overflows and the output
-is NaN, in the authors' code too.
+The released weights suit photographs only: on white noise the features grow until float32 overflows and the output is
+NaN, as in the authors' code.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from fmen_core.blocks.attention import resize_like
 from fmen_core.blocks.layers import conv1x1, conv3x3, pixel_shuffle_tail
 
 POOLING = 8
-"""How many times smaller the map is on which the features are modulated."""
+"""Ratio of the side of the features to the side of the map that modulates them."""
 
 
 class FeatureModulation(nn.Module):
-    """Spatially-adaptive feature modulation of some channels, beside a 3x3 convolution for the others.
+    """Spatially-adaptive feature modulation of some channels, beside a 3x3 convolution of the others.
 
-    The modulation comes from the maxima of an 8x8 grid cell and the variance over the whole image.
+    The modulation is computed from the maximum of each 8x8 cell and from the variance over the whole image.
     """
 
     def __init__(self, n_feats: int, split_feats: int) -> None:
@@ -40,7 +40,7 @@ class FeatureModulation(nn.Module):
         self.act = nn.GELU()
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(N, n_feats, H, W)`` to the same shape; H and W at least 8."""
+        """Apply the block to ``(N, n_feats, H, W)``, H and W at least 8; the output has the same shape."""
         height, width = x.shape[-2:]
         modulated = self.conv1(x)
         local = self.conv2(x)
@@ -61,7 +61,7 @@ class FeedForward(nn.Module):
         self.act = nn.GELU()
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(N, n_feats, H, W)`` to the same shape."""
+        """Apply the block to ``(N, n_feats, H, W)``; the output has the same shape."""
         out: Tensor = self.conv2(self.act(self.conv1(x)))
         return out
 
@@ -75,16 +75,16 @@ class Block(nn.Module):
         self.conv2 = FeedForward(n_feats, hidden_feats)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(N, n_feats, H, W)`` to the same shape."""
+        """Apply the block to ``(N, n_feats, H, W)``; the output has the same shape."""
         out: Tensor = self.conv2(self.conv1(x)) + x
         return out
 
 
 class SAFMNv3(nn.Module):
-    """RGB ``(N, 3, H, W)`` in ``[0, 1]`` to ``(N, 3, scale*H, scale*W)``; H and W at least 8.
+    """Maps RGB ``(N, 3, H, W)`` in ``[0, 1]`` to ``(N, 3, scale*H, scale*W)``; H and W at least 8.
 
     Args:
-        scale: How many times larger the output is.
+        scale: Upscaling factor.
         n_feats: Channels of the features.
         n_blocks: Number of blocks.
         split_feats: Channels that are modulated.
@@ -104,7 +104,7 @@ class SAFMNv3(nn.Module):
         self.to_img = pixel_shuffle_tail(n_feats, scale, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Super-resolve a batch."""
+        """Upscale a batch."""
         enlarged = F.interpolate(x, scale_factor=self.scale, mode="bilinear")
         out: Tensor = self.to_img(self.feats(self.to_feat(x))) + enlarged
         return out

@@ -18,10 +18,10 @@ from fmen_core.blocks.residual_local import ResidualLocalFeature
 
 
 class SlimRLFN(nn.Module):
-    """RGB ``(N, 3, H, W)`` in ``[0, 255]`` to ``(N, 3, scale*H, scale*W)``.
+    """Maps RGB ``(N, 3, H, W)`` in ``[0, 255]`` to ``(N, 3, scale*H, scale*W)``.
 
     Args:
-        scale: How many times larger the output is.
+        scale: Upscaling factor.
         n_feats: Channels of the features.
         n_blocks: Number of blocks.
         esa_feats: Channels inside the attention.
@@ -49,7 +49,7 @@ class SlimRLFN(nn.Module):
         self.upsampler = named(upsample_conv=conv3x3(n_feats, 3 * scale**2), shuffle=nn.PixelShuffle(scale))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Super-resolve a batch."""
+        """Upscale a batch."""
         head = self.conv_1(x)
         out: Tensor = self.upsampler(self.conv_2(self.block_list(head)) + head)
         return out

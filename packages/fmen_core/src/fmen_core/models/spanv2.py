@@ -3,8 +3,8 @@
 SPAN's blocks (Wan et al., CVPR Workshops 2024) with ReLU, and an attention map that a 1x1 convolution computes. The
 challenge's report is "The Eleventh NTIRE 2026 Efficient Super-Resolution Challenge Report", arXiv:2604.03198.
 
-The authors run the 1x1 convolution and the product after it as one CUDA operator, which no counter of FLOPs sees. Here
-both are plain PyTorch: the same function, and the convolutions are counted.
+The authors run the 1x1 convolution and the product after it as one CUDA operator, which counters of FLOPs do not see.
+Here both are plain PyTorch: the same function, and the convolutions are counted.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fmen_core.blocks.layers import conv1x1, conv3x3, named, nearest_conv
 
 
 def conv(in_channels: int, out_channels: int) -> nn.Sequential:
-    """A 3x3 convolution without bias under the published key name."""
+    """Return a 3x3 convolution without bias under the published key name."""
     return named(conv=conv3x3(in_channels, out_channels, bias=False))
 
 
@@ -34,7 +34,7 @@ class FirstBlock(nn.Module):
         self.act = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(N, in_channels, H, W)`` to ``(N, n_feats, H, W)``."""
+        """Compute features ``(N, n_feats, H, W)`` from ``(N, in_channels, H, W)``."""
         first = self.act(self.c1(x))
         second = self.act(self.c2(first))
         out: Tensor = self.act(self.c3(second))
@@ -42,14 +42,14 @@ class FirstBlock(nn.Module):
 
 
 class Block(FirstBlock):
-    """Three convolutions and a shortcut, multiplied with the attention map that a 1x1 convolution computes."""
+    """Three convolutions and a shortcut, multiplied by the attention map that a 1x1 convolution computes."""
 
     def __init__(self, n_feats: int) -> None:
         super().__init__(n_feats, n_feats)
         self.guidance_map_conv = conv1x1(n_feats, n_feats)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(N, n_feats, H, W)`` to the same shape."""
+        """Apply the block to ``(N, n_feats, H, W)``; the output has the same shape."""
         first = self.act(self.c1(x))
         second = self.act(self.c2(first))
         third = self.c3(second)
@@ -59,10 +59,10 @@ class Block(FirstBlock):
 
 
 class SPANV2(nn.Module):
-    """RGB ``(N, 3, H, W)`` in ``[0, 1]`` to ``(N, 3, scale*H, scale*W)``.
+    """Maps RGB ``(N, 3, H, W)`` in ``[0, 1]`` to ``(N, 3, scale*H, scale*W)``.
 
     Args:
-        scale: How many times larger the output is.
+        scale: Upscaling factor.
         n_feats: Channels of the features.
     """
 
@@ -84,9 +84,9 @@ class SPANV2(nn.Module):
         self.depth_to_space = nn.PixelShuffle(scale)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Super-resolve a batch."""
+        """Upscale a batch."""
         near = self.conv_near(x)
-        # All features stay referenced, as in the published code: their memory is among the things measured.
+        # All features stay referenced, as in the published code, whose peak memory is measured.
         features = [self.block_1(x)]
         for block in (self.block_2, self.block_3, self.block_4, self.block_5):
             features.append(block(features[-1]))

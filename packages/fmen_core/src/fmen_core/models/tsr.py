@@ -28,7 +28,7 @@ class Block(nn.Module):
         self.act1 = nn.SiLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(N, n_feats, H, W)`` to the same shape."""
+        """Apply the block to ``(N, n_feats, H, W)``; the output has the same shape."""
         first = self.act1(self.c1_r(x))
         second = self.act1(self.c2_r(first))
         second = self.act1(self._extern_conv_block(second))
@@ -38,10 +38,10 @@ class Block(nn.Module):
 
 
 class TSR(nn.Module):
-    """RGB ``(N, 3, H, W)`` in ``[0, 1]`` to ``(N, 3, scale*H, scale*W)``.
+    """Maps RGB ``(N, 3, H, W)`` in ``[0, 1]`` to ``(N, 3, scale*H, scale*W)``.
 
     Args:
-        scale: How many times larger the output is.
+        scale: Upscaling factor.
         n_feats: Channels of the features.
         n_blocks: Number of blocks.
     """
@@ -58,7 +58,7 @@ class TSR(nn.Module):
         self.upsampler = pixel_shuffle_tail(n_feats, scale)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Super-resolve a batch."""
+        """Upscale a batch."""
         head = self.conv_1(x)
         features = self.blocks(head)
         out: Tensor = self.upsampler(self.conv_2(features) + head)
