@@ -84,7 +84,7 @@ def test_tensorboard_discards_the_points_that_a_resumed_run_repeats(
     module.SummaryWriter = SummaryWriter  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
     save, run = State.save, Run(tmp_path / "run")
-    monkeypatch.setattr(State, "save", lambda self, path: save(self, path) if self.step <= 3 else sys.exit("crash"))
+    monkeypatch.setattr(State, "save", lambda self, *rest: save(self, *rest) if self.step <= 3 else sys.exit("crash"))
     with pytest.raises(SystemExit):
         train(tiny(tensorboard=True, log_every=1, save_every=3), run)
     assert {step for _, step in points} == {1, 2, 3, 4, 5, 6}

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from fmen.training.losses import LOSSES
+from fmen.training.losses import LOSSES, weighted_loss
 from fmen.training.recipe import (
+    LOSS_NAMES,
     Recipe,
     RecipeError,
     dump_recipe,
@@ -30,7 +32,7 @@ def test_the_bundled_recipes_are_valid_and_carry_their_names() -> None:
 def test_paper_is_section_4_1_to_the_letter() -> None:
     recipe = load_recipe("paper")
     assert recipe.data == ("data/DIV2K", "data/Flickr2K")
-    assert (recipe.patch, recipe.batch, recipe.loss, recipe.init) == (64, 64, "l1", "he")
+    assert (recipe.patch, recipe.batch, recipe.loss, recipe.init) == (64, 64, {"l1": 1.0}, "he")
     assert (recipe.betas, recipe.eps, recipe.learning_rate, recipe.steps) == ((0.9, 0.999), 1e-8, 5e-4, 3_000_000)
     assert (recipe.precision, recipe.tf32, recipe.ema, recipe.grad_clip, recipe.warmup) == ("fp32", False, 0, 0, 0)
     rates = [learning_rate(recipe, step) for step in (0, 599_999, 600_000, 1_199_999, 1_200_000, 2_999_999)]
@@ -59,6 +61,29 @@ def test_losses_of_a_difference_of_three_gray_levels() -> None:
     assert LOSSES["l2"](sr, hr).item() == 9
     assert LOSSES["charbonnier"](sr, hr).item() == pytest.approx((9 + 0.255**2) ** 0.5)
     assert LOSSES["charbonnier"](hr, hr).item() == pytest.approx(0.255)
+    assert LOSSES["fft"](sr, hr).item() == pytest.approx(3 * 16 / 32)  # one of 16 complex numbers is not 0
+    assert tuple(LOSSES) == LOSS_NAMES
+
+
+def test_the_frequency_loss_is_the_distance_of_the_fourier_transforms() -> None:
+    sr, hr = torch.rand(2, 3, 6, 5, generator=torch.Generator().manual_seed(0)).mul(255), torch.zeros(2, 3, 6, 5)
+    hr[..., 2:, 1:] = 100
+    difference = np.fft.fft2(sr.numpy()) - np.fft.fft2(hr.numpy())
+    parts = np.abs(np.stack((difference.real, difference.imag)))
+    assert LOSSES["fft"](sr, hr).item() == pytest.approx(float(parts.mean()), rel=1e-5)
+
+
+def test_weighted_losses_are_added_and_a_name_alone_has_the_weight_1(tmp_path: Path) -> None:
+    sr, hr = torch.full((1, 3, 4, 4), 10.0), torch.full((1, 3, 4, 4), 13.0)
+    recipe = load_recipe("quick", parse_settings(["loss={l1: 2, l2: 1e-1, fft: 0.5}"]))
+    assert recipe.loss == {"l1": 2.0, "l2": 0.1, "fft": 0.5}
+    assert weighted_loss(recipe.loss, sr, hr).item() == pytest.approx(2 * 3 + 0.1 * 9 + 0.5 * 1.5)
+    assert recipe.loss_title == "2 L1 + 0.1 L2 + 0.5 FFT"
+    for loss, written in (({"l1": 1}, "loss: l1\n"), ({"l1": 1, "fft": 0.05}, "loss:\n  l1: 1.0\n  fft: 0.05\n")):
+        recipe = load_recipe("quick", {"loss": loss})
+        (tmp_path / "recipe.yaml").write_text(dump_recipe(recipe))
+        assert written in dump_recipe(recipe) and load_recipe(tmp_path / "recipe.yaml") == recipe
+    assert load_recipe("quick", {"loss": "l1"}).loss_title == "L1"
 
 
 def test_a_dumped_recipe_reads_back_as_itself(tmp_path: Path) -> None:
@@ -89,7 +114,11 @@ def test_settings_are_read_as_people_mean_them() -> None:
         ("learning_rate=2", "learning_rate = 2: input should be less than or equal to 1"),
         ("lr=nan", "learning_rate = 'nan': input should be a finite number"),
         ("scale=5", "scale = 5: input should be 2, 3 or 4"),
-        ("loss=l3", "loss = 'l3': input should be 'l1', 'l2' or 'charbonnier'"),
+        ("loss={l1: 0}", "loss.l1 = 0: input should be greater than 0"),
+        ("loss={l1: 1, ftf: 1}", "there is no loss 'ftf'; choose from"),
+        ("loss=[l1]", "give the name of a loss, or weights by name such as"),
+        ("optimizer=lbfgs", "optimizer = 'lbfgs': input should be 'adam', 'muon', 'adamw'"),
+        ("loss=l3", "loss = 'l3': there is no loss 'l3'; choose from l1, l2, charbonnier, fft"),
         ("steps=1.5", "steps = 1.5: input should be a valid integer"),
         ("warmup=10_000", "warmup (10000) must be shorter than the run"),
         ("final_learning_rate=0.5", "final_learning_rate (0.5) is above learning_rate (0.002)"),
@@ -190,6 +219,7 @@ def test_a_key_that_a_recipe_omits_has_its_default() -> None:
         "data_weights": None,
         "patch": 64,
         "batch": 64,
+        "accumulate": 1,
         "seed": 0,
         "steps": 9,
         "stages": (),
@@ -197,6 +227,7 @@ def test_a_key_that_a_recipe_omits_has_its_default() -> None:
         "teacher": (),
         "teacher_weight": 0.5,
         "optimizer": "adam",
+        "optimizer_args": {},
         "learning_rate": 1e-3,
         "schedule": "cosine",
         "schedule_steps": None,

@@ -50,8 +50,13 @@ def test_a_stage_is_a_recipe_with_its_own_values_and_the_common_ones(staged: Rec
         (0, 3, 1, 2),
         (3, 7, 2, 2),
     ]
-    assert (one.recipe.patch, one.recipe.loss, one.recipe.learning_rate, one.recipe.warmup) == (8, "l1", 1e-3, 1)
-    assert (two.recipe.patch, two.recipe.loss, two.recipe.learning_rate, two.recipe.warmup) == (12, "l2", 1e-4, 0)
+    assert (one.recipe.patch, one.recipe.loss, one.recipe.learning_rate, one.recipe.warmup) == (8, {"l1": 1.0}, 1e-3, 1)
+    assert (two.recipe.patch, two.recipe.loss, two.recipe.learning_rate, two.recipe.warmup) == (
+        12,
+        {"l2": 1.0},
+        1e-4,
+        0,
+    )
     assert two.recipe.ema == 0.9 and two.recipe.data == recipe.data
     (alone,) = stages_of(one.recipe)
     assert (alone.recipe, alone.start, alone.stop) == (one.recipe, 0, 3)
@@ -240,10 +245,10 @@ def test_a_teacher_belongs_to_its_stage(staged: RecipeMaker, tmp_path: Path) -> 
 def test_the_bundled_staged_recipe_grows_its_patches_and_ends_with_the_squared_error() -> None:
     parts = load_recipe("staged").stage_recipes()
     assert [(part.patch, part.batch, part.loss) for part in parts] == [
-        (64, 64, "l1"),
-        (64, 64, "l1"),
-        (128, 32, "l1"),
-        (160, 16, "l2"),
+        (64, 64, {"l1": 1.0}),
+        (64, 64, {"l1": 1.0}),
+        (128, 32, {"l1": 1.0}),
+        (160, 16, {"l2": 1.0}),
     ]
     rates = [part.learning_rate for part in parts]
     assert rates == sorted(rates, reverse=True) and load_recipe("staged").steps == load_recipe("fast").steps

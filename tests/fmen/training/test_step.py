@@ -45,7 +45,7 @@ def plain_run(recipe: Recipe, rates: list[float]) -> tuple[nn.Module, nn.Module,
             group["lr"] = rate
         lr, hr = (patches.float() for patches in sampler.batch(step))
         difference = model(lr) - hr
-        loss = difference.abs().mean() if recipe.loss == "l1" else difference.square().mean()
+        loss = difference.abs().mean() if recipe.loss == {"l1": 1.0} else difference.square().mean()
         losses.append(loss.item())
         gradients = torch.autograd.grad(loss, list(model.parameters()))
         norm = torch.cat([gradient.flatten() for gradient in gradients]).norm().item()

@@ -175,12 +175,12 @@ def training_part(run: Run) -> dict[str, Any]:
         parts = recipe.stage_recipes()
         facts.append(("Batch", ", then ".join(f"{part.batch} of {part.patch} × {part.patch}" for part in parts)))
         if recipe.stages:
-            stages = [f"{part.steps:,} steps of {part.loss.upper()} from {part.learning_rate:g}" for part in parts]
+            stages = [f"{part.steps:,} steps of {part.loss_title} from {part.learning_rate:g}" for part in parts]
             facts.append(("Stages", "; ".join(stages)))
     if run.versions.is_file():
         machine = json.loads(run.versions.read_text(encoding="utf-8"))
         facts.append(("Device", str(machine.get("device", "unknown"))))
-    losses = dict.fromkeys(part.loss.upper() for part in recipe.stage_recipes()) if recipe else {}
+    losses = dict.fromkeys(part.loss_title for part in recipe.stage_recipes()) if recipe else {}
     loss, protocol = ", then ".join(losses), recipe.val_protocol if recipe else ""
     return {"curves": training_curves(log, loss, protocol), "facts": facts}
 

@@ -20,7 +20,7 @@ sample depends only on the seed, the step and its slot in the batch, and the che
 from __future__ import annotations
 
 import math
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,10 +33,11 @@ from fmen.errors import UserError
 from fmen.sources.networks import user_module
 from fmen.training.checkpoint import State, newest_checkpoint
 from fmen.training.cuda_graph import CudaGraph, make_capturable, set_learning_rate
-from fmen.training.distributed import Processes, distribute, join
+from fmen.training.distributed import Processes, distribute, join, no_sync
 from fmen.training.feed import batches, open_patches, open_validation
 from fmen.training.logger import Clock, Logger
-from fmen.training.losses import LOSSES
+from fmen.training.losses import weighted_loss
+from fmen.training.optimizers import make_optimizer
 from fmen.training.recipe import Recipe
 from fmen.training.run_folder import Run
 from fmen.training.schedule import learning_rate
@@ -44,7 +45,6 @@ from fmen.training.setup import (
     backend_flags,
     check_recipe,
     machine,
-    make_optimizer,
     make_state,
     pick_device,
     resolve_recipe,
@@ -105,7 +105,8 @@ def train(recipe: Recipe, run: Run, *, resume: bool = False, processes: Processe
         state = (
             load_state(stages[0], run, device, processes) if resume else new_state(stages[0], run, device, processes)
         )
-        network = distribute(state.model, processes, device, static_graph=bool(recipe.compile))
+        static = bool(recipe.compile) and all(stage.recipe.accumulate == 1 for stage in stages)
+        network = distribute(state.model, processes, device, static_graph=static)
         if recipe.compile:
             network = cast(nn.Module, torch.compile(network, dynamic=False))
         graph = make_graph(recipe, state, device)
@@ -213,7 +214,7 @@ def take_step(
     inputs = [lr, hr]
     if teachers:
         with backend_flags(recipe):
-            inputs.append(teachers(lr))
+            inputs.append(torch.cat([teachers(part) for part in lr.chunk(recipe.accumulate)]))
     loss = graph(update, *inputs) if graph else update(*inputs)
     if state.ema:
         state.ema.update(state.model, state.step)
@@ -228,32 +229,43 @@ def update_weights(
     hr: Tensor,
     taught: Tensor | None = None,
 ) -> Tensor:
-    """Compute the gradient, clip it and step the optimizer; arguments as in :func:`take_step`.
+    """Compute the gradient, in parts, clip it and step the optimizer; arguments as in :func:`take_step`.
 
     ``taught`` is the teachers' output for ``lr``.
     """
+    parts = [inputs.chunk(recipe.accumulate) for inputs in (lr, hr, *([] if taught is None else [taught]))]
+    losses = []
     with backend_flags(recipe):
-        with torch.autocast(lr.device.type, AUTOCAST[recipe.precision], enabled=recipe.precision != "fp32"):
-            sr = gray_levels(network, lr, sr_model(state.model).data_range)
-        loss = loss_of(recipe, sr, hr, taught)
-        del sr  # The backward pass needs the most memory, and does not need this tensor.
-        state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        for number, part in enumerate(zip(*parts, strict=True), 1):
+            with nullcontext() if number == recipe.accumulate else no_sync(network):
+                losses.append(add_gradient(recipe, state, network, *part))
         if recipe.grad_clip:
             state.scaler.unscale_(state.optimizer)
             nn.utils.clip_grad_norm_(state.model.parameters(), recipe.grad_clip)
         state.scaler.step(state.optimizer)
         state.scaler.update()
         state.optimizer.zero_grad(set_to_none=True)
+    return torch.stack(losses).sum()
+
+
+def add_gradient(
+    recipe: Recipe, state: State, network: nn.Module, lr: Tensor, hr: Tensor, taught: Tensor | None = None
+) -> Tensor:
+    """Add the gradient of one of the ``recipe.accumulate`` parts of a batch, and return its share of the loss."""
+    with torch.autocast(lr.device.type, AUTOCAST[recipe.precision], enabled=recipe.precision != "fp32"):
+        sr = gray_levels(network, lr, sr_model(state.model).data_range)
+    loss = loss_of(recipe, sr, hr, taught) / recipe.accumulate
+    del sr  # The backward pass needs the most memory, and does not need this tensor.
+    state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
     return loss.detach()
 
 
 def loss_of(recipe: Recipe, sr: Tensor, hr: Tensor, taught: Tensor | None) -> Tensor:
     """Return the loss of a batch: against HR, mixed with the loss against the teachers' output if there is one."""
-    measure = LOSSES[recipe.loss]
     if taught is None:
-        return measure(sr, hr)
+        return weighted_loss(recipe.loss, sr, hr)
     share = recipe.teacher_weight
-    return (1 - share) * measure(sr, hr) + share * measure(sr, taught)
+    return (1 - share) * weighted_loss(recipe.loss, sr, hr) + share * weighted_loss(recipe.loss, sr, taught)
 
 
 def gray_levels(network: nn.Module, lr: Tensor, data_range: float) -> Tensor:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
 
 from fmen.errors import UserError
 
@@ -48,6 +48,7 @@ STAGE_KEYS = (
     "data_weights",
     "patch",
     "batch",
+    "accumulate",
     "loss",
     "teacher",
     "teacher_weight",
@@ -59,9 +60,31 @@ STAGE_KEYS = (
     "warmup",
     "betas",
     "eps",
+    "optimizer_args",
     "grad_clip",
 )
 """Keys that may differ between the stages of a run."""
+
+
+LOSS_NAMES = ("l1", "l2", "charbonnier", "fft")
+
+
+def _loss_weights(value: object) -> object:
+    """Convert the name of a loss to weights by name, and check the names."""
+    weights = {value: 1.0} if isinstance(value, str) else value
+    if not isinstance(weights, Mapping) or not weights:
+        raise ValueError("give the name of a loss, or weights by name such as {l1: 1, fft: 0.05}")
+    if unknown := [name for name in weights if name not in LOSS_NAMES]:
+        raise ValueError(f"there is no loss {unknown[0]!r}; choose from {', '.join(LOSS_NAMES)}")
+    return dict(weights)
+
+
+Loss = Annotated[
+    dict[str, Annotated[float, Field(gt=0)]],
+    BeforeValidator(_loss_weights),
+    PlainSerializer(lambda weights: next(iter(weights)) if list(weights.values()) == [1.0] else weights),
+]
+"""Weights by the names of loss functions; a name alone has the weight 1."""
 
 
 class RecipeError(UserError):
@@ -87,18 +110,40 @@ class Recipe(BaseModel):
     )
     patch: int = Field(64, ge=8, le=512, description="side of the LR patches, in pixels")
     batch: int = Field(64, ge=1, le=4096, description="patches per step, over all processes together")
+    accumulate: int = Field(
+        1, ge=1, le=4096, description="parts in which a process computes its batch, to need less memory"
+    )
     seed: int = Field(0, ge=0, lt=2**63)
 
     steps: int = Field(ge=1, description="length of the run; with stages, their sum")
     stages: tuple[dict[str, Any], ...] = Field(
         (), description="parts of the run, one after the other, each with its steps and other values of some keys"
     )
-    loss: Literal["l1", "l2", "charbonnier"] = "l1"
+    loss: Loss = Field(
+        {"l1": 1.0}, description="l1, l2 (mean squared error), charbonnier, fft, or their weights: {l1: 1, fft: 0.05}"
+    )
     teacher: OneOrMore[str] = Field(
         (), description="weights of stronger networks, names or files; the mean of their outputs is a second target"
     )
     teacher_weight: float = Field(0.5, ge=0, le=1, description="share of the loss against the teacher's output")
-    optimizer: Literal["adam", "muon"] = Field("adam", description="muon learns more per step; see the training guide")
+    optimizer: Literal[
+        "adam",
+        "muon",
+        "adamw",
+        "nadam",
+        "radam",
+        "adamax",
+        "sgd",
+        "rmsprop",
+        "adagrad",
+        "adadelta",
+        "adafactor",
+        "asgd",
+        "rprop",
+    ] = Field("adam", description="muon learns more per step (see the training guide); the others are torch.optim's")
+    optimizer_args: dict[str, Any] = Field(
+        default_factory=dict, description="further arguments of the optimizer, such as {weight_decay: 0.01}"
+    )
     learning_rate: float = Field(gt=0, le=1, description="learning rate at the end of the warm-up")
     schedule: Literal["constant", "halving", "cosine"] = Field("cosine", description="course of the learning rate")
     schedule_steps: int | None = Field(None, ge=1, description="length of the cosine; default: steps")
@@ -136,6 +181,12 @@ class Recipe(BaseModel):
     def network(self) -> str:
         """The name of the network: that of a network of ``fmen models``, or the class of the user's."""
         return self.model.rpartition(":")[2]
+
+    @property
+    def loss_title(self) -> str:
+        """The loss as a report shows it, such as ``L1 + 0.05 FFT``."""
+        terms = [("" if weight == 1 else f"{weight:g} ") + name.upper() for name, weight in self.loss.items()]
+        return " + ".join(terms)
 
     @property
     def datasets(self) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from fmen.training.checkpoint import State
 from fmen.training.distributed import Processes
 from fmen.training.ema import Ema
 from fmen.training.initialization import initial_network
-from fmen.training.muon import Muon
+from fmen.training.optimizers import has_tensor_rate, make_optimizer
 from fmen.training.recipe import Recipe, RecipeError
 from fmen.training.schedule import cosine_length
 from fmen_core.precision import float32_mode, has_bf16
@@ -33,13 +33,23 @@ def check_recipe(recipe: Recipe, processes: Processes) -> None:
     faults = []
     if recipe.device == "cuda" and not torch.cuda.is_available():
         faults.append("device = 'cuda', but this PyTorch sees no GPU; use --set device=cpu")
-    for batch in sorted({part.batch for part in recipe.stage_recipes()}):
-        if batch % processes.size:  # The averaged gradient would differ from the batch gradient.
-            faults.append(f"batch = {batch} is not a multiple of the {processes.size} processes")
+    for part in recipe.stage_recipes():
+        faults += [fault for fault in [batch_fault(part, processes)] if fault and fault not in faults]
     if recipe.tensorboard and not has_tensorboard():
         faults.append("tensorboard = true, but TensorBoard is not installed: pip install 'fmen[tensorboard]'")
     if faults:
         raise RecipeError("; ".join(faults))
+
+
+def batch_fault(recipe: Recipe, processes: Processes) -> str:
+    """Return why the batch cannot be divided into equal parts, whose mean gradient is that of the batch, or ""."""
+    if recipe.batch % processes.size:
+        return f"batch = {recipe.batch} is not a multiple of the {processes.size} processes"
+    share = recipe.batch // processes.size
+    if share % recipe.accumulate:
+        each = f" of the {processes.size} processes" if processes.size > 1 else ""
+        return f"accumulate = {recipe.accumulate} does not divide the {share} patches{each}"
+    return ""
 
 
 def has_tensorboard() -> bool:
@@ -104,6 +114,7 @@ def compiles(recipe: Recipe, device: torch.device) -> bool:
 def captures(recipe: Recipe, device: torch.device, processes: Processes) -> bool:
     """Return whether to run a step as one CUDA graph, which neither averages gradients nor skips a step of fp16."""
     possible = device.type == "cuda" and processes.size == 1 and recipe.precision != "fp16"
+    possible = possible and has_tensor_rate(recipe.optimizer)
     return bool(recipe.cuda_graph) and possible
 
 
@@ -116,14 +127,6 @@ def make_state(recipe: Recipe, device: torch.device) -> State:
     scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
     ema: Ema[nn.Module] | None = Ema(model, recipe.ema) if recipe.ema else None
     return State(model, ema, optimizer, scaler, losses=torch.zeros((), device=device))
-
-
-def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
-    """Return the recipe's optimizer of the network's parameters, before its first step."""
-    rate = recipe.learning_rate
-    if recipe.optimizer == "muon":
-        return Muon(model.parameters(), rate, recipe.betas, recipe.eps)
-    return torch.optim.Adam(model.parameters(), rate, recipe.betas, recipe.eps, fused=recipe.fused)
 
 
 @contextmanager
