@@ -210,15 +210,20 @@ def run_bench(
         )
         for model, count, (counted, hidden), prediction in zip(models, counts, flops, predictions, strict=True)
     ]
-    height, width = lr_size
-    spread = max(row.runtime.spread for row in rows)
-    conditions = (
-        f"{device_name(device)}; PyTorch {torch.__version__}, {arithmetic(device)}; LR image {width}x{height}; "
-        f"median of {runs} interleaved runs, quartiles at most {100 * spread:.1f} % apart; complexity for 256x256"
-    )
+    conditions = describe_conditions(rows, device, lr_size, runs)
     if rules is None:
         return Benchmark(tuple(rows), conditions)
     return Benchmark(tuple(with_scores(rows, rules)), conditions, rules.baseline, remarks(rows, rules))
+
+
+def describe_conditions(rows: Sequence[Row], device: str, lr_size: tuple[int, int], runs: int) -> str:
+    """Describe in one line how the rows were measured."""
+    height, width = lr_size
+    spread = max(row.runtime.spread for row in rows)
+    return (
+        f"{device_name(device)}; PyTorch {torch.__version__}, {arithmetic(device)}; LR image {width}x{height}; "
+        f"median of {runs} interleaved runs, quartiles at most {100 * spread:.1f} % apart; complexity for 256x256"
+    )
 
 
 def count_flops(model: BenchModel, by_modules: int, rules: Challenge | None) -> tuple[int, tuple[str, ...]]:

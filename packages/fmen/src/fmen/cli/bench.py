@@ -16,11 +16,22 @@ if TYPE_CHECKING:
     from fmen.benchmark.run import Benchmark, Row
 
 
+Models = Annotated[
+    str | None,
+    typer.Option(metavar="A,B,...|all", help="Networks. Default: all but haesr, or those of --year."),
+]
+Sort = Annotated[
+    str | None,
+    typer.Option(metavar="COLUMN", help="Column to sort by, or model. Default: runtime, or the score of --year."),
+]
+Year = Annotated[
+    int | None,
+    typer.Option(metavar="2022|2024|2025|2026", help="That challenge's networks, FLOPs rule and score."),
+]
+
+
 def bench(
-    models: Annotated[
-        str | None,
-        typer.Option(metavar="A,B,...|all", help="Networks. Default: all but haesr, or those of --year."),
-    ] = None,
+    models: Models = None,
     weights: Annotated[
         list[Path] | None,
         typer.Option(metavar="FILE|NAME", help="Trained weights of a network. Repeatable."),
@@ -29,15 +40,9 @@ def bench(
         list[str] | None,
         typer.Option(metavar="FILE.py:CLASS[,WEIGHTS]", help="A network of your own. Repeatable."),
     ] = None,
-    sort: Annotated[
-        str | None,
-        typer.Option(metavar="COLUMN", help="Column to sort by, or model. Default: runtime, or the score of --year."),
-    ] = None,
+    sort: Sort = None,
     score: Annotated[bool, typer.Option("--score", help="Add the 2026 challenge's score, relative to SPAN.")] = False,
-    year: Annotated[
-        int | None,
-        typer.Option(metavar="2022|2024|2025|2026", help="That challenge's networks, FLOPs rule and score."),
-    ] = None,
+    year: Year = None,
     memory: Annotated[bool, typer.Option("--memory", help="Predict the peak memory from a trace.")] = False,
     data: Annotated[
         str | None,

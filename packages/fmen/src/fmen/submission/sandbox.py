@@ -115,12 +115,22 @@ def block_project_packages(allowed: frozenset[str] | None = None) -> None:
 def organisers_modules(script: Path) -> frozenset[str]:
     """Return the top-level names that a script of a package can import: its own folder's, and what PyTorch brings."""
     beside = {path.name.removesuffix(".py") for path in script.parent.iterdir()}
-    requirements = importlib.metadata.requires("torch") or []
-    brought = {
-        re.split(r"[^\w-]", line)[0].replace("-", "_").lower() for line in requirements if "extra ==" not in line
-    }
     loaded = {name.partition(".")[0] for name in sys.modules}
-    return frozenset({*sys.stdlib_module_names, *beside, *brought, *loaded})
+    return frozenset({*sys.stdlib_module_names, *beside, *loaded, *requirements("torch")})
+
+
+def requirements(distribution: str) -> set[str]:
+    """Return the names of the distributions that one requires, directly or not, as their packages are spelled."""
+    found, left = set(), [distribution]
+    while left:
+        try:
+            lines = importlib.metadata.requires(left.pop()) or []
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        names = {re.split(r"[^\w.-]", line)[0] for line in lines if "extra ==" not in line}
+        left += [name for name in names if name.replace("-", "_").lower() not in found]
+        found |= {name.replace("-", "_").lower() for name in names}
+    return found
 
 
 def guard(writable: Path) -> None:

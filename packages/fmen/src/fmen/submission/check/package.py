@@ -23,7 +23,7 @@ from fmen.submission.images import SplitImages, open_images
 from fmen.submission.metrics import Metrics, require_fvcore
 from fmen.submission.rules import LAYOUTS, SCALE, Layout
 from fmen.submission.sandbox import PROJECT_PACKAGES, run_fresh
-from fmen.submission.source import imported_names, imports_in, is_allowed
+from fmen.submission.source_file import imported_names, imports_in, is_allowed
 from fmen_data import read_image, write_image
 from fmen_data.datasets import Source
 from fmen_eval import psnr
