@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 
 from fmen_data import DataError, Pair, PairDataset, PatchCache, PatchSampler, open_dataset, prepare_cache, write_image
-from fmen_data import cache as cache_module
-from fmen_data.cache import FORMAT, VERSION, _decode_all, default_cache_path
+from fmen_data import prepare as prepare_module
+from fmen_data.cache import FORMAT, VERSION
+from fmen_data.prepare import _decode_all, default_cache_path
 
 
 def noise(height: int = 24, width: int = 32, seed: int = 0) -> np.ndarray:
@@ -194,7 +195,7 @@ def test_few_images_are_decoded_ahead_and_closing_ends_the_threads(
         finished.append(pair.name)
         return pair.name
 
-    monkeypatch.setattr("fmen_data.cache._decode", slow)
+    monkeypatch.setattr("fmen_data.prepare._decode", slow)
     decoded = _decode_all(open_dataset(tmp_path / "set"), 2)
     assert next(decoded) == "0"  # type: ignore[comparison-overlap]
     deadline = time.monotonic() + 10
@@ -220,7 +221,7 @@ def test_closing_cancels_what_has_not_been_decoded_yet(tmp_path: Path, monkeypat
         if len(started) > 1:
             release.wait(10)
 
-    monkeypatch.setattr(cache_module, "_decode", blocked)
+    monkeypatch.setattr(prepare_module, "_decode", blocked)
     decoded = _decode_all(open_dataset(tmp_path / "set"), 1)
     next(decoded)
     threading.Timer(0.3, release.set).start()
@@ -278,7 +279,7 @@ def test_ctrl_c_leaves_no_file(dataset: PairDataset, tmp_path: Path, monkeypatch
     def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fmen_data.cache.match_pair", interrupted)
+    monkeypatch.setattr("fmen_data.prepare.match_pair", interrupted)
     with pytest.raises(KeyboardInterrupt):
         prepare_cache(dataset, tmp_path / "out/c.h5", progress=False)
     assert list((tmp_path / "out").iterdir()) == []
@@ -289,14 +290,14 @@ def test_too_little_free_space_is_an_error_before_any_work(
 ) -> None:
     needed = 3 * (3 * 24 * 32 + 3 * 6 * 8)  # three images, HR and LR
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr("fmen_data.cache.shutil.disk_usage", lambda folder: usage._replace(free=needed - 1))
+    monkeypatch.setattr("fmen_data.prepare.shutil.disk_usage", lambda folder: usage._replace(free=needed - 1))
     with pytest.raises(DataError, match=r"takes 0\.0 GB, but .* has 0\.0 GB free; free some space or set FMEN_CACHE"):
         prepare_cache(dataset, tmp_path / "out/c.h5", progress=False)
     assert not (tmp_path / "out").exists()
-    monkeypatch.setattr("fmen_data.cache.shutil.disk_usage", lambda folder: usage._replace(free=needed))
+    monkeypatch.setattr("fmen_data.prepare.shutil.disk_usage", lambda folder: usage._replace(free=needed))
     assert prepare_cache(dataset, tmp_path / "out/c.h5", progress=False).exists()
-    monkeypatch.setattr("fmen_data.cache.shutil.disk_usage", lambda folder: usage._replace(free=2_500_000_000))
-    monkeypatch.setattr("fmen_data.cache.check_pair_sizes", lambda pair, scale: (10_000, 10_000))
+    monkeypatch.setattr("fmen_data.prepare.shutil.disk_usage", lambda folder: usage._replace(free=2_500_000_000))
+    monkeypatch.setattr("fmen_data.prepare.check_pair_sizes", lambda pair, scale: (10_000, 10_000))
     with pytest.raises(DataError, match=r"takes 15\.3 GB, but .* has 2\.5 GB free"):
         prepare_cache(dataset, tmp_path / "another.h5", progress=False)
 
@@ -327,13 +328,13 @@ def test_decoding_stops_when_the_disk_is_full(tmp_path: Path, monkeypatch: pytes
     for i in range(30):
         write_image(tmp_path / f"set/{i:02}.png", np.zeros((64, 64, 3), np.uint8))
     decoded: list[str] = []
-    decode = cache_module._decode
+    decode = prepare_module._decode
 
     def recorded(pair: Pair, scale: int) -> object:
         decoded.append(pair.name)
         return decode(pair, scale)
 
-    monkeypatch.setattr(cache_module, "_decode", recorded)
+    monkeypatch.setattr(prepare_module, "_decode", recorded)
     dataset = open_dataset(tmp_path / "set")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
@@ -358,7 +359,7 @@ def test_an_error_while_decoding_is_not_taken_for_a_full_disk(
     def broken(*arguments: object) -> None:
         raise error
 
-    monkeypatch.setattr("fmen_data.cache.match_pair", broken)
+    monkeypatch.setattr("fmen_data.prepare.match_pair", broken)
     with pytest.raises(type(error), match="a bug") as caught:
         prepare_cache(dataset, tmp_path / "out/c.h5", progress=False)
     assert caught.value is error
@@ -489,3 +490,60 @@ def test_a_pickled_cache_opens_its_file_again(dataset: PairDataset, tmp_path: Pa
     cache = prepare(dataset, tmp_path / "c.h5")
     copy = pickle.loads(pickle.dumps(cache))
     assert np.array_equal(copy.hr[1], cache.hr[1])
+
+
+# --- images that are left out ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def damaged(tmp_path: Path) -> PairDataset:
+    """Three images: a sound one, one that is cut off, and one that is empty."""
+    for i in range(3):
+        write_image(tmp_path / f"set/{i}.png", noise(seed=i))
+    cut = (tmp_path / "set/1.png").read_bytes()[:-20]
+    (tmp_path / "set/1.png").write_bytes(cut)
+    (tmp_path / "set/2.png").write_bytes(b"")
+    return open_dataset(tmp_path / "set")
+
+
+def test_images_that_cannot_be_used_are_left_out_on_request_and_reported(damaged: PairDataset, tmp_path: Path) -> None:
+    reported: list[str] = []
+    path = prepare_cache(damaged, tmp_path / "c.h5", progress=False, on_skip=reported.append)
+    assert PatchCache(path).names == ("0",)
+    assert [line.split("; ")[0] for line in reported] == [
+        f"{tmp_path}/set/1.png is truncated (the PNG ends before its IEND chunk)",
+        f"{tmp_path}/set/2.png is empty",
+    ]
+
+
+def test_a_cache_that_left_images_out_is_reused_and_reports_them_again(damaged: PairDataset, tmp_path: Path) -> None:
+    first: list[str] = []
+    again: list[str] = []
+    path = prepare_cache(damaged, tmp_path / "c.h5", progress=False, on_skip=first.append)
+    before = identity(path)
+    assert identity(prepare_cache(damaged, path, progress=False, on_skip=again.append)) == before
+    assert again == first and len(first) == 2
+
+
+def test_a_cache_that_left_images_out_does_not_serve_a_run_that_needs_them_all(
+    damaged: PairDataset, tmp_path: Path
+) -> None:
+    path = prepare_cache(damaged, tmp_path / "c.h5", progress=False, on_skip=lambda line: None)
+    with pytest.raises(DataError, match=r"2 problems: .*1\.png is truncated.*2\.png is empty"):
+        prepare_cache(damaged, path, progress=False)
+
+
+def test_an_image_that_was_left_out_is_taken_when_its_file_is_repaired(damaged: PairDataset, tmp_path: Path) -> None:
+    path = prepare_cache(damaged, tmp_path / "c.h5", progress=False, on_skip=lambda line: None)
+    write_image(tmp_path / "set/1.png", noise(seed=5))
+    reported: list[str] = []
+    prepare_cache(damaged, path, progress=False, on_skip=reported.append)
+    assert PatchCache(path).names == ("0", "1") and len(reported) == 1
+
+
+def test_a_dataset_without_any_usable_image_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/1.png").write_bytes(b"")
+    with pytest.raises(DataError, match="is empty"):
+        prepare_cache(open_dataset(tmp_path / "set"), tmp_path / "c.h5", progress=False, on_skip=lambda line: None)
+    assert not (tmp_path / "c.h5").exists()

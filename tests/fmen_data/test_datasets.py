@@ -126,7 +126,7 @@ def test_all_images_without_a_match_are_named_at_once(tmp_path: Path) -> None:
         open_dataset(tmp_path)
     for name in ("ax4.png", "cx4.png"):
         (tmp_path / "LR_bicubic/X4" / name).unlink()
-    with pytest.raises(DataError, match=r"^2 problems: no LR image for .*a\.png; put .*; no LR image for .*c\.png"):
+    with pytest.raises(DataError, match=r"^3 problems: no LR image for .*a\.png; put .*; no LR .*c\.png.*bx4\.png"):
         open_dataset(tmp_path)
 
 
@@ -181,3 +181,29 @@ def test_without_scikit_image_the_sample_dataset_names_the_remedy(monkeypatch: p
     monkeypatch.setattr("fmen_data.sample.find_spec", lambda name: None)
     with pytest.raises(DataError, match="pip install scikit-image"):
         open_dataset("sample")
+
+
+def test_pairs_that_do_not_match_are_left_out_on_request(tmp_path: Path) -> None:
+    for name, side in (("good", 16), ("alone", 16), ("large", 32)):
+        write_image(tmp_path / f"HR/{name}.png", np.zeros((side, side, 3), np.uint8))
+    for name in ("good", "large"):
+        write_image(tmp_path / f"LR_bicubic/X4/{name}x4.png", np.zeros((4, 4, 3), np.uint8))
+    reported: list[str] = []
+    assert [pair.name for pair in open_dataset(tmp_path, on_skip=reported.append).pairs] == ["good"]
+    assert [("no LR image for" in line, "at scale 4 needs 8x8" in line) for line in reported] == [
+        (True, False),
+        (False, True),
+    ]
+    with pytest.raises(DataError, match=r"2 problems: no LR image for .*alone\.png.*large\.png at scale 4 needs 8x8"):
+        open_dataset(tmp_path)
+
+
+def test_reading_a_dataset_names_every_image_that_cannot_be_used(tmp_path: Path) -> None:
+    for name in "abcd":
+        write_image(tmp_path / f"{name}.png", np.zeros((8, 8, 3), np.uint8))
+    for name in "bd":
+        (tmp_path / f"{name}.png").write_bytes(b"")
+    images = iter(open_dataset(tmp_path))
+    assert next(images)[0] == "a"
+    with pytest.raises(DataError, match=r"2 problems: .*b\.png is empty.*d\.png is empty"):
+        next(images)

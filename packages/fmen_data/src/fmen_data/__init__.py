@@ -1,11 +1,12 @@
 """Images in, training batches out: MATLAB-exact bicubic, datasets of LR/HR pairs, an HDF5 cache, random patches."""
 
 from .bicubic import imresize
-from .cache import PatchCache, prepare_cache
+from .cache import PatchCache
 from .datasets import Pair, PairDataset, Source, open_dataset, parse_source
 from .errors import DataError
 from .images import image_size, list_images, read_image, write_image
 from .patches import PatchSampler
+from .prepare import prepare_cache
 
 __version__ = "0.1.0"
 

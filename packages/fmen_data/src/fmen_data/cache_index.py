@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from .bicubic import Image
+from .datasets import Pair
 from .images import read_bytes
 
 
@@ -36,6 +38,37 @@ class SourceFile:
         if status.st_size != self.size:
             return True
         return status.st_mtime_ns != self.mtime_ns and checksum(read_bytes(self.path)) != self.checksum
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """An image that was left out of a cache, why, and its files as they were; a file that cannot be read is empty."""
+
+    name: str
+    problem: str
+    files: tuple[SourceFile, ...]
+
+    @classmethod
+    def of(cls, pair: Pair, problem: str) -> Skipped:
+        """Describe a pair that cannot be used."""
+        files = []
+        for path in filter(None, (pair.hr, pair.lr)):
+            try:
+                files.append(SourceFile.of(path, path.read_bytes()))
+            except OSError:
+                files.append(SourceFile(path.resolve(), 0, 0, ""))
+        return cls(pair.name, problem, tuple(files))
+
+    @classmethod
+    def from_dict(cls, entry: Mapping[str, Any]) -> Skipped:
+        """Read an entry of the index."""
+        files = (SourceFile(Path(path), *rest) for path, *rest in entry["files"])
+        return cls(entry["name"], entry["problem"], tuple(files))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the entry of the index."""
+        files = [[str(file.path), file.size, file.mtime_ns, file.checksum] for file in self.files]
+        return {"name": self.name, "problem": self.problem, "files": files}
 
 
 def index_row(image: Image, source: SourceFile | None) -> list[str | int]:

@@ -15,7 +15,7 @@ If the LR folder of the scale is missing, the LR images are made from the HR ima
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -65,9 +65,25 @@ class PairDataset:
         return len(self.pairs)
 
     def __iter__(self) -> Iterator[tuple[str, Image, Image]]:
-        """Yield ``(name, lr, hr)``; each image is read when it is needed."""
+        """Yield ``(name, lr, hr)``; each image is read when it is needed.
+
+        Raises:
+            DataError: An image cannot be used. The ones behind it are read at once, and all at fault are named.
+        """
         for index, pair in enumerate(self.pairs):
-            yield pair.name, *self.read(index)
+            try:
+                lr, hr = self.read(index)
+            except DataError as error:
+                raise_all([str(error), *self._problems(index + 1)])
+            yield pair.name, lr, hr
+
+    def _problems(self, start: int) -> Iterator[str]:
+        """Yield one line about each image from ``start`` that cannot be used."""
+        for index in range(start, len(self)):
+            try:
+                self.read(index)
+            except DataError as error:
+                yield str(error)
 
     def read(self, index: int) -> tuple[Image, Image]:
         """Read one pair.
@@ -124,7 +140,9 @@ def _check_sizes(found: tuple[int, ...], expected: tuple[int, int], pair: Pair, 
         )
 
 
-def open_dataset(source: Source, *, scale: int = 4, split: Split = "val") -> PairDataset:
+def open_dataset(
+    source: Source, *, scale: int = 4, split: Split = "val", on_skip: Callable[[str], None] | None = None
+) -> PairDataset:
     """Find the image pairs of a dataset. See the module's docstring for the layouts.
 
     Args:
@@ -132,6 +150,8 @@ def open_dataset(source: Source, *, scale: int = 4, split: Split = "val") -> Pai
             folders, goes through `parse_source` first.
         scale: 2, 3 or 4.
         split: The split to open, if the dataset has two.
+        on_skip: If given, images whose LR and HR do not match are left out, and this is called with one line about
+            each.
 
     Raises:
         DataError: There is no dataset, or LR and HR do not match in number, name or size (by the files' headers); every
@@ -146,10 +166,10 @@ def open_dataset(source: Source, *, scale: int = 4, split: Split = "val") -> Pai
         raise DataError(f"{source} has no {wanted} for {split}; get it with: fmen data download --data {source}")
     if split == "val":
         chosen = chosen[:1]
-    pairs = tuple(pair for part in chosen for pair in part.pairs(scale))
     seen: dict[str, Pair] = {}
+    pairs: list[Pair] = []
     problems: list[str] = []
-    for pair in pairs:
+    for pair in (pair for part in chosen for pair in part.pairs(scale, problems)):
         if pair.name in seen:
             raise DataError(f"{seen[pair.name].hr} and {pair.hr} have the same name; rename one")
         seen[pair.name] = pair
@@ -158,8 +178,14 @@ def open_dataset(source: Source, *, scale: int = 4, split: Split = "val") -> Pai
                 check_pair_sizes(pair, scale)
             except DataError as error:
                 problems.append(str(error))
-    raise_all(problems)
-    return PairDataset("+".join(part.name for part in chosen), scale, pairs)
+                continue
+        pairs.append(pair)
+    if on_skip is None or not pairs:
+        raise_all(problems)
+    for problem in problems:
+        assert on_skip is not None
+        on_skip(problem)
+    return PairDataset("+".join(part.name for part in chosen), scale, tuple(pairs))
 
 
 @dataclass(frozen=True)
@@ -180,16 +206,16 @@ class Part:
     lr: Path | None = None
     files: tuple[Path, ...] | None = None
 
-    def pairs(self, scale: int) -> tuple[Pair, ...]:
-        """Pair the HR images with the LR images.
+    def pairs(self, scale: int, problems: list[str]) -> tuple[Pair, ...]:
+        """Pair the HR images with the LR images, and add one line to ``problems`` for each without a partner.
 
         Raises:
-            DataError: A folder is missing or empty, two images have one name, or an image has no partner.
+            DataError: A folder is missing or empty, or two images have one name.
         """
         if self.files is not None:
             return tuple(Pair(file.stem, file) for file in self.files)
-        pairs, problems = pair_folders(self.hr, self.lr, scale)
-        raise_all(problems)
+        pairs, found = pair_folders(self.hr, self.lr, scale)
+        problems += found
         return pairs
 
 

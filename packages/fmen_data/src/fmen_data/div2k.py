@@ -20,7 +20,7 @@ from typing import Literal
 
 from tqdm import tqdm
 
-from .datasets import SCALES, Pair, Part, Source, check_pair_sizes, find_parts, pair_folders
+from .datasets import SCALES, Pair, Part, Source, check_pair_sizes, find_parts
 from .download import fetch, file_md5, unpack
 from .errors import DataError
 from .images import check_image, image_size, list_images
@@ -217,7 +217,8 @@ def verify(source: Source, *, scale: int = 4, deep: bool = False, progress: bool
     for part in parts:
         try:
             files += part.files or (*list_images(part.hr), *(list_images(part.lr) if part.lr else ()))
-            found, unmatched = (part.pairs(scale), []) if part.files else pair_folders(part.hr, part.lr, scale)
+            unmatched: list[str] = []
+            found = part.pairs(scale, unmatched)
         except DataError as error:
             problems.append(str(error))
             continue
