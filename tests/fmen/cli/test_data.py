@@ -41,6 +41,16 @@ def test_prepare_writes_a_cache_and_says_where(benchmark: Path, tmp_path: Path) 
     assert "2 images of set at scale 4" in output
 
 
+def test_prepare_leaves_bad_images_out_on_request(tmp_path: Path) -> None:
+    write_image(tmp_path / "set/good.png", np.zeros((16, 16, 3), np.uint8))
+    (tmp_path / "set/bad.png").write_bytes(b"")
+    given = ("prepare", "--data", tmp_path / "set", "--out", tmp_path / "c.h5")
+    assert run(*given)[0] == 2
+    status, output = run(*given, "--skip-bad")
+    assert status == 0
+    assert f"left out: {tmp_path}/set/bad.png is empty" in output and "1 images of set" in output
+
+
 def test_prepare_refuses_a_file_that_is_not_a_cache(benchmark: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     status, output = run("prepare", "--data", benchmark, "--out", tmp_path / "notes.txt")

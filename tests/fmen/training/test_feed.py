@@ -13,7 +13,7 @@ from fmen.training.distributed import Processes
 from fmen.training.feed import ResidentPatches, batches, open_patches, open_validation, parse_source, resident
 from fmen.training.recipe import Recipe, RecipeError
 from fmen.training.stages import Stage
-from fmen_data import write_image
+from fmen_data import DataError, write_image
 
 RecipeMaker = Callable[..., Recipe]
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -113,3 +113,16 @@ def test_patches_are_sampled_with_the_recipes_weights(tiny: RecipeMaker, photos:
     sampler = open_patches([Stage(recipe)], Processes())[0]
     assert sampler.weights == (1, 0)
     assert set(sampler.draw(0)[:, 0].tolist()) == {0, 1}
+
+
+def test_images_that_cannot_be_used_are_left_out_on_request(
+    recipe_of: Callable[..., Recipe], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_image(tmp_path / "set/good.png", np.zeros((48, 48, 3), np.uint8))
+    (tmp_path / "set/bad.png").write_bytes(b"")
+    recipe = recipe_of(data=[str(tmp_path / "set")], skip_bad=True)
+    [sampler] = open_patches([Stage(recipe)], Processes())
+    assert sampler.caches[0].names == ("good",)
+    assert capsys.readouterr().err == f"left out: {tmp_path}/set/bad.png is empty; get the file again or remove it\n"
+    with pytest.raises(DataError, match="is empty"):
+        open_patches([Stage(recipe.model_copy(update={"skip_bad": False}))], Processes())

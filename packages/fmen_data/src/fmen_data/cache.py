@@ -140,7 +140,7 @@ class PatchCache:
         return PatchCache, (self.path,)
 
     def belongs_to(self, dataset: PairDataset) -> bool:
-        """Return whether the cache is of exactly the images of this dataset, counting those left out, and their files."""
+        """Return whether the cache was made from exactly the images of this dataset, counting those left out."""
         wanted = {file.resolve() for pair in dataset.pairs for file in (pair.hr, pair.lr) if file}
         names = sorted([*self.names, *(skipped.name for skipped in self.skipped)])
         same = self.scale == dataset.scale and names == sorted(pair.name for pair in dataset.pairs)

@@ -150,16 +150,25 @@ def prepare(
     workers: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Decoding threads. Default: one per core.")
     ] = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out images that cannot be used, and name them.")
+    ] = False,
 ) -> None:
     """Decode a dataset into one HDF5 file for training.
 
     'fmen train' does this by itself. A valid, up-to-date cache is reused; any other is rebuilt.
     """
-    from fmen_data import open_dataset, parse_source, prepare_cache
+    from fmen_data import PatchCache, open_dataset, parse_source, prepare_cache
 
-    dataset = open_dataset(parse_source(choose_source(folder, data)), scale=scale, split=split.value)
-    path = prepare_cache(dataset, out, workers=workers, progress=sys.stderr.isatty(), verify=True)
-    typer.echo(f"{path}: {len(dataset)} images of {dataset.name} at scale {scale}, {path.stat().st_size / 1e6:.1f} MB")
+    def report(line: str) -> None:
+        typer.echo(f"left out: {line}", err=True)
+
+    on_skip = report if skip_bad else None
+    source = parse_source(choose_source(folder, data))
+    dataset = open_dataset(source, scale=scale, split=split.value, on_skip=on_skip)
+    path = prepare_cache(dataset, out, workers=workers, progress=sys.stderr.isatty(), verify=True, on_skip=on_skip)
+    images = len(PatchCache(path))
+    typer.echo(f"{path}: {images} images of {dataset.name} at scale {scale}, {path.stat().st_size / 1e6:.1f} MB")
 
 
 @data_app.command(

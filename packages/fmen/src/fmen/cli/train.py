@@ -60,6 +60,9 @@ def train(
         list[str] | None, typer.Option(help="Training set: a folder, HR_DIR,LR_DIR or sample. Can be repeated.")
     ] = None,
     val_data: Annotated[str | None, typer.Option(help="Validation set: a folder, HR_DIR,LR_DIR or sample.")] = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out training images that cannot be used, and name them.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Run folder. Default: a new one under runs/.")] = None,
     resume: Annotated[
         Resume | None,
@@ -86,7 +89,7 @@ def train(
             )
         model = VARIANTS[variant.value] if variant else model
         given: dict[str, object] = {"model": model, "scale": scale, "val_data": val_data}
-        given["data"] = tuple(data) if data else None
+        given |= {"data": tuple(data) if data else None, "skip_bad": skip_bad or None}
         overrides = {key: value for key, value in given.items() if value is not None}
         overrides |= parse_settings(settings or [], note=note)
         resolved, run, resumed = processes.decide(lambda: plan(recipe, out, resume, overrides, note))

@@ -34,10 +34,18 @@ def open_patches(stages: Sequence[Stage], processes: Processes) -> list[PatchSam
     """Return the sampler of each stage's training patches; one process per node prepares missing caches."""
     recipe = stages[0].recipe
     sources = dict.fromkeys(source for stage in stages for source in stage.recipe.data)
-    datasets = [open_dataset(parse_source(source), scale=recipe.scale, split="train") for source in sources]
+
+    def report(line: str) -> None:
+        if processes.first:
+            print(f"left out: {line}", file=sys.stderr)
+
+    on_skip = report if recipe.skip_bad else None
+    datasets = [
+        open_dataset(parse_source(source), scale=recipe.scale, split="train", on_skip=on_skip) for source in sources
+    ]
     progress = processes.first and sys.stderr.isatty()
     opened = processes.first_on_node(
-        lambda: [PatchCache(prepare_cache(dataset, progress=progress)) for dataset in datasets]
+        lambda: [PatchCache(prepare_cache(dataset, progress=progress, on_skip=on_skip)) for dataset in datasets]
     )
     caches = dict(zip(sources, opened, strict=True))
     return [

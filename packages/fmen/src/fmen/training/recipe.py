@@ -105,6 +105,7 @@ class Recipe(BaseModel):
     weights: str | None = Field(None, description="start from these weights of another run, of any scale")
 
     data: OneOrMore[str] = Field(("data",), min_length=1, description="folders, HR_DIR,LR_DIR, or sample")
+    skip_bad: bool = Field(False, description="leave out training images that cannot be used, and name them")
     data_weights: tuple[Annotated[float, Field(ge=0)], ...] | None = Field(
         None, description="share of each dataset in the patches, one number per dataset; default: all images equally"
     )
