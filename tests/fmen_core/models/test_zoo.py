@@ -55,7 +55,7 @@ PUBLISHED = {
     "team03_fmen.pth": ("fmen-s", {"scale": 4, "form": "inference", **FMEN_S}),
     "fmen_test_weights.pt": ("fmen-s", {"scale": 4, "form": "inference", **FMEN_S}),
     "imdn_baseline.pth": ("imdn-baseline", {"scale": 4, "n_feats": 64, "n_blocks": 8}),
-    "rfdn_baseline.pth": ("rfdn", {"scale": 4, "n_feats": 50}),
+    "rfdn_baseline.pth": ("rfdn", {"scale": 4, "n_feats": 50, "esa_feats": 12}),
     "team04_rlfn.pth": ("rlfn-cut", {"scale": 4, "n_feats": 46, "mid_feats": 48, "esa_feats": 16}),
     "team05_efdn.pt": ("neesr", {"scale": 4, "n_feats": 42, "distilled": 10}),
     "team10_repafdn.pth": ("repafdn", {"scale": 4, "n_feats": 48}),
@@ -79,6 +79,9 @@ PUBLISHED = {
     "IMDN_x4.pth": ("imdn", {"scale": 4, "n_feats": 64}),
 }
 
+
+SAME_TENSORS = {"dscf": "span", "rfdn-pruned": "rfdn"}
+"""Networks whose tensors another one of certain sizes has as well; the first of the two is recognised."""
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -139,7 +142,7 @@ def test_network_declares_what_its_table_row_says(architecture: Architecture) ->
     assert (model.name, model.scale, model.data_range) == (architecture.name, 3, architecture.data_range)
 
 
-def test_data_range_is_255_for_fmen_and_five_networks_and_one_for_the_others() -> None:
+def test_data_range_is_255_for_fmen_and_six_networks_and_one_for_the_others() -> None:
     ranges = {architecture.name: architecture.data_range for architecture in ARCHITECTURES}
     assert {name for name, data_range in ranges.items() if data_range == 255.0} == {
         "fmen-s",
@@ -148,6 +151,7 @@ def test_data_range_is_255_for_fmen_and_five_networks_and_one_for_the_others() -
         "rlfn-cut",
         "neesr",
         "rfdn-pruned",
+        "ecbsr",
         "slimrlfn",
     }
     assert set(ranges.values()) == {1.0, 255.0}
@@ -197,8 +201,7 @@ def test_network_that_depends_on_the_whole_image_is_not_tiled(name: str) -> None
 def test_own_state_is_recognised_by_its_architecture_alone(architecture: Architecture) -> None:
     for scale in architecture.scales:
         recognised = recognised_as(architecture.build(scale=scale).state_dict())
-        # DSCF is a SPAN with 26 channels, and comes first.
-        assert list(recognised) == (["dscf", "span"] if architecture.name == "dscf" else [architecture.name])
+        assert list(recognised) == [architecture.name, *filter(None, [SAME_TENSORS.get(architecture.name)])]
         assert recognised[architecture.name]["scale"] == scale
 
 
@@ -269,7 +272,9 @@ def test_networks_that_cannot_be_tiled_say_so(architecture: Architecture) -> Non
 
 def test_sizes_are_read_from_the_shapes() -> None:
     assert recognised_as(create_model("span", 3, n_feats=48).state_dict()) == {"span": {"scale": 3, "n_feats": 48}}
-    assert recognised_as(create_model("rfdn", n_feats=40).state_dict()) == {"rfdn": {"scale": 4, "n_feats": 40}}
+    assert recognised_as(create_model("rfdn", n_feats=40).state_dict()) == {
+        "rfdn": {"scale": 4, "n_feats": 40, "esa_feats": 10}
+    }
     seven = {"scale": 4, "n_feats": 64, "n_blocks": 7}
     assert recognised_as(create_model("imdn-baseline", n_blocks=7).state_dict()) == {"imdn-baseline": seven}
 
@@ -293,7 +298,7 @@ def test_published_weights_are_recognised_by_one_architecture_and_load_strictly(
     state = read_weights(reference / "weights" / file)
     recognised = recognised_as(state)
     assert recognised.pop(name) == sizes
-    assert recognised == ({"span": {"scale": 4, "n_feats": 26}} if name == "dscf" else {})
+    assert list(recognised) == list(filter(None, [SAME_TENSORS.get(name)]))
     model = load(reference / "weights" / file)
     assert (model.name, model.scale, model.training) == (name, sizes["scale"], False)
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())

@@ -42,11 +42,11 @@ from fmen_core.models import (
 ARCHITECTURES: tuple[Architecture, ...] = (
     *fmen.ARCHITECTURES,
     imdn_baseline.ARCHITECTURE,
+    rfdn_pruned.ARCHITECTURE,
     rfdn.ARCHITECTURE,
     rlfn_cut.ARCHITECTURE,
     neesr.ARCHITECTURE,
     repafdn.ARCHITECTURE,
-    rfdn_pruned.ARCHITECTURE,
     imdn_plus.ARCHITECTURE,
     slimrlfn.ARCHITECTURE,
     efdn.ARCHITECTURE,
@@ -66,7 +66,8 @@ ARCHITECTURES: tuple[Architecture, ...] = (
 )
 """All networks: FMEN, the networks of the challenges by year, then those of papers alone, IMDN and ECBSR.
 
-The first architecture that recognises a state dict is used: DSCF, a SPAN with 26 channels, precedes SPAN.
+The first architecture that recognises a state dict is used: DSCF, a SPAN with 26 channels, precedes SPAN,
+and the pruned RFDN, whose attention differs, precedes RFDN.
 """
 
 
