@@ -160,7 +160,7 @@ def test_a_module_file_adds_a_network(module_file: Path) -> None:
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("Mine", "--module Mine: expected FILE.py:CLASS"),
+        ("Mine", "Mine: expected FILE.py:CLASS, such as mine.py:Mine; name other networks with --models"),
         ("{}:Mine,nowhere.pth", "nowhere.pth: no such weights file"),
         ("{}:Mine,other.pth", "other.pth: does not fit .*:Mine: basic_blocks.weight is missing"),
     ],

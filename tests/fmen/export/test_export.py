@@ -116,7 +116,7 @@ def test_networks_that_look_at_the_whole_image_export_for_any_size(
     needs_onnx()
     torch.manual_seed(0)
     model = WholeImage().eval()
-    monkeypatch.setattr(exporting, "load", lambda path: model)
+    monkeypatch.setattr(exporting, "load_network", lambda *_, **__: model)
     (tmp_path / "weights.pth").touch()
     export_weights(tmp_path / "weights.pth", tmp_path / "out.onnx", "onnx")
     for size in SIZES:
@@ -201,7 +201,7 @@ def test_a_network_that_works_for_one_size_only_is_refused_in_one_line(
 ) -> None:
     if file_format == "onnx":
         needs_onnx()
-    monkeypatch.setattr(exporting, "load", lambda path: FixedSize(branches=branches))
+    monkeypatch.setattr(exporting, "load_network", lambda *_, **__: FixedSize(branches=branches))
     source, out = tmp_path / "weights.pth", tmp_path / "out"
     source.touch()
     out.write_text("older")

@@ -267,13 +267,22 @@ def test_null_is_the_psnr_of_identical_images(tmp_path: Path) -> None:
     images = [{"name": "same", "psnr": None, "ssim": 1.0}]
     content = {"model": "m", "weights": "w", "protocol": "ntire", "scale": 4, "images": images}
     (tmp_path / "v.json").write_text(json.dumps({**content, "mean": {"psnr": None, "ssim": 1.0}}))
-    row = read_validation(tmp_path / "v.json")
+    (row,) = read_validation(tmp_path / "v.json")
     assert row.images[0].psnr == row.mean.psnr == float("inf")
     write_report(tmp_path / "r.html", validations=[tmp_path / "v.json"])
     assert (tmp_path / "r.html").read_text(encoding="utf-8").count(">∞<") == 3
     (tmp_path / "v.json").write_text(json.dumps({**content, "mean": {"psnr": "high", "ssim": 1.0}}))
     with pytest.raises(ReportError, match=r"v\.json: not written by 'fmen validate --json' \(mean\.psnr: "):
         read_validation(tmp_path / "v.json")
+
+
+def test_a_validation_of_several_datasets_has_a_row_for_each(tmp_path: Path) -> None:
+    images = [{"name": "a", "psnr": 30.0, "ssim": 0.9}]
+    content = {"model": "m", "weights": "w", "protocol": "ntire", "scale": 4, "images": images, "mean": images[0]}
+    (tmp_path / "v.json").write_text(json.dumps([content | {"dataset": "Set5"}, content | {"dataset": "Set14"}]))
+    write_report(tmp_path / "r.html", validations=[tmp_path / "v.json"])
+    text = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "v: Set5" in text and "v: Set14" in text
 
 
 def test_the_challenge_table_ranks_each_column_and_compares_with_the_baseline() -> None:

@@ -1,23 +1,25 @@
-"""``fmen validate``: measure a weights file on a dataset under one protocol, and compare with a threshold."""
+"""``fmen validate``: measure a weights file on datasets under one protocol, and compare with a threshold."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import nn
 
+from fmen.errors import UserError
 from fmen.sources.datasets import measured_source
+from fmen.sources.networks import Note, has_blocks, load_network
 from fmen.sources.weights import named_or_newest_weights
-from fmen_core import Upscaler, load
+from fmen_core import Upscaler
 from fmen_core.architecture import sr_model
-from fmen_core.models import recognise
-from fmen_data import open_dataset, write_image
-from fmen_eval import ValidationResult
+from fmen_data import PairDataset, open_dataset, write_image
+from fmen_eval import Protocol, ValidationResult
 from fmen_eval import validate as measure
+from fmen_eval.tables import format_text
 
 CHALLENGE_PSNR = 29.00
 """The PSNR in dB that a submission must reach: x4 on DIV2K's 100 validation images under ``ntire``, to two decimals."""
@@ -68,55 +70,94 @@ class Report:
 
 def run_validation(
     weights: Path | None,
-    data: str | None,
+    data: Sequence[str] = (),
     *,
+    model: str | None = None,
     protocol: Literal["ntire", "paper", "kair-y"],
     precision: Literal["fp32", "bf16", "fp16"] = "fp32",
     device: str = "auto",
     save_images: Path | None = None,
     echo: Callable[[str], None] = print,
-) -> Report:
-    """Measure a weights file on a dataset.
+    note: Note = lambda line: None,
+) -> tuple[Report, ...]:
+    """Measure a weights file on one or more datasets.
 
     Args:
         weights: A file or a name. None for the best weights of the newest run.
-        data: A dataset as ``--data`` names it. None for DIV2K's validation images under ``data/`` if they exist, else
-            the sample.
+        data: Datasets as ``--data`` names them. By default, DIV2K's validation images under ``data/`` if they exist,
+            else the sample.
+        model: The network, as :func:`fmen.sources.networks.load_network` takes it; required for a user's network.
         protocol: How PSNR and SSIM are computed.
         precision: Arithmetic of the convolutions.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
-        save_images: Folder to write the SR images to.
-        echo: Called with a line about the weights, and one about the dataset.
+        save_images: Folder to write the SR images to, with several datasets in a folder for each.
+        echo: Called with a line about the weights, and one about each dataset.
+        note: Called with one line about weights of another version of a user's file.
+
+    Returns:
+        One report per dataset.
 
     Raises:
-        UserError: There is no run.
+        UserError: There is no run, the user's network cannot be used, or two datasets have the same name.
         ModelError: The weights or the device cannot be used.
-        DataError: The dataset cannot be read.
+        DataError: A dataset cannot be read.
     """
     file = named_or_newest_weights(weights)
-    model = load(file)
-    echo(f"weights {file}: {describe_network(model)}")
-    scale = sr_model(model).scale
-    dataset = open_dataset(measured_source(data, scale), scale=scale, split="val")
-    echo(f"data {dataset.name}: {len(dataset)} images, x{dataset.scale}")
-    if save_images:
-        save_images.mkdir(parents=True, exist_ok=True)
-    result = measure(
-        # The published code runs in the default memory format; with another one the last digits differ.
-        Upscaler(model, device=device, precision=precision, channels_last=False),
+    network = load_network(file, model, note=note)
+    echo(f"weights {file}: {describe_network(network)}")
+    scale = sr_model(network).scale
+    datasets = [open_dataset(measured_source(source, scale), scale=scale, split="val") for source in data or (None,)]
+    if len({dataset.name for dataset in datasets}) < len(datasets):
+        names = ", ".join(dataset.name for dataset in datasets)
+        raise UserError(f"--data: the datasets have the names {names}; rename a folder so that all differ")
+    # The published code runs in the default memory format; with another one the last digits differ.
+    upscaler = Upscaler(network, device=device, precision=precision, channels_last=False)
+    reports = []
+    for dataset in datasets:
+        echo(f"data {dataset.name}: {len(dataset)} images, x{scale}")
+        folder = save_images / dataset.name if save_images and len(datasets) > 1 else save_images
+        result = measure_dataset(upscaler, dataset, protocol, folder)
+        reports.append(Report(result, str(network.name), file, dataset.name))
+    return tuple(reports)
+
+
+def measure_dataset(
+    upscaler: Upscaler, dataset: PairDataset, protocol: Protocol, folder: Path | None
+) -> ValidationResult:
+    """Measure one dataset; ``folder`` takes the SR images."""
+    if folder:
+        folder.mkdir(parents=True, exist_ok=True)
+    return measure(
+        upscaler,
         dataset,
         scale=dataset.scale,
         protocol=protocol,
         total=len(dataset),
         progress=sys.stderr.isatty(),
-        on_image=(lambda name, sr: write_image(save_images / f"{name}.png", sr)) if save_images else None,
+        on_image=(lambda name, sr: write_image(folder / f"{name}.png", sr)) if folder else None,
     )
-    return Report(result, str(model.name), file, dataset.name)
 
 
-def describe_network(model: nn.Module) -> str:
+def reports_table(reports: Sequence[Report]) -> str:
+    """Format a text table: one line per image of a single dataset, or one line per dataset."""
+    if len(reports) == 1:
+        return reports[0].result.table()
+    rows = [("dataset", "images", "PSNR dB", "SSIM", "seconds")]
+    for report in reports:
+        result = report.result
+        ssim = "-" if result.ssim is None else f"{result.ssim:.4f}"
+        rows.append((report.dataset, str(len(result.images)), f"{result.psnr:.4f}", ssim, f"{result.seconds:.3f}"))
+    return format_text(rows, head=False)
+
+
+def reports_json(reports: Sequence[Report]) -> dict[str, Any] | list[dict[str, Any]]:
+    """Return what ``fmen validate --json`` writes: an object, or with several datasets a list with their names."""
+    if len(reports) == 1:
+        return reports[0].to_dict()
+    return [{"dataset": report.dataset, **report.to_dict()} for report in reports]
+
+
+def describe_network(network: nn.Module) -> str:
     """Describe a network in a few words: name, scale and form."""
-    _, arguments = recognise(model.state_dict()) or (None, {})
-    training = arguments.get("form") == "training"
-    form = "training form, re-parameterized to the inference form" if training else "inference form"
-    return f"{model.name} x{model.scale}, {form}"
+    form = "training form, re-parameterized to the inference form" if has_blocks(network) else "inference form"
+    return f"{network.name} x{network.scale}, {form}"

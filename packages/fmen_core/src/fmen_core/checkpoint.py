@@ -245,5 +245,8 @@ def read_metadata(path: str | Path) -> dict[str, str]:
     """Return the metadata that ``save`` wrote; empty for files in other formats."""
     if not is_safetensors(Path(path)):
         return {}
-    with safe_open(path, framework="pt") as file:
-        return dict(file.metadata() or {})
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except SafetensorError:
+        raise WeightsError(f"{path}: a damaged weights file") from None

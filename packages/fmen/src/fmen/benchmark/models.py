@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
 
 from fmen.errors import UserError
-from fmen.sources.networks import build_network, is_user_module, load_network
-from fmen_core import create_model, load, model_names, reparameterize
-from fmen_core.models import ARCHITECTURES
+from fmen.sources.networks import Note, build_network, is_user_module, load_network
+from fmen_core import create_model, model_names, read_metadata, reparameterize
+from fmen_core.checkpoint import normalise_keys, read_tensors
+from fmen_core.models import ARCHITECTURES, recognise
 
 SCALE = 4
 
@@ -39,7 +40,12 @@ class BenchModel:
 
 
 def choose_models(
-    names: Iterable[str] | None = None, weights: Iterable[Path] = (), modules: Iterable[str] = ()
+    names: Iterable[str] | None = None,
+    weights: Iterable[Path] = (),
+    modules: Iterable[str] = (),
+    *,
+    own: Sequence[str] = (),
+    note: Note = lambda line: None,
 ) -> list[BenchModel]:
     """Build the networks to measure.
 
@@ -47,6 +53,8 @@ def choose_models(
         names: Names that ``create_model`` takes, for networks with random weights; None for all but ``SLOW``.
         weights: Weights files. The network of a file replaces the one of the same name with random weights.
         modules: The user's networks, as ``path/to/file.py:ClassName`` or ``path/to/file.py:ClassName,weights``.
+        own: The user's networks, as ``path/to/file.py:ClassName``. Those of no weights file have random weights.
+        note: Called with one line about weights of another version of a user's file.
 
     Raises:
         UserError: A module cannot be used, a name occurs twice, or there is no network.
@@ -56,22 +64,36 @@ def choose_models(
     chosen: dict[str, BenchModel] = {}
     for name in default_names() if names is None else names:
         chosen[name] = BenchModel(name, titles.get(name, name), reparameterize(create_model(name, SCALE)))
+    untrained = list(own)
     for file in weights:
-        network = reparameterize(load(file))
+        model = model_of(file, own)
+        untrained = [other for other in untrained if other != model]
+        network = reparameterize(load_network(file, model, note=note))
         name, title = str(network.name), titles.get(str(network.name), str(network.name))
         if name in chosen and chosen[name].weights is not None:
             name, title = f"{name} ({file.stem})", f"{title} ({file.stem})"
         if name in chosen and chosen[name].weights is not None:
             raise UserError(f"{file}: the table already has a network called {name}; rename the file")
-        chosen[name] = BenchModel(name, title, network, file)
-    for module in modules:
-        model = load_module(module)
-        if model.name in chosen:
-            raise UserError(f"--module {module}: the table already has a network called {model.name}")
-        chosen[model.name] = model
+        chosen[name] = BenchModel(name, title, network, file, custom=model is not None)
+    for argument in (*modules, *untrained):
+        module = load_module(argument)
+        if module.name in chosen:
+            raise UserError(f"{argument}: the table already has a network called {module.name}")
+        chosen[module.name] = module
     if not chosen:
-        raise UserError("no network to measure: name some with --models, --weights or --module")
+        raise UserError("no network to measure: name some with --models, --weights or --model")
     return list(chosen.values())
+
+
+def model_of(weights: Path, own: Sequence[str]) -> str | None:
+    """Return which of the user's networks a weights file belongs to, or None for a network that is recognised.
+
+    Weights of a training run name the class. Others belong to the only network of the user's, unless recognised.
+    """
+    tensors, trained = read_tensors(weights), read_metadata(weights).get("module_class")
+    if trained is not None:
+        return next((model for model in own if model.rpartition(":")[2] == trained), None)
+    return own[0] if len(own) == 1 and recognise(normalise_keys(tensors)) is None else None
 
 
 def default_names() -> list[str]:
@@ -88,7 +110,7 @@ def load_module(argument: str) -> BenchModel:
     """
     location, _, weights = argument.partition(",")
     if not is_user_module(location):
-        raise UserError(f"--module {argument}: expected FILE.py:CLASS or FILE.py:CLASS,WEIGHTS")
+        raise UserError(f"{argument}: expected FILE.py:CLASS, such as mine.py:Mine; name other networks with --models")
     network = load_network(weights, location) if weights else build_network(location, SCALE)
     name = str(network.name)
-    return BenchModel(name, name, network.eval(), Path(weights) if weights else None, custom=True)
+    return BenchModel(name, name, reparameterize(network), Path(weights) if weights else None, custom=True)

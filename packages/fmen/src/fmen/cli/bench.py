@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fmen.cli.options import Device, Json
+from fmen.cli.options import Device, Json, warn
 from fmen.errors import UserError
 
 if TYPE_CHECKING:
@@ -39,6 +39,10 @@ def bench(
     module: Annotated[
         list[str] | None,
         typer.Option(metavar="FILE.py:CLASS[,WEIGHTS]", help="A network of your own. Repeatable."),
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE.py:CLASS", help="A network of your own, of the --weights or untrained. Repeatable."),
     ] = None,
     sort: Sort = None,
     score: Annotated[bool, typer.Option("--score", help="Add the 2026 challenge's score, relative to SPAN.")] = False,
@@ -85,6 +89,8 @@ def bench(
             named(models, challenge.networks if challenge else None),
             [find_weights(file) for file in weights or []],
             module or [],
+            own=model or [],
+            note=warn,
         ),
         lr_size=size,
         device=device,

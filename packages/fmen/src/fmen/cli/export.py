@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from fmen.cli.options import Model, warn
+
 
 class FileFormat(str, Enum):
     """The format of an exported file."""
@@ -25,6 +27,7 @@ def export(
         FileFormat, typer.Option("--format", help="Format of the file. pth: the names of FMEN's authors' repository.")
     ],
     out: Annotated[Path, typer.Option(metavar="FILE", help="The file to write.")],
+    model: Model = None,
     data_range: Annotated[
         float | None,
         typer.Option(
@@ -40,6 +43,8 @@ def export(
     from fmen.export.run import export_weights
     from fmen_core import find_weights
 
-    exported = export_weights(find_weights(weights), out, file_format.value, data_range=data_range)
+    exported = export_weights(
+        find_weights(weights), out, file_format.value, data_range=data_range, model=model, note=warn
+    )
     typer.echo(f"{exported.path}: {exported.content}")
     typer.echo(f"checked with {exported.reader} against PyTorch: {exported.difference}")

@@ -30,6 +30,11 @@ class Precision(str, Enum):
     fp16 = "fp16"
 
 
+def warn(line: str) -> None:
+    """Print a line on standard error."""
+    typer.echo(line, err=True)
+
+
 Model = Annotated[
     str | None,
     typer.Option(

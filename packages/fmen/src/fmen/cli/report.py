@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fmen.cli.options import Device, Protocol
+from fmen.cli.options import Device, Model, Protocol, warn
 
 
 def report(
@@ -21,6 +21,7 @@ def report(
     weights: Annotated[
         Path | None, typer.Option(metavar="FILE|NAME", help="Weights whose images are shown. Default: the run's.")
     ] = None,
+    model: Model = None,
     data: Annotated[
         str | None, typer.Option(metavar="DIR|sample", help="Images to show: dataset folder, HR_DIR,LR_DIR or sample.")
     ] = None,
@@ -39,6 +40,7 @@ def report(
     --run, --weights, --validate and --bench, it shows the newest run.
     """
     from fmen.report.page import make_gallery, write_report
+    from fmen.sources.networks import user_class
     from fmen.sources.runs import newest_weights
     from fmen.training.run_folder import Run
     from fmen_core import find_weights
@@ -51,9 +53,20 @@ def report(
         weights = find_weights(weights)
     elif chosen is not None and (data is not None or chosen.weights.is_file()):
         weights = chosen.weights
+        if data is None and model is None and (name := user_class(weights)):
+            warn(f"note: images are left out; name the network of the run with --model {name}")
+            weights = None
     gallery = None
     if weights is not None and max_images != 0:
-        gallery = make_gallery(weights, data, protocol=protocol.value, device=device, most=max_images, full=full)
+        gallery = make_gallery(
+            *(weights, data),
+            model=model,
+            protocol=protocol.value,
+            device=device,
+            most=max_images,
+            full=full,
+            note=warn,
+        )
         typer.echo(f"images: {len(gallery.images)} of {gallery.dataset}, weights {weights}")
     write_report(out, run=chosen, validations=validate or [], bench=bench, gallery=gallery)
     typer.echo(f"{out}: {out.stat().st_size / 1e6:.1f} MB")

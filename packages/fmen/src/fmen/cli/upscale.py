@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
-from fmen.cli.options import AutoPrecision, Device
+from fmen.cli.options import AutoPrecision, Device, Model, warn
 from fmen.errors import UserError
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def upscale(
     weights: Annotated[
         str | None, typer.Option(metavar="FILE|NAME", help="Default: FMEN-S in the package, or the newest run's best.")
     ] = None,
+    model: Model = None,
     scale: Annotated[int | None, typer.Option(min=2, max=4, help="How many times larger. Default: 4.")] = None,
     outscale: Annotated[str | None, typer.Option(metavar="FACTOR", help="The same, also fractions: 2.5.")] = None,
     width: Annotated[int | None, typer.Option(min=1, metavar="PIXELS", help="Width of the results.")] = None,
@@ -86,17 +87,18 @@ def upscale(
     from fmen.upscaling.manifest import Settings, pending
 
     jobs, faults = plan(inputs, output, f".{format_.value}")
+    from fmen.sources.networks import source_of
     from fmen.sources.weights import choose_weights, weights_of_all_scales
     from fmen.upscaling.networks import Networks, needed_scale
 
-    if weights is None and scale is None and (width or max_side):  # the factor depends on the image
+    if weights is None and model is None and scale is None and (width or max_side):  # the factor depends on the image
         files = weights_of_all_scales()
     else:
-        files = [choose_weights(weights, scale or needed_scale(None if size is None else size.factor))]
+        files = [choose_weights(weights, scale or needed_scale(None if size is None else size.factor), model)]
     networks = Networks.load(
-        files, size=size, precision=precision.value, device=device, tile=side, self_ensemble=ensemble
+        files, model, note=warn, size=size, precision=precision.value, device=device, tile=side, self_ensemble=ensemble
     )
-    settings = Settings.of(files, precision.value, ensemble, quality, networks.size)
+    settings = Settings.of(files, precision.value, ensemble, quality, networks.size, code=source_of(model))
     for fault in faults:
         typer.echo(f"error: {fault}", err=True)
     todo = jobs if overwrite else pending(jobs, settings)
@@ -128,7 +130,7 @@ def run_here(todo: Sequence[Job], networks: Networks, settings: Settings, say: C
     for file, model in zip(networks.files, networks.models, strict=True):
         say(f"weights {file}: {model.name} x{model.scale}, {first.precision} on {first.device}")
     batch = BatchUpscaler(networks, settings, progress=sys.stderr.isatty())
-    return batch.run(todo, say=say, complain=partial(typer.echo, err=True))
+    return batch.run(todo, say=say, complain=warn)
 
 
 def ask_for_output(inputs: Sequence[str]) -> NoReturn:

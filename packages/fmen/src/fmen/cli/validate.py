@@ -7,15 +7,23 @@ from typing import Annotated
 
 import typer
 
-from fmen.cli.options import Data, Device, Json, Precision, Protocol, Weights
+from fmen.cli.options import Device, Json, Model, Precision, Protocol, Weights, warn
 
 
 def validate(
     weights: Weights = None,
-    data: Data = None,
+    model: Model = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="DIR|sample",
+            help="Dataset folder, HR_DIR,LR_DIR or sample. Repeatable. Default: DIV2K's validation set under data/, or "
+            "the sample.",
+        ),
+    ] = None,
     protocol: Annotated[Protocol, typer.Option(help="How PSNR and SSIM are computed.")] = Protocol.ntire,
     threshold: Annotated[
-        float | None, typer.Option(metavar="DB", help="Exit with status 1 if the mean PSNR is below it.")
+        float | None, typer.Option(metavar="DB", help="Exit with status 1 if a mean PSNR is below it.")
     ] = None,
     json_file: Json = None,
     save_images: Annotated[Path | None, typer.Option(metavar="DIR", help="Write the SR images there.")] = None,
@@ -28,23 +36,26 @@ def validate(
     --threshold names another one.
     """
     from fmen.json_file import write_json
-    from fmen.validation import run_validation
+    from fmen.validation import reports_json, reports_table, run_validation
 
     if json_file:
         json_file.parent.mkdir(parents=True, exist_ok=True)  # fails before the measurement, not after
-    report = run_validation(
+    reports = run_validation(
         weights,
-        data,
+        data or (),
+        model=model,
         protocol=protocol.value,
         precision=precision.value,
         device=device,
         save_images=save_images,
         echo=typer.echo,
+        note=warn,
     )
-    typer.echo(report.result.table())
+    typer.echo(reports_table(reports))
     if json_file:
-        write_json(json_file, report.to_dict())
-    passed, line = report.verdict(threshold)
-    typer.echo(line)
-    if passed is False:
+        write_json(json_file, reports_json(reports))
+    verdicts = [report.verdict(threshold) for report in reports]
+    for report, (_, line) in zip(reports, verdicts, strict=True):
+        typer.echo(line if len(reports) == 1 else f"{report.dataset}: {line}")
+    if any(passed is False for passed, _ in verdicts):
         raise typer.Exit(1)

@@ -6,6 +6,7 @@ Runtime since 1.14 reads them, including 1.17, which chaiNNer installs.
 
 from __future__ import annotations
 
+import copy
 import importlib.metadata
 import io
 import json
@@ -20,8 +21,9 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from fmen_core import load, save
-from fmen_core.checkpoint import CHALLENGE_NAMES
+from fmen.sources.networks import load_strictly, save_network, user_module
+from fmen_core import load
+from fmen_core.checkpoint import CHALLENGE_NAMES, read_tensors
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -72,13 +74,20 @@ def write_format(model: nn.Module, path: Path, file_format: Format, properties: 
     if file_format == "torchscript":
         return write_torchscript(model, path, properties)
     if file_format == "safetensors":
-        save(model, path, recipe=properties.get("recipe", ""))
-        return Written("safetensors", "fmen_core.load", load(path))
+        save_network(model, path, recipe=properties.get("recipe", ""))
+        return Written("safetensors", "fmen_core.load", read_again(model, path))
     names = CHALLENGE_NAMES if file_format == "pth-challenge" else {}
     buffer = io.BytesIO()
     torch.save({published_name(key, names): value for key, value in model.state_dict().items()}, buffer)
     path.write_bytes(buffer.getvalue())
-    return Written("a bare state dict", "fmen_core.load", load(path))
+    return Written("a bare state dict", "fmen_core.load", read_again(model, path))
+
+
+def read_again(model: nn.Module, path: Path) -> nn.Module:
+    """Return the network with the weights in ``path``; a user's network is copied instead of recognised."""
+    if user_module(model) is None:
+        return load(path)
+    return load_strictly(copy.deepcopy(model), read_tensors(path), f"{path}: does not fit {user_module(model)}")
 
 
 def published_name(key: str, challenge_names: Mapping[str, str]) -> str:

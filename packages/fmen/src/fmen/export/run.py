@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from fmen.errors import UserError
 from fmen.export.formats import REQUIRED_PACKAGES, Format, Forward, write_format
-from fmen_core import load, read_metadata, reparameterize
+from fmen.sources.networks import Note, load_network, user_module
+from fmen_core import read_metadata, reparameterize
 from fmen_core.architecture import sr_model
 from fmen_data import open_dataset
 from fmen_data.atomic import atomic_write
@@ -78,7 +79,15 @@ class Rescaled(nn.Module):
         return out
 
 
-def export_weights(weights: Path, out: Path, file_format: Format, *, data_range: float | None = None) -> Exported:
+def export_weights(
+    weights: Path,
+    out: Path,
+    file_format: Format,
+    *,
+    data_range: float | None = None,
+    model: str | None = None,
+    note: Note = lambda line: None,
+) -> Exported:
     """Write the inference form of a weights file in another format, and compare it with PyTorch.
 
     Args:
@@ -89,25 +98,29 @@ def export_weights(weights: Path, out: Path, file_format: Format, *, data_range:
             those of its authors' repository. ``"pth-challenge"``: with the names of FMEN's challenge submission.
         data_range: The value of white at input and output, 1 or 255, for ``"onnx"`` and ``"torchscript"``. None for
             the network's own.
+        model: The network, as :func:`fmen.sources.networks.load_network` takes it; required for a user's network.
+        note: Called with one line about weights of another version of a user's file.
 
     Raises:
         ExportError: A package is missing, the format does not fit the network, or the comparison fails.
         WeightsError: The weights cannot be read.
     """
     check_request(weights, out, file_format, data_range)
-    network = reparameterize(load(weights)).requires_grad_(False)
+    network = reparameterize(load_network(weights, model, note=note)).requires_grad_(False)
     scale, own_range = sr_model(network).scale, sr_model(network).data_range
-    if file_format == "pth-challenge" and not str(network.name).startswith("fmen"):
+    if file_format == "pth-challenge" and (user_module(network) or not str(network.name).startswith("fmen")):
         raise ExportError(
             f"{weights}: --format pth-challenge is for FMEN, and this is {network.name}; use --format pth"
         )
     white = float(data_range or own_range)
-    model = network if white == own_range else Rescaled(network, white)
+    written_network = network if white == own_range else Rescaled(network, white)
     properties = {"name": str(network.name), "scale": str(scale), "data_range": f"{white:g}", "channels": "RGB"}
     recipe = read_metadata(weights).get("recipe", "")
     with atomic_write(out) as temporary:
         try:
-            written = write_format(model, temporary, file_format, properties | ({"recipe": recipe} if recipe else {}))
+            written = write_format(
+                written_network, temporary, file_format, properties | ({"recipe": recipe} if recipe else {})
+            )
         except torch.onnx.OnnxExporterError as error:
             raise ExportError(
                 f"{weights}: {network.name} cannot be exported to ONNX for every size: {first_lines(error)}"

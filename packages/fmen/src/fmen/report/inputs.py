@@ -37,7 +37,7 @@ class ImageRow(Means):
 
 
 class ValidationRow(BaseModel):
-    """A file of ``fmen validate --json``; one row of the report's table."""
+    """A dataset in a file of ``fmen validate --json``; one row of the report's table."""
 
     model: str
     weights: str
@@ -45,6 +45,7 @@ class ValidationRow(BaseModel):
     scale: int
     mean: Means
     images: list[ImageRow] = Field(min_length=1)
+    dataset: str = ""
 
 
 class BenchRow(BaseModel):
@@ -72,14 +73,17 @@ class LogRow(BaseModel):
     psnr: float | None = None
 
 
-def read_validation(file: Path) -> ValidationRow:
-    """Read a file of ``fmen validate --json``.
+def read_validation(file: Path) -> list[ValidationRow]:
+    """Read a file of ``fmen validate --json``: one dataset, or a list of them.
 
     Raises:
         ReportError: The file has another content.
         OSError: The file cannot be read.
     """
-    return _checked(TypeAdapter(ValidationRow), _parse(file), f"{file}: not written by 'fmen validate --json'")
+    content, blame = _parse(file), f"{file}: not written by 'fmen validate --json'"
+    if isinstance(content, list) and content:
+        return _checked(TypeAdapter(list[ValidationRow]), content, blame)
+    return [_checked(TypeAdapter(ValidationRow), content, blame)]
 
 
 def read_bench(file: Path) -> list[BenchRow]:

@@ -28,8 +28,9 @@ from fmen.report.images import BUDGET, ERROR_CEILING, PAGE_BUDGET, ComparedImage
 from fmen.report.inputs import BenchRow, LogRow, ReportError, read_bench, read_metrics, read_recipe, read_validation
 from fmen.report.tables import challenge_table, comparison_table, mean, per_image_table, validation_table
 from fmen.sources.datasets import measured_source
+from fmen.sources.networks import Note, load_network
 from fmen.training.run_folder import Run
-from fmen_core import Upscaler, load
+from fmen_core import Upscaler
 from fmen_core.models import ARCHITECTURES
 from fmen_data import open_dataset
 from fmen_data.atomic import atomic_write
@@ -78,26 +79,30 @@ def make_gallery(
     weights: Path,
     data: str | None,
     *,
+    model: str | None = None,
     protocol: Protocol = "ntire",
     device: str = "auto",
     most: int | None = None,
     full: bool = False,
+    note: Note = lambda line: None,
 ) -> Gallery:
     """Upscale and measure the images of a dataset.
 
     Args:
         weights: The weights file.
         data: As for ``--data``; None for DIV2K's validation images if they are present, otherwise the sample's.
+        model: The network, as :func:`fmen.sources.networks.load_network` takes it; required for a user's network.
         protocol: Protocol of PSNR and SSIM.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
         most: Largest number of images, from the first one.
         full: Store whole images without loss, whatever their size.
+        note: Called with one line about weights of another version of a user's file.
 
     Raises:
         UserError: Weights or data cannot be used; the message is one line.
     """
-    model = load(weights)
-    upscaler = Upscaler(model, device=device, channels_last=False)
+    network = load_network(weights, model, note=note)
+    upscaler = Upscaler(network, device=device, channels_last=False)
     dataset = open_dataset(measured_source(data, upscaler.scale), scale=upscaler.scale, split="val")
     count = len(dataset) if most is None else min(most, len(dataset))
     bar = tqdm(
@@ -108,7 +113,7 @@ def make_gallery(
         compare(name, lr, hr, upscaler, scale=upscaler.scale, protocol=protocol, full=full, budget=budget)
         for name, lr, hr in bar
     )
-    return Gallery(str(model.name), weights, dataset.name, len(dataset), protocol, upscaler.scale, images)
+    return Gallery(str(network.name), weights, dataset.name, len(dataset), protocol, upscaler.scale, images)
 
 
 def write_report(
@@ -222,7 +227,11 @@ def validation_part(files: Sequence[Path], titles: dict[str, str]) -> dict[str, 
     """Return the means of every validation, and the figures of each image."""
     stems = [file.stem for file in files]
     names = [file.stem if stems.count(file.stem) == 1 else str(file) for file in files]
-    results = {name: read_validation(file) for name, file in zip(names, files, strict=True)}
+    results = {
+        f"{name}: {row.dataset}" if row.dataset else name: row
+        for name, file in zip(names, files, strict=True)
+        for row in read_validation(file)
+    }
     details = [(name, per_image_table(result)) for name, result in results.items()]
     return {"table": validation_table(results, titles), "details": details}
 

@@ -23,8 +23,9 @@ from torch import Tensor, nn
 
 from fmen.errors import UserError
 from fmen.sources.python_file import bind_arguments, call_user_code, execute_file, importing_beside
-from fmen_core import WeightsError, load, read_metadata, read_weights, reparameterize
+from fmen_core import WeightsError, load, read_metadata, read_weights, reparameterize, save
 from fmen_core.architecture import Form
+from fmen_core.blocks.reparameterizable import Reparameterizable
 from fmen_core.checkpoint import differences, normalise_keys, read_tensors, recorded_sizes
 from fmen_core.models import architecture_named, recognise
 from fmen_core.reparam import synthetic_images
@@ -145,6 +146,11 @@ def parse_user_module(model: str) -> tuple[Path, str]:
     if not Path(file).is_file():
         raise UserError(f"{model}: no such file {file}")
     return Path(file), class_name
+
+
+def source_of(model: str | None) -> bytes:
+    """Return the content of the file of a user's network, which ``--model`` names; empty for other networks."""
+    return parse_user_module(model)[0].read_bytes() if model and is_user_module(model) else b""
 
 
 def is_network_class(value: object, module_name: str) -> bool:
@@ -281,6 +287,12 @@ def other_version(record: UserModule, metadata: Mapping[str, str]) -> str:
     return f"they were trained with another version of {metadata.get('module_file')}:{trained[0]}"
 
 
+def user_class(weights: Path) -> str | None:
+    """Return the user's network that wrote ``weights``, as ``FILE.py:CLASS`` without folder; None for others."""
+    metadata = read_metadata(weights)
+    return f"{metadata.get('module_file')}:{metadata['module_class']}" if "module_class" in metadata else None
+
+
 def note_other_version(weights: Path, model: str, note: Note) -> None:
     """Call ``note`` if the user's file has changed since it wrote ``weights``, which need not exist."""
     if is_user_module(model) and weights.is_file():
@@ -317,6 +329,22 @@ def load_strictly(network: nn.Module, tensors: Mapping[str, Tensor], failure: st
                 return candidate.float()
     shapes = {key: tensor.shape for key, tensor in network.state_dict().items()}
     raise WeightsError(f"{failure}: {differences(stripped, shapes)}" + (f"; {reason}" if reason else ""))
+
+
+def save_network(
+    network: nn.Module, path: Path, *, recipe: str = "", metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write weights as ``fmen_core.save`` does; those of a user's network with the entries that describe its class."""
+    record = user_module(network)
+    entries = dict(metadata or {})
+    if record:
+        entries |= record.metadata() | {"form": "training" if has_blocks(network) else "inference"}
+    save(network, path, recipe=recipe, metadata=entries)
+
+
+def has_blocks(network: nn.Module) -> bool:
+    """Return whether a network is in a training form: it has re-parameterizable blocks."""
+    return any(isinstance(module, Reparameterizable) for module in network.modules())
 
 
 def first_line(value: object) -> str:

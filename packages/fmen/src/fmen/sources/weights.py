@@ -11,28 +11,30 @@ from fmen_core import WeightsError, download_weights, find_weights
 from fmen_core.pretrained import bundled
 
 
-def choose_weights(weights: str | None, scale: int) -> Path:
+def choose_weights(weights: str | None, scale: int, model: str | None = None) -> Path:
     """Return the weights file to upscale with.
 
     Args:
         weights: A file or a name. None for the bundled FMEN-S or, without one for this scale, the best weights of the
             newest run.
         scale: Upscaling factor; ignored if ``weights`` is given.
+        model: Without ``weights``: the network, instead of FMEN-S. A user's network has no bundled weights.
 
     Raises:
         WeightsError: The file or the name does not exist, or there are no weights.
     """
     if weights is not None:
         return find_weights(weights)
-    path = bundled().get(f"fmen-s_x{scale}") or bundled().get(f"fmen_x{scale}")
+    names = [model] if model else ["fmen-s", "fmen"]
+    path = next((bundled()[f"{name}_x{scale}"] for name in names if f"{name}_x{scale}" in bundled()), None)
     if path is not None:
         return path
     try:
         return newest_weights()
     except RunError:
-        names = ", ".join(bundled()) or "none"
+        available = ", ".join(bundled()) or "none"
         raise WeightsError(
-            f"no trained weights for x{scale}: bundled are {names}, and there is no run under runs/; "
+            f"no trained weights for x{scale}: bundled are {available}, and there is no run under runs/; "
             "name some with --weights ('fmen weights list' shows published ones)"
         ) from None
 

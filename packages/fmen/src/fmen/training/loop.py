@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from fmen.errors import UserError
-from fmen.sources.networks import user_module
+from fmen.sources.networks import save_network
 from fmen.training.checkpoint import State, newest_checkpoint
 from fmen.training.cuda_graph import CudaGraph, make_capturable, set_learning_rate
 from fmen.training.distributed import Processes, distribute, join, no_sync
@@ -52,7 +52,7 @@ from fmen.training.setup import (
 from fmen.training.signals import StopRequest
 from fmen.training.stages import Stage, stage_before, stages_of
 from fmen.training.teachers import Teachers, open_teachers
-from fmen_core import Upscaler, save
+from fmen_core import Upscaler
 from fmen_core.architecture import sr_model
 from fmen_data import PairDataset
 from fmen_eval import validate
@@ -389,7 +389,5 @@ def save_checkpoint(recipe: Recipe, run: Run, state: State, processes: Processes
 
 def save_weights(recipe: Recipe, state: State, path: Path) -> None:
     """Write the weights for use: the average, or the network where there is none."""
-    module = user_module(state.network)
     metadata = {"step": str(state.step), "seconds": f"{state.seconds:.0f}", "data": " ".join(recipe.datasets)}
-    metadata |= module.metadata() if module else {}
-    save(state.network, path, recipe=recipe.name, metadata=metadata)
+    save_network(state.network, path, recipe=recipe.name, metadata=metadata)

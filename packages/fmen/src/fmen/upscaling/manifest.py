@@ -32,7 +32,8 @@ class Settings:
     """The settings that a result depends on.
 
     Attributes:
-        weights: SHA-256 of the weights file, which also determines the scale; of several, that of their hashes.
+        weights: SHA-256 of the weights file, which also determines the scale; of several, that of their hashes. It
+            includes the code of a user's network.
         precision: The value of ``--precision``.
         self_ensemble: Whether the results are means over flips and rotations.
         quality: Quality of JPEG and WebP.
@@ -47,10 +48,17 @@ class Settings:
 
     @classmethod
     def of(
-        cls, weights: Sequence[Path], precision: str, self_ensemble: bool, quality: int, size: OutputSize | None = None
+        cls,
+        weights: Sequence[Path],
+        precision: str,
+        self_ensemble: bool,
+        quality: int,
+        size: OutputSize | None = None,
+        *,
+        code: bytes = b"",
     ) -> Settings:
-        """Create the settings from the weights files."""
-        hashes = [hashlib.sha256(file.read_bytes()).hexdigest() for file in weights]
+        """Create the settings from the weights files, and from the content of the file of a user's network."""
+        hashes = [hashlib.sha256(file.read_bytes() + code).hexdigest() for file in weights]
         combined = hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
         return cls(combined, precision, self_ensemble, quality, None if size is None else str(size))
 

@@ -7,8 +7,9 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from fmen.sources.networks import Note, load_network
 from fmen.upscaling.enlarge import OutputSize
-from fmen_core import Upscaler, load
+from fmen_core import Upscaler
 from fmen_core.architecture import sr_model
 
 SCALES = (2, 3, 4)
@@ -51,13 +52,22 @@ class Networks:
         self._upscalers: dict[tuple[int, str], Upscaler] = {}
 
     @classmethod
-    def load(cls, files: Sequence[Path], **options: Any) -> Networks:
+    def load(
+        cls, files: Sequence[Path], model: str | None = None, *, note: Note = lambda line: None, **options: Any
+    ) -> Networks:
         """Load the networks from their weights files.
+
+        Args:
+            files: The weights files, one for each scale.
+            model: The network, as :func:`fmen.sources.networks.load_network` takes it; required for a user's network.
+            note: Called with one line about weights of another version of a user's file.
+            options: Other arguments of ``Networks``.
 
         Raises:
             WeightsError: A file cannot be read, or is of no known network.
+            UserError: The user's network cannot be used.
         """
-        return cls(files, [load(file) for file in files], **options)
+        return cls(files, [load_network(file, model, note=note) for file in files], **options)
 
     def factor(self, height: int, width: int) -> Fraction | None:
         """Return the ratio of output to input for an image of this size; None for the network's scale."""
