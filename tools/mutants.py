@@ -1,11 +1,12 @@
 """Find out which faults the tests notice: put random one-token faults into a package, one at a time, and run its tests.
 
-    python tools/mutants.py fmen_data --count 100 --seed 5 --json results/mutants/fmen_data.json
-    python tools/mutants.py named --json results/mutants/named.json
+    python tools/mutants.py fmen_data --count 100 --seed 5 --list results/mutants/fmen_data.txt
+    python tools/mutants.py named --list results/mutants/named.txt
 
 A fault replaces one operator, number or truth value: ``<`` by ``<=``, ``+`` by ``-``, 4 by 5, ``and`` by ``or``,
-``not x`` by ``x``. The tests that execute the changed line run, the quickest first; for a line that no test of this
-process executes, all tests of the package. Needs ``pip install pytest-cov``. Works on a copy of the tree.
+``not x`` by ``x``. The tests that execute the changed line run, the quickest first; for a line that runs when the
+module is imported, the tests that execute another line of the file, and then all tests of the package. Works on a copy
+of the tree. Needs ``pip install pytest-cov``.
 
 ``named`` takes the faults of ``NAMED`` instead, each of which takes away what a user asked for.
 """
@@ -14,17 +15,17 @@ from __future__ import annotations
 
 import argparse
 import ast
-import json
 import multiprocessing
 import os
 import random
+import resource
 import shutil
 import signal
 import sys
 import tempfile
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -67,7 +68,7 @@ NAMED = (
 AT_ONCE = 30
 """Tests of a line that one run takes, the quickest first; most faults are noticed by the first run."""
 TIMEOUT = 300
-"""Seconds that a run may take; a fault that makes a test hang is noticed."""
+"""Seconds of CPU time, and tens of seconds, that a run may take: a fault that makes a test hang is noticed."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,11 @@ class Mutant:
     end: int
     text: str = ""
     killed_by: str = ""
+
+    def __str__(self) -> str:
+        """The fault, the line and the test that noticed it, in a line."""
+        change = f"{self.before} -> {self.after or 'nothing'}"
+        return f"{self.file}:{self.line}: {change} in: {self.text} => {self.killed_by or 'SURVIVED'}"
 
 
 def mutants_of(file: Path) -> Iterator[Mutant]:
@@ -146,26 +152,28 @@ def code_in(tree: ast.AST) -> Iterator[ast.AST]:
                 yield from code_in(child)
 
 
-def run_tests(tree: Path, tests: list[str], *options: str, timeout: float = TIMEOUT) -> tuple[int, str]:
+def run_tests(tree: Path, tests: list[str], *options: str, timeout: int = TIMEOUT) -> tuple[int, str]:
     """Run pytest in a copy of the tree; its exit status and its output.
 
     The process is a fork of this one, which has PyTorch loaded: a new interpreter takes seconds to load it.
     """
     log = tree / "tests.log"
     arguments = ["-q", "-p", "no:cacheprovider", *options, *tests]
-    process = multiprocessing.get_context("fork").Process(target=run_pytest, args=(tree, arguments, log))
+    process = multiprocessing.get_context("fork").Process(target=run_pytest, args=(tree, arguments, log, timeout))
     process.start()
-    process.join(timeout)
+    process.join(10 * timeout)
     if process.exitcode is None:
         os.killpg(cast(int, process.pid), signal.SIGKILL)
         process.join()
+    if process.exitcode in (-signal.SIGKILL, -signal.SIGXCPU):
         return 1, "FAILED (timeout) - "
     return process.exitcode, log.read_text(encoding="utf-8", errors="replace")
 
 
-def run_pytest(tree: Path, arguments: list[str], log: Path) -> None:
+def run_pytest(tree: Path, arguments: list[str], log: Path, seconds: int) -> None:
     """Run pytest with the packages of ``tree`` in this process, a new one, and write its output to ``log``."""
     os.setsid()
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
     with log.open("wb") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -200,13 +208,13 @@ def tests_by_line(tree: Path, folders: list[str]) -> tuple[dict[tuple[str, int],
     return lines, seconds
 
 
-def kill(tree: Path, mutant: Mutant, tests: list[str], folders: list[str]) -> str:
+def kill(tree: Path, mutant: Mutant, batches: list[list[str]]) -> str:
     """The first test that fails with the fault in place, or nothing."""
     file = tree / mutant.file
     source = file.read_bytes()
     file.write_bytes(source[: mutant.start] + mutant.after.encode() + source[mutant.end :])
     try:
-        for batch in [tests[i : i + AT_ONCE] for i in range(0, len(tests), AT_ONCE)] or [folders]:
+        for batch in batches:
             status, output = run_tests(tree, batch, "-x")
             if status:
                 failed = [line for line in output.splitlines() if line.startswith(("FAILED", "ERROR"))]
@@ -222,7 +230,7 @@ def main() -> None:
     parser.add_argument("package", choices=(*PACKAGES, "named"))
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--list", type=Path, help="file to write: a line per fault with the test that notices it")
     options = parser.parse_args()
     if options.package == "named":
         folders = ["tests/fmen/training/test_step.py", "tests/fmen/cli/test_validate.py", "tests/fmen/upscaling"]
@@ -244,18 +252,21 @@ def main() -> None:
         lines, seconds = tests_by_line(tree, folders)
         with tqdm(chosen, unit="fault") as bar:
             for mutant in bar:
-                tests = lines.get((mutant.file, mutant.line), set())
+                tests = lines.get((mutant.file, mutant.line)) or set().union(
+                    *(found for (file, _), found in lines.items() if file == mutant.file)
+                )
                 quickest = sorted(tests, key=lambda test: seconds.get(test.rpartition("::")[2], 0.0))
-                results.append(replace(mutant, killed_by=kill(tree, mutant, quickest, folders)))
+                batches = [quickest[i : i + AT_ONCE] for i in range(0, len(quickest), AT_ONCE)]
+                if not lines.get((mutant.file, mutant.line)):
+                    batches.append(folders)
+                results.append(replace(mutant, killed_by=kill(tree, mutant, batches)))
+                if not results[-1].killed_by:
+                    bar.write(str(results[-1]), file=sys.stdout)
                 bar.set_postfix_str(f"{sum(bool(result.killed_by) for result in results)} noticed")
-    for result in results:
-        if not result.killed_by:
-            change = f"{result.before} -> {result.after or 'nothing'}"
-            print(f"not noticed: {result.file}:{result.line}: {change} in: {result.text}")
     print(f"{sum(bool(result.killed_by) for result in results)} of {len(results)} faults are noticed")
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n", encoding="utf-8")
+    if options.list:
+        options.list.parent.mkdir(parents=True, exist_ok=True)
+        options.list.write_text("".join(f"{result}\n" for result in results), encoding="utf-8")
 
 
 if __name__ == "__main__":

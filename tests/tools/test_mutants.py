@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import sys
 from pathlib import Path
@@ -59,3 +60,17 @@ def test_a_fault_changes_exactly_its_token(
     fault = next(m for m in mutants.mutants_of(file) if m.before == "<")
     changed = SOURCE.encode()[: fault.start] + fault.after.encode() + SOURCE.encode()[fault.end :]
     assert changed.decode() == SOURCE.replace("x < 3", "x <= 3")
+
+
+def test_every_named_fault_is_in_the_sources_once(mutants: ModuleType) -> None:
+    for file, before, after in mutants.NAMED:
+        source = (ROOT / file).read_text()
+        assert source.count(before) == 1, (file, before)
+        compile(source.replace(before, after), file, "exec")
+    assert len(mutants.named_mutants()) == len(mutants.NAMED)
+
+
+def test_a_fault_is_listed_with_the_test_that_notices_it(mutants: ModuleType) -> None:
+    fault = mutants.Mutant("f.py", 3, "not ", "", 0, 4, "if not x:", "tests/test_f.py::test_f")
+    assert str(fault) == "f.py:3: not  -> nothing in: if not x: => tests/test_f.py::test_f"
+    assert str(dataclasses.replace(fault, killed_by="")).endswith("=> SURVIVED")

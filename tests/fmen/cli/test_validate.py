@@ -44,6 +44,19 @@ def report(psnr: float, first: int = 1, protocol: str = "ntire") -> Report:
     return Report(ValidationResult(protocol, 4, images), "fmen-s", Path("w"), "d")  # type: ignore[arg-type]
 
 
+def test_the_precision_reaches_the_upscaler(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = []
+
+    def upscaler(*_: object, precision: str, **__: object) -> object:
+        given.append(precision)
+        return lambda lr: imresize(lr, 4)
+
+    monkeypatch.setattr("fmen.validation.Upscaler", upscaler)
+    validate("--data", "photos")
+    validate("--data", "photos", "--precision", "bf16")
+    assert given == ["fp32", "bf16"]
+
+
 @pytest.mark.parametrize(
     ("psnr", "first", "protocol", "passes"),
     [
