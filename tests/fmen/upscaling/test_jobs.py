@@ -11,8 +11,9 @@ import cv2
 import numpy as np
 import pytest
 
-from fmen.upscaling.jobs import Job, plan, shown
+from fmen.upscaling.jobs import Job, plan
 from fmen.upscaling.manifest import Settings, pending, read_records, write_records
+from fmen.upscaling.storage import shown
 
 Command = Callable[..., tuple[str, str]]
 

@@ -185,6 +185,21 @@ def test_gray_stays_gray(tmp_path: Path, upscaler: Upscaler, mode: str) -> None:
     assert Image.open(tmp_path / "a.png").mode == "L"
 
 
+@pytest.mark.parametrize("kind", ["unassalpha", "assocalpha"])
+def test_gray_tiff_files_keep_their_alpha_channel(tmp_path: Path, upscaler: Upscaler, kind: str) -> None:
+    gray, alpha = np.full((8, 12), 90, np.uint8), np.full((8, 12), 255, np.uint8)
+    alpha[:, :6] = 128
+    stored = gray if kind == "unassalpha" else (gray * (alpha / 255)).round().astype(np.uint8)
+    content = tiff(np.dstack([stored, alpha]), photometric="minisblack", planarconfig="contig", extrasamples=[kind])
+    photo = read_photo(content, "a.tif")
+    assert photo.gray and photo.alpha is not None and np.array_equal(photo.alpha, alpha)
+    assert np.abs(photo.pixels.astype(int) - 90).max() <= 1
+    write_photo(tmp_path / "a.tif", enlarge(upscaler, photo))
+    again = read_photo((tmp_path / "a.tif").read_bytes(), "a.tif")
+    assert again.gray and again.alpha is not None
+    assert again.alpha[:, :8].max() == 128 and (again.alpha[:, 16:] == 255).all()
+
+
 def test_palettes_and_cmyk_become_rgb() -> None:
     image = Image.fromarray(picture())
     for mode, kind in (("P", "PNG"), ("CMYK", "TIFF")):
@@ -258,8 +273,16 @@ def test_the_pixels_of_a_jpeg_are_those_that_pillow_decodes() -> None:
             tiff(picture().transpose(2, 0, 1).astype(np.uint16), photometric="rgb", planarconfig="separate"),
             "a has planar colour channels; save it with interleaved channels",
         ),
+        (
+            tiff(picture()[..., :2].copy(), photometric="minisblack", planarconfig="contig"),
+            "a has an extra channel of unspecified meaning; remove it, or mark it as alpha",
+        ),
+        (
+            tiff(picture()[..., :2].astype(np.uint16), photometric="minisblack", extrasamples=["unassalpha"]),
+            "a is an unsupported kind of TIFF file; convert it to PNG",
+        ),
     ],
-    ids=["empty", "text", "truncated", "damaged", "float", "pages", "planes"],
+    ids=["empty", "text", "truncated", "damaged", "float", "pages", "planes", "extra", "deep gray alpha"],
 )
 def test_a_file_that_is_not_a_photograph_is_refused_in_one_line(content: bytes, said: str) -> None:
     with pytest.raises(DataError, match=said):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
 import math
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from fractions import Fraction
 from itertools import islice
 from typing import Any
@@ -31,6 +33,10 @@ READERS = 2
 
 WAITING_BYTES = 2**30
 """Results that may wait for being written, in bytes, where a quarter of the free memory is less."""
+
+TRIM_SECONDS = 2.0
+"""Interval at which free memory is returned to the system. Tensors of ever new sizes fragment the heap: without this, the
+process grows with the number of images (``tools/bench/engines.py``)."""
 
 Failure = (DataError, ModelError)
 
@@ -101,10 +107,14 @@ class BatchUpscaler:
         When the generator is closed or an exception passes, files being written are completed and nothing else is.
         """
         waiting: deque[tuple[Job, Future[str], int]] = deque()
+        trimmed = time.monotonic()
         allowed = max(WAITING_BYTES, free_memory(torch.device("cpu")) // 4)
         with ThreadPoolExecutor(READERS) as readers, ThreadPoolExecutor(self.writers) as writers:
             try:
                 for job, photo in ahead(readers, read, jobs):
+                    if time.monotonic() - trimmed > TRIM_SECONDS:
+                        return_free_memory()
+                        trimmed = time.monotonic()
                     waiting.append((job, *self._enlarge(job, photo, writers)))
                     while waiting and (
                         waiting[0][1].done()
@@ -156,6 +166,12 @@ class BatchUpscaler:
                     write_records([(job.target, self.settings.origin(job))])
         sizes = ("x".join(map(str, image.pixels.shape[1::-1])) for image in (photo, large))
         return f"{job.name} ({next(sizes)}) -> {job.result} ({next(sizes)})"
+
+
+def return_free_memory() -> None:
+    """Return the free pages of the heap to the system, where the C library is glibc."""
+    with suppress(AttributeError, OSError, TypeError):  # another C library, or another system
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def read(job: Job) -> Photo:

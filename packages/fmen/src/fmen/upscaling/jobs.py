@@ -13,7 +13,7 @@ from pathlib import Path, PurePath
 
 from fmen.upscaling import storage
 from fmen.upscaling.photo import READABLE, check_writable
-from fmen.upscaling.storage import Location
+from fmen.upscaling.storage import Location, shown
 from fmen_data import DataError
 
 STREAM = "-"
@@ -54,11 +54,6 @@ class Found:
     source: Location | None
     relative: PurePath
     stamp: Stamp | None
-
-
-def shown(name: Location) -> str:
-    """Return a file name for a message: on one line, with control characters and undecodable bytes escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(name))
 
 
 def plan(inputs: Sequence[str], output: str, suffix: str = ".png") -> tuple[list[Job], list[str]]:

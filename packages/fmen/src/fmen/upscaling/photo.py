@@ -23,7 +23,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from fmen.upscaling import storage
 from fmen.upscaling.png_chunks import with_chunks
-from fmen.upscaling.storage import Location
+from fmen.upscaling.storage import Location, shown
 from fmen_data import DataError
 from fmen_data.atomic import atomic_write
 from fmen_data.images import decode_jpeg, find_damage, without_metadata
@@ -208,16 +208,16 @@ def check_fits(file: Location, height: int, width: int, *, transparent: bool) ->
     """Raise DataError unless the format of ``file`` can hold an image of this size, with or without transparency."""
     kind = FORMATS[storage.suffix(file)]
     if max(height, width) > LONGEST_SIDE.get(kind, 2**31):
-        raise DataError(f"{file}: {width}x{height} pixels are more than {kind} can hold; choose png or tiff")
+        raise DataError(f"{shown(file)}: {width}x{height} pixels are more than {kind} can hold; choose png or tiff")
     if transparent and kind == "JPEG":
-        raise DataError(f"{file}: JPEG has no transparency; choose png, webp or tiff")
+        raise DataError(f"{shown(file)}: JPEG has no transparency; choose png, webp or tiff")
 
 
 def check_writable(file: Location) -> None:
     """Raise DataError unless the suffix of ``file`` names a format that can be written."""
     suffix = storage.suffix(file)
     if suffix not in FORMATS:
-        raise DataError(f"cannot write {file}: unknown image format {suffix!r}; use one of {', '.join(FORMATS)}")
+        raise DataError(f"cannot write {shown(file)}: unknown image format {suffix!r}; use one of {', '.join(FORMATS)}")
 
 
 def write_photo(file: Location, photo: Photo, *, quality: int = 95) -> None:
@@ -244,7 +244,7 @@ def write_photo(file: Location, photo: Photo, *, quality: int = 95) -> None:
             encode_photo(stream, photo, kind, quality=quality)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise DataError(f"cannot write {file}: {reason}; free some space or choose another place") from error
+        raise DataError(f"cannot write {shown(file)}: {reason}; free some space or choose another place") from error
 
 
 def encode_photo(file: IO[bytes], photo: Photo, kind: str, *, quality: int = 95) -> None:

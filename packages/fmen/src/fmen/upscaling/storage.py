@@ -17,7 +17,6 @@ from urllib.parse import unquote
 
 from fmen_data import DataError
 from fmen_data.atomic import atomic_write_bytes
-from fmen_data.images import read_bytes
 
 Location = Path | str
 """A local path, or the URI of a remote file."""
@@ -51,6 +50,11 @@ def suffix(file: Location) -> str:
     return PurePosixPath(split(file)[1]).suffix.lower()
 
 
+def shown(name: Location) -> str:
+    """Return a file name for a message: on one line, with control characters and undecodable bytes escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(name))
+
+
 @contextmanager
 def _failures(action: str, uri: str) -> Iterator[None]:
     """Turn the errors of remote file systems into DataError: they are of many classes and name no file."""
@@ -59,7 +63,9 @@ def _failures(action: str, uri: str) -> Iterator[None]:
     except DataError:
         raise
     except ImportError as error:
-        raise DataError(f"cannot {action} {uri}: {error}; install fmen[ray] and the file system's package") from error
+        raise DataError(
+            f"cannot {action} {shown(uri)}: {error}; install fmen[ray] and the file system's package"
+        ) from error
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
@@ -146,7 +152,11 @@ def read(file: Location) -> bytes:
         DataError: It cannot be read.
     """
     if isinstance(file, Path):
-        return read_bytes(file)
+        try:
+            return file.read_bytes()
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise DataError(f"cannot read {shown(file)}: {reason}; check the name and its permissions") from error
     with _failures("read", file):
         system, path = _resolve(file)
         with system.open_input_stream(path) as stream:
