@@ -164,6 +164,28 @@ def test_startup_compares_the_help(bench: Load, tmp_path: Path) -> None:
         script.start("-c", "raise SystemExit(3)")
 
 
+def test_engines_are_compared_with_the_sum_of_their_parts(
+    bench: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = bench("engines")
+    monkeypatch.setattr(script.importlib.util, "find_spec", lambda name: None)  # Ray takes seconds to start
+    monkeypatch.setattr(script, "SIDES", (12, 17))
+
+    def memory(count: int) -> dict[int, int]:
+        script.make_images(tmp_path, count, (12, 17))
+        found: dict[int, int] = script.memory_of_a_run(str(tmp_path))
+        return found
+
+    monkeypatch.setattr(script, "measure_memory", memory)
+    monkeypatch.setattr(script, "EARLY", 2)
+    found = written(script.run(1, count=3, memory=3), tmp_path)
+    speed, resident = found["comparisons"]
+    assert speed["ours"][0] > 0 and speed["theirs"][0] > 0
+    assert set(found["facts"]["seconds of each part, last run"]) == {"decode", "network", "encode"}
+    assert resident["unit"] == "bytes" and resident["ours"][0] > 2**27
+    assert len(list((tmp_path / "out").glob("0*.png"))) == 3
+
+
 def test_quick_tries_a_script_out_and_writes_nothing(
     bench: Load, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

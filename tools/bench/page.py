@@ -32,7 +32,18 @@ from fmen_data.atomic import atomic_write_bytes
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "performance.md"
 
-ORDER = ("training", "reparam_blocks", "forward", "tiling", "loader", "metrics", "imresize", "startup", "operations")
+ORDER = (
+    "training",
+    "reparam_blocks",
+    "forward",
+    "tiling",
+    "engines",
+    "loader",
+    "metrics",
+    "imresize",
+    "startup",
+    "operations",
+)
 MISSING = "Not measured yet."
 PAPER_STEPS = 3_000_000
 COST = "paper_steps_per_second"

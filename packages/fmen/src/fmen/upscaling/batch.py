@@ -35,8 +35,8 @@ WAITING_BYTES = 2**30
 """Results that may wait for being written, in bytes, where a quarter of the free memory is less."""
 
 TRIM_SECONDS = 2.0
-"""Interval at which free memory is returned to the system. Tensors of ever new sizes fragment the heap: without this, the
-process grows with the number of images (``tools/bench/engines.py``)."""
+"""Interval at which free memory is returned to the system. Tensors of ever new sizes fragment the heap, so that the
+process would grow with the number of images (``tools/bench/engines.py``)."""
 
 Failure = (DataError, ModelError)
 
