@@ -22,8 +22,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -33,6 +31,7 @@ if __name__ == "__main__":
 from fmen.submission.metrics import count_complexity
 from fmen.submission.rules import get_layout
 from fmen.submission.sandbox import block_project_packages, guard
+from fmen_data import read_image, write_image
 
 WRAPPERS = ("params_ema", "params", "state_dict", "model_state_dict", "model", "net")
 
@@ -183,12 +182,10 @@ def restore(model: nn.Module, data_range: float, device: torch.device, lr_folder
     """Upscale every image as the challenge's ``test_demo.py`` does."""
     sr_folder.mkdir()
     for path in sorted(lr_folder.iterdir()):
-        lr = np.asarray(cv2.imread(str(path), cv2.IMREAD_COLOR))[..., ::-1]
-        x = torch.from_numpy(np.ascontiguousarray(lr.transpose(2, 0, 1)))[None].to(device).float()
+        x = torch.from_numpy(read_image(path)).permute(2, 0, 1)[None].to(device).float().contiguous()
         with torch.no_grad():
             out = model(x.div(255.0 / data_range)).float().clamp(0, data_range).mul(255.0 / data_range).round()
-        sr = out[0].byte().permute(1, 2, 0).cpu().numpy()
-        cv2.imwrite(str(sr_folder / path.name), np.ascontiguousarray(sr[..., ::-1]))
+        write_image(sr_folder / path.name, out[0].byte().permute(1, 2, 0).cpu().numpy())
 
 
 if __name__ == "__main__":
