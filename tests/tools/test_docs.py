@@ -215,4 +215,4 @@ def test_a_wrong_command_is_noticed() -> None:
     with pytest.raises(UsageError, match="--largely"):
         parse(words, whole=True)
     with pytest.raises(typer.BadParameter):
-        parse(["upscale", "a.png"], whole=True)
+        parse(["export", "a.pth"], whole=True)

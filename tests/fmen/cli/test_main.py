@@ -33,6 +33,12 @@ def test_the_help_lists_commands_by_section_in_the_order_of_use() -> None:
     assert listed["More"] == ["doctor", "export", "reparam"]
 
 
+@pytest.mark.parametrize("command", ["upscale", "models", "data info", "weights get"])
+def test_the_help_names_arguments_without_python_types(command: str) -> None:
+    output = CliRunner().invoke(app, [*command.split(), "--help"]).output
+    assert re.search(r"^Arguments:\n  [A-Z]+  ", output, re.MULTILINE), output
+
+
 def test_the_version_is_shown() -> None:
     result = CliRunner().invoke(app, ["--version"])
     assert (result.exit_code, result.output) == (0, f"fmen {fmen.__version__}\n")

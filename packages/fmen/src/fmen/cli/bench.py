@@ -52,7 +52,7 @@ def bench(
         str | None,
         typer.Option(metavar="DIR|sample", help="Dataset to measure PSNR on, for the networks with weights."),
     ] = None,
-    runs: Annotated[int, typer.Option(min=1, help="Timed runs per network.")] = 20,
+    runs: Annotated[int, typer.Option(metavar="N", min=1, help="Timed runs per network.")] = 20,
     lr_size: Annotated[str, typer.Option(metavar="HxW", help="LR image for runtime and memory.")] = "256x256",
     device: Device = "auto",
     json_file: Json = None,

@@ -37,7 +37,7 @@ class Split(str, Enum):
 
 Folder = Annotated[
     str | None,
-    typer.Argument(metavar="[DIR]", help="Dataset folder, HR_DIR,LR_DIR or sample. Default: data.", show_default=False),
+    typer.Argument(metavar="DIR", help="Dataset folder, HR_DIR,LR_DIR or sample. Default: data.", show_default=False),
 ]
 SourceOption = Annotated[str | None, typer.Option("--data", metavar="DIR", help="The same as the argument DIR.")]
 Scale = Annotated[int, typer.Option(metavar="N", min=2, max=4, help="HR size / LR size.")]

@@ -65,6 +65,15 @@ class Sections(Commands):
         listed = [name for names in SECTIONS.values() for name in names]
         return [*listed, *sorted(set(self.commands) - set(listed))]
 
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return a command, whose help names arguments without their Python types."""
+        command = super().get_command(ctx, cmd_name)
+        for part in () if command is None else (command, *getattr(command, "commands", {}).values()):
+            for parameter in part.params:
+                if parameter.param_type_name == "argument":
+                    parameter.display_type_rich = lambda ctx: None
+        return command
+
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write the list of commands."""
         more = [name for name in self.list_commands(ctx) if not any(name in names for names in SECTIONS.values())]

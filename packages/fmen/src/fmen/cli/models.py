@@ -11,7 +11,7 @@ from fmen.cli.options import matching
 
 def models(
     patterns: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME]...", help="Names or patterns, such as 'span*'. Default: all.")
+        list[str] | None, typer.Argument(metavar="NAME", help="Names or patterns, such as 'span*'. Default: all.")
     ] = None,
 ) -> None:
     """List the networks, with parameters and publication.

@@ -51,32 +51,45 @@ def upscale(
         typer.Option("--output", "-o", metavar="PATH", help="Folder, or file for one image; - is stdout (PNG)."),
     ] = None,
     weights: Annotated[
-        str | None, typer.Option(metavar="FILE|NAME", help="Default: FMEN-S in the package, or the newest run's best.")
+        str | None,
+        typer.Option(
+            metavar="FILE|NAME", help="Trained weights. Default: the bundled FMEN-S, or the newest run's best."
+        ),
     ] = None,
     model: Model = None,
-    scale: Annotated[int | None, typer.Option(min=2, max=4, help="How many times larger. Default: 4.")] = None,
-    outscale: Annotated[str | None, typer.Option(metavar="FACTOR", help="The same, also fractions: 2.5.")] = None,
+    scale: Annotated[
+        int | None, typer.Option(metavar="N", min=2, max=4, help="Enlarge by 2, 3 or 4. Default: 4.")
+    ] = None,
+    outscale: Annotated[str | None, typer.Option(metavar="FACTOR", help="Enlarge by any factor, such as 2.5.")] = None,
     width: Annotated[int | None, typer.Option(min=1, metavar="PIXELS", help="Width of the results.")] = None,
     max_side: Annotated[
         int | None, typer.Option(min=1, metavar="PIXELS", help="Limit for the longer side of the results.")
     ] = None,
-    format_: Annotated[Format, typer.Option("--format", help="Of the files in a folder.")] = Format.png,
-    quality: Annotated[int, typer.Option(min=1, max=100, help="Of JPEG and WebP.")] = 95,
+    format_: Annotated[Format, typer.Option("--format", help="Format of the files in a folder.")] = Format.png,
+    quality: Annotated[int, typer.Option(metavar="N", min=1, max=100, help="Quality of JPEG and WebP.")] = 95,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Overwrite existing outputs.")] = False,
     ensemble: Annotated[
-        bool, typer.Option("--ensemble", help="Mean over 8 flips and rotations: better, 8 times slower.")
+        bool, typer.Option("--ensemble", help="Average over 8 flips and rotations: better, and 8 times slower.")
     ] = False,
     precision: Annotated[
-        AutoPrecision, typer.Option(help="Number format; auto: the fastest here.")
+        AutoPrecision, typer.Option(help="Arithmetic of the convolutions. auto: the fastest that the machine supports.")
     ] = AutoPrecision.auto,
-    tile: Annotated[str, typer.Option(help="Side of the tiles in pixels; auto: from the memory; or none.")] = "auto",
+    tile: Annotated[
+        str, typer.Option(metavar="auto|N|none", help="Side of the tiles in pixels. auto: as the memory allows.")
+    ] = "auto",
     device: Device = "auto",
-    engine: Annotated[Engine, typer.Option(help="ray: many processes, on this machine or a cluster.")] = Engine.local,
+    engine: Annotated[
+        Engine, typer.Option(help="ray: many processes, on this machine or on a cluster.")
+    ] = Engine.local,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes of --engine ray. Default: one per GPU, or per CPU core.")
+        int | None,
+        typer.Option(metavar="N", min=1, help="Processes of --engine ray. Default: one per GPU or CPU core."),
     ] = None,
 ) -> None:
-    """Enlarge images."""
+    """Enlarge images.
+
+    A folder is enlarged with its subfolders. Existing outputs are skipped.
+    """
     output = output or ask_for_output(inputs)
     side = parse_tile(tile)
     size = parse_size(scale, outscale, width, max_side)

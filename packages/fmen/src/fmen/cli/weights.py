@@ -22,7 +22,7 @@ weights_app = typer.Typer(
 @weights_app.command("list", epilog=examples("fmen weights list", "fmen weights list 'fmen*'"))
 def list_(
     patterns: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME]...", help="Names or patterns, such as 'imdn*'. Default: all.")
+        list[str] | None, typer.Argument(metavar="NAME", help="Names or patterns, such as 'imdn*'. Default: all.")
     ] = None,
 ) -> None:
     """List the names that --weights takes.
@@ -58,7 +58,7 @@ def list_(
 
 @weights_app.command(epilog=examples("fmen weights get imdn-x4", "fmen weights get span rfdn"))
 def get(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Names that 'fmen weights list' shows.")],
+    names: Annotated[list[str], typer.Argument(metavar="NAME", help="Names that 'fmen weights list' shows.")],
     url: Annotated[str | None, typer.Option(metavar="URL", help="Another address of the file.")] = None,
 ) -> None:
     """Download published weights, and verify them."""
