@@ -322,8 +322,85 @@ def test_torchrun_restarts_a_run_that_was_killed_before_its_first_checkpoint(tin
     (tmp_path / "recipe.yaml").write_text(dump_recipe(tiny(steps=3, save_every=100, log_every=1)))
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
     command = [*launcher, "script.py", "train", "--recipe", "recipe.yaml", "--out", "run", "--resume", "auto"]
-    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.endswith("done: 3 steps: run/last.safetensors\n")
     assert ended.stdout.count("run run:") == 2 and "Traceback" not in ended.stderr
     assert [record["step"] for record in Run(tmp_path / "run").records()] == [1, 2, 3]
+
+
+SYNCHRONISED = """
+import os, sys
+import torch
+import torch.distributed as dist
+from torch import nn
+from fmen.training.distributed import Processes, distribute
+from fmen_core import FMENTraining
+
+rank, size, device = int(os.environ["RANK"]), 2, torch.device("cuda", 0)
+dist.init_process_group("gloo")  # NCCL does not let two processes share a GPU.
+torch.backends.cudnn.allow_tf32 = False
+generator = torch.Generator().manual_seed(0)
+lr, hr = (255 * torch.rand(4, 3, side, side, generator=generator).to(device) for side in (16, 64))
+
+def run(sync):
+    torch.manual_seed(0)
+    model = FMENTraining(n_feats=8, mid_feats=6, down_blocks=1, up_blocks=(1, 1)).train().to(device)
+    part = slice(None)
+    network = model
+    if sync:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        network, part = distribute(model, Processes(rank, size), device, static_graph=False), slice(rank, None, size)
+    (network(lr[part]) - hr[part]).abs().mean().backward()
+    return [p.grad for p in model.parameters()], [b.float() for b in model.buffers()]
+
+for found, expected in zip(run(sync=True), run(sync=False)):
+    error = torch.cat([(a - b).flatten() for a, b in zip(found, expected)]).norm()
+    size = torch.cat([b.flatten() for b in expected]).norm()
+    print("relative error", (error / size).item())
+    assert error < 1e-4 * size, (error, size)
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.cuda
+def test_two_processes_with_synchronised_batchnorm_train_as_one(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(SYNCHRONISED)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    ended = subprocess.run([*launcher, "script.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+
+
+CONNECTED = """
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from fmen.training.distributed import Processes
+
+device = torch.device("cuda", 0)
+torch.cuda.set_device(device)
+processes = Processes(store=dist.HashStore())
+processes.connect(device)
+assert processes.heart is not None and processes.heart.is_alive()
+assert processes.share(lambda: "shared") == "shared"
+network = DistributedDataParallel(nn.Conv2d(3, 3, 1).to(device), device_ids=[device], static_graph=True)
+network(torch.ones(1, 3, 4, 4, device=device)).sum().backward()
+for value in (torch.ones(2), torch.ones(2, device=device)):
+    dist.all_reduce(value)
+    assert value.tolist() == [1, 1]
+processes.size = 2  # Its functions communicate, with itself.
+assert processes.vote(lambda: 3)() == 3
+processes.copy_first([value])
+processes.average(value)
+assert value.tolist() == [0.5, 0.5]
+processes.end()
+"""
+
+
+@pytest.mark.cuda
+def test_tensors_on_a_gpu_go_over_nccl_and_those_on_the_cpu_over_gloo(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(CONNECTED)
+    ended = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr == ""

@@ -243,6 +243,7 @@ def test_a_key_that_a_recipe_omits_has_its_default() -> None:
         "precision": "fp32",
         "tf32": False,
         "channels_last": True,
+        "sync_batchnorm": False,
         "collapsed": True,
         "fused": False,
         "compile": False,

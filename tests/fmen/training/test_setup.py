@@ -8,12 +8,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from fmen.training.distributed import Processes
 from fmen.training.loop import train
 from fmen.training.recipe import Recipe, RecipeError
 from fmen.training.run_folder import Run
-from fmen.training.setup import check_recipe, compiles, device_type, pick_device, pick_precision, resolve_recipe
+from fmen.training.setup import (
+    check_recipe,
+    compiles,
+    device_type,
+    make_state,
+    pick_device,
+    pick_precision,
+    resolve_recipe,
+)
 
 RecipeMaker = Callable[..., Recipe]
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -77,3 +86,18 @@ def test_all_faults_are_named_in_one_line_before_any_data_is_prepared(
         with pytest.raises(ValueError, match=r"no GPU|pip install|missing\.safetensors"):
             train(tiny(**keys), Run(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+
+
+def test_synchronised_batchnorm_is_refused_on_the_cpu_and_replaces_every_batchnorm(tiny: RecipeMaker) -> None:
+    with pytest.raises(RecipeError, match="sync_batchnorm = true, which PyTorch has for GPUs only"):
+        check_recipe(tiny(sync_batchnorm=True), Processes(0, 2))
+    kinds = [
+        [type(module) for module in make_state(tiny(sync_batchnorm=sync), CPU).model.modules() if is_batchnorm(module)]
+        for sync in (False, True)
+    ]
+    assert len(kinds[0]) == len(kinds[1]) > 0
+    assert (set(kinds[0]), set(kinds[1])) == ({nn.BatchNorm2d}, {nn.SyncBatchNorm})
+
+
+def is_batchnorm(module: nn.Module) -> bool:
+    return isinstance(module, nn.modules.batchnorm._BatchNorm)

@@ -1,9 +1,9 @@
 """The processes of a distributed run, as ``torchrun`` describes them in the environment.
 
-DistributedDataParallel handles gradients and BatchNorm buffers. This module starts the processes, lets the first
-one decide for all, exchanges signals, and ends a run of which one process has failed.
+DistributedDataParallel averages the gradients. This module connects the processes, lets the first one decide for all,
+exchanges signals, and ends the run if one process fails.
 
-A run of one process is rank 0 of 1; every function here then returns at once.
+In a run of one process, every function here returns at once.
 """
 
 from __future__ import annotations
@@ -36,6 +36,9 @@ TIMEOUT = timedelta(minutes=10)
 
 HEARTBEAT = 1.0
 """Seconds between two checks that all processes are alive."""
+
+POLL = 0.2
+"""Seconds between two looks at what another process does."""
 
 
 @dataclass
@@ -93,16 +96,22 @@ class Processes:
         self.heart.start()
 
     def first_on_node(self, prepare: Callable[[], T]) -> T:
-        """Call ``prepare`` in one process per node; the others poll until it has returned, and call it then."""
-        self.turns += 1
+        """Call ``prepare`` in one process per node first, then in the others; return when all processes have called it.
+
+        Waiting processes poll, so that ``prepare`` may take longer than ``TIMEOUT``.
+        """
         if self.store is None:
             return prepare()
-        key = f"turn {self.turns} of the node of rank {self.rank - self.local_rank}"
-        while self.local_rank and not self.store.check([key]):
-            time.sleep(0.2)
+        self.turns += 1
+        node, ready = f"{self.turns} on the node of rank {self.rank - self.local_rank}", f"{self.turns} in all"
+        while self.local_rank and not self.store.check([node]):
+            time.sleep(POLL)
         result = prepare()
         if not self.local_rank:
-            self.store.set(key, "done")
+            self.store.set(node, "done")
+        self.store.add(ready, 1)
+        while self.store.add(ready, 0) < self.size:
+            time.sleep(POLL)
         return result
 
     def largest(self, number: float) -> float:

@@ -163,6 +163,7 @@ class Recipe(BaseModel):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("fp32", description="auto: bf16 where the device has it")
     tf32: bool = Field(False, description="compute float32 convolutions and matrix products as TF32 on a GPU")
     channels_last: bool = True
+    sync_batchnorm: bool = Field(False, description="BatchNorm over the batch of all processes; on GPUs")
     collapsed: bool = Field(True, description="run re-parameterizable blocks as the convolution that each equals")
     fused: bool = Field(False, description="Adam as one kernel over all parameters")
     compile: bool | Literal["auto"] = Field(False, description="torch.compile; auto: for long runs")

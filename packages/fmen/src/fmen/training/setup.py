@@ -35,6 +35,8 @@ def check_recipe(recipe: Recipe, processes: Processes) -> None:
         faults.append("device = 'cuda', but this PyTorch sees no GPU; use --set device=cpu")
     for part in recipe.stage_recipes():
         faults += [fault for fault in [batch_fault(part, processes)] if fault and fault not in faults]
+    if recipe.sync_batchnorm and device_type(recipe) == "cpu":
+        faults.append("sync_batchnorm = true, which PyTorch has for GPUs only")
     if recipe.tensorboard and not has_tensorboard():
         faults.append("tensorboard = true, but TensorBoard is not installed: pip install 'fmen[tensorboard]'")
     if faults:
@@ -120,7 +122,9 @@ def captures(recipe: Recipe, device: torch.device, processes: Processes) -> bool
 
 def make_state(recipe: Recipe, device: torch.device) -> State:
     """Build the network before the first step, its average, its optimizer and its loss scaler."""
-    model = initial_network(recipe).train().to(device)
+    model: nn.Module = initial_network(recipe).train().to(device)
+    if recipe.sync_batchnorm:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     if recipe.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = make_optimizer(recipe, model)
