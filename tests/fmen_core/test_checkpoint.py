@@ -273,7 +273,7 @@ def test_metadata_describes_the_network(form: str, tmp_path: Path) -> None:
     metadata = read_metadata(tmp_path / "w.safetensors")
     sizes = {**{key: value for key, value in SIZES.items() if key != "scale"}, "up_blocks": [2, 1, 3, 1]}
     assert json.loads(metadata.pop("sizes")) == (sizes | {"ratio": 2, "block": "rrrb"} if form == "training" else sizes)
-    assert metadata.pop("fmen_core")
+    assert metadata.pop("fmen_core") and len(metadata.pop("checksum")) == 32
     assert metadata == {
         "format": "pt",
         "name": "fmen",
@@ -356,3 +356,39 @@ def test_weights_of_a_users_network_are_not_taken_for_a_known_one(tmp_path: Path
     save(create_model("span", n_feats=8), tmp_path / "w.safetensors", metadata=user)
     with pytest.raises(WeightsError, match=r"these are weights of Mine in mine\.py; .* --model mine.py:Mine"):
         load(tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
+def test_one_changed_bit_in_a_weight_is_noticed(model: nn.Module, tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "pth":
+        torch.save(model.state_dict(), path)
+    else:
+        save(model, path)
+    content = bytearray(path.read_bytes())
+    at = content.find(model.state_dict()["head.weight"].numpy().tobytes())
+    assert at > 0
+    content[at] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match="not a weights file or a damaged one"):
+        load(path)
+
+
+def test_an_error_of_the_reader_without_a_file_name_is_damage(
+    model: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save(model.state_dict(), tmp_path / "a.pth")
+    for error in (OSError(errno.EINVAL, "Invalid argument"), AssertionError("saved_id must be a tuple")):
+        monkeypatch.setattr(torch, "load", raising(error))
+        with pytest.raises(WeightsError, match="a damaged one"):
+            load(tmp_path / "a.pth")
+    monkeypatch.setattr(torch, "load", raising(OSError(errno.EACCES, "denied", "a.pth")))
+    with pytest.raises(PermissionError):
+        load(tmp_path / "a.pth")
+
+
+def raising(error: Exception) -> Callable[..., None]:
+    def function(*args: object, **kwargs: object) -> None:
+        raise error
+
+    return function

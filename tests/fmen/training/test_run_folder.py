@@ -228,3 +228,14 @@ def test_resume_auto_without_a_folder_takes_the_one_that_the_recipe_names(
     for _ in range(2):
         assert CliRunner().invoke(app, ["train", "--recipe", "mine.yaml", "--resume=auto"]).exit_code == 0
     assert [path.name for path in Path("runs").iterdir()] == ["fmen-s_x4_mine"]
+
+
+def test_damaged_lines_of_the_log_are_left_out(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.log({"step": 1, "loss": 2.0})
+    with run.metrics.open("ab") as file:
+        file.write(b'{"step": \xff}\n7\n{"loss": 1}\n{"step": 2, "lo\n')
+    run.log({"step": 3, "loss": 1.0})
+    assert run.records() == [{"step": 1, "loss": 2.0}, 7, {"loss": 1}, {"step": 3, "loss": 1.0}]
+    run.begin(Recipe(steps=3, learning_rate=1e-3), {}, resumed_from=2)
+    assert run.records() == [{"step": 1, "loss": 2.0}]

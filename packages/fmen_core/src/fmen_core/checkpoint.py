@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 import os
 import pickle
 import struct
 import uuid
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,6 +34,13 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 INTEGERS = ("num_batches_tracked", "sample_indices", "center_indices")
 """The ends of the keys of integer tensors: BatchNorm's counter and the positions of HAESR's window attention."""
+
+
+DAMAGED = (
+    *(RuntimeError, EOFError, SafetensorError, struct.error, ValueError, LookupError, AttributeError, TypeError),
+    *(OSError, AssertionError, zipfile.BadZipFile, zlib.error),
+)
+"""What the readers raise about a damaged file."""
 
 
 class WeightsError(ModelError):
@@ -102,7 +112,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise WeightsError(f"{path}: no such weights file; name an existing .safetensors, .pth or .pt file")
     try:
-        content = read_safetensors(path) if is_safetensors(path) else torch.load(path, "cpu", weights_only=True)
+        content = read_safetensors(path) if is_safetensors(path) else read_saved(path)
     except pickle.UnpicklingError:
         if looks_saved(path):
             raise WeightsError(
@@ -110,7 +120,9 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
                 "save its state_dict() alone and try again"
             ) from None
         raise WeightsError(f"{path}: not a weights file; expected safetensors or the output of torch.save") from None
-    except (RuntimeError, EOFError, SafetensorError, struct.error, ValueError, LookupError, AttributeError, TypeError):
+    except DAMAGED as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            raise  # not about the content
         raise WeightsError(
             f"{path}: not a weights file or a damaged one; expected safetensors or the output of torch.save"
         ) from None
@@ -130,9 +142,31 @@ def is_safetensors(path: Path) -> bool:
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a safetensors file."""
+    """Return the tensors of a safetensors file; ``ValueError`` if they do not match the checksum from ``save``."""
     with safe_open(path, framework="pt") as file:
-        return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - safe_open cannot be iterated
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - safe_open cannot be iterated
+        expected = (file.metadata() or {}).get("checksum")
+    if expected not in (None, checksum(tensors)):
+        raise ValueError("wrong checksum")
+    return tensors
+
+
+def read_saved(path: Path) -> Any:
+    """Return what ``torch.save`` wrote, after comparing the checksums of a zip archive, which PyTorch does not."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:
+                raise ValueError("wrong checksum")
+    return torch.load(path, "cpu", weights_only=True)
+
+
+def checksum(tensors: Mapping[str, Tensor]) -> str:
+    """Return the BLAKE2b digest of 128 bits of contiguous tensors and their names, in hexadecimal."""
+    digest = hashlib.blake2b(digest_size=16)
+    for key in sorted(tensors):
+        digest.update(f"{key} {tensors[key].dtype} {tuple(tensors[key].shape)}".encode())
+        digest.update(tensors[key].reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def unwrap_checkpoint(content: Any, path: Path) -> dict[str, Tensor]:
@@ -209,6 +243,8 @@ def save(model: nn.Module, path: str | Path, *, recipe: str = "", metadata: Mapp
     state = {key.replace("_orig_mod.", ""): value for key, value in model.state_dict().items()}
     _, arguments = recognise(state) or (None, {})
     arguments = {**getattr(model, "sizes", {}), **arguments}
+    # Clones, because safetensors refuses tensors that share memory, as those of a layer that is used twice do.
+    tensors = {key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in state.items()}
     entries = {
         "format": "pt",
         "name": str(getattr(model, "name", "")),
@@ -218,10 +254,9 @@ def save(model: nn.Module, path: str | Path, *, recipe: str = "", metadata: Mapp
         "sizes": json.dumps({name: value for name, value in arguments.items() if name not in ("scale", "form")}),
         "recipe": recipe,
         "fmen_core": importlib.metadata.version("fmen-core"),
+        "checksum": checksum(tensors),
         **(metadata or {}),
     }
-    # Clones, because safetensors refuses tensors that share memory, as those of a layer that is used twice do.
-    tensors = {key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in state.items()}
     write_file(path, serialize(tensors, entries))
 
 

@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 from collections.abc import Mapping
@@ -92,7 +93,7 @@ class Run:
             self.folder.mkdir(parents=True, exist_ok=True)
             atomic_write_bytes(self.versions, (json.dumps(versions() | dict(machine), indent=2) + "\n").encode())
         else:
-            lines = [json.dumps(record) + "\n" for record in self.records() if record["step"] <= resumed_from]
+            lines = [json.dumps(record) + "\n" for record in self.records() if step_of(record) <= resumed_from]
             atomic_write_bytes(self.metrics, "".join(lines).encode())
         atomic_write_bytes(self.recipe_file, dump_recipe(recipe).encode())
 
@@ -129,16 +130,22 @@ class Run:
         with self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
-    def records(self) -> list[dict[str, Any]]:
-        """Return the lines of ``metrics.jsonl``, without one that a full disk or a power failure cut off."""
-        records = []
+    def records(self) -> list[Any]:
+        """Return the lines of ``metrics.jsonl``, without those that a full disk or a power failure damaged."""
+        records: list[Any] = []
         if self.metrics.is_file():
-            for line in self.metrics.read_text(encoding="utf-8").splitlines():
+            for line in self.metrics.read_bytes().splitlines():
                 try:
                     records.append(json.loads(line))
-                except json.JSONDecodeError:
+                except ValueError:
                     continue
         return records
+
+
+def step_of(record: Any) -> float:
+    """Return the step of a line of ``metrics.jsonl``; infinity if the line is damaged."""
+    step = record.get("step") if isinstance(record, dict) else None
+    return step if isinstance(step, int) else math.inf
 
 
 def new_run(recipe: Recipe, root: Path = RUNS) -> Run:
