@@ -116,6 +116,12 @@ def test_every_block_gives_the_inference_form_of_fmen(block: str, tmp_path: Path
         assert (expanded(x) - inference(x)).abs().max() < 1e-9
 
 
+@pytest.mark.parametrize("name", ["fmen-s", "ecbsr"])
+def test_expansion_to_no_channels_is_refused(name: str) -> None:
+    with pytest.raises(ModelError, match=f"{name}: ratio is 0; choose 1 or more"):
+        create_model(name, ratio=0)
+
+
 def test_unknown_block_is_refused_with_the_choices() -> None:
     message = "fmen-s: there is no block 'conv'; choose one of rrrb, ecb, repvgg, acb, dbb, plain"
     with pytest.raises(ModelError, match=message):
