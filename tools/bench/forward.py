@@ -15,12 +15,9 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-import cv2
-import numpy as np
 import torch
-from measure import Report, in_turns, main, rounded
+from measure import Report, in_turns, main, photograph, rounded
 from published import Published
-from skimage.data import astronaut
 from torch import Tensor, nn
 
 from fmen.export.formats import write_onnx
@@ -49,14 +46,6 @@ ROWS = (
 """Our precision, the other side, its name in the table, and the target of the ratio."""
 
 
-def photograph(side: int) -> Tensor:
-    """Return ``side`` x ``side`` pixels of a photograph, enlarged if necessary; ``(1, 3, H, W)`` in ``[0, 255]``."""
-    whole = astronaut()
-    if side > len(whole):
-        whole = cv2.resize(whole, (side, side), interpolation=cv2.INTER_CUBIC)
-    return torch.from_numpy(np.float32(whole[:side, :side])).permute(2, 0, 1)[None].contiguous()
-
-
 def open_model(weights: str) -> FMEN:
     """Return the inference form of FMEN from a weights file or the bundled weights."""
     network = reparameterize(load(weights) if weights else fmen_s(scale=4, pretrained=True))
@@ -65,8 +54,9 @@ def open_model(weights: str) -> FMEN:
     return network.float()
 
 
-def ways(network: FMEN, x: Tensor) -> dict[str, tuple[nn.Module, Tensor]]:
-    """Return the modules that PyTorch runs and their input, by name."""
+def ways(network: FMEN, side: int) -> dict[str, tuple[nn.Module, Tensor]]:
+    """Return the modules that PyTorch runs and their input, a square photograph, by name."""
+    x = torch.from_numpy(photograph(side, side)).permute(2, 0, 1)[None].float().contiguous()
     found: dict[str, tuple[nn.Module, Tensor]] = {"published": (Published(network), x)}
     for precision in TOLERANCE:
         upscaler = Upscaler(network, device="cpu", precision=precision, tile=None)
@@ -168,7 +158,7 @@ def curves(report: Report, network: FMEN, lengths: Sequence[int], rounds: int) -
     times: dict[str, list[tuple[float, float]]] = {}
     peaks: dict[str, list[tuple[float, float]]] = {}
     for side in lengths:
-        sides = ways(network, photograph(side))
+        sides = ways(network, side)
         if side > LARGEST_PUBLISHED:
             del sides["published"]
         repeats = max(1, min(rounds, rounds * SIDE * 2 // side))
@@ -192,13 +182,12 @@ def run(
     """Check and measure."""
     report = Report("forward")
     network = open_model(weights)
-    x = photograph(side)
-    modules = ways(network, x)
+    modules = ways(network, side)
     pytorch = passes(modules)
     check(report, pytorch)
     compare(report, pytorch, side, runs, rounds)
     memory(report, modules, network.head.out_channels)
-    foreign = others(network, x)  # last, as other software keeps threads and memory
+    foreign = others(network, modules["published"][1])  # last, as other software keeps threads and memory
     check(report, {"published": pytorch.pop("published"), **foreign})
     compare(report, pytorch | foreign, side, runs, rounds)
     curves(report, network, sides, rounds)

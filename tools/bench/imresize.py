@@ -12,12 +12,10 @@ from __future__ import annotations
 
 import math
 
-import cv2
 import numpy as np
 import torch
-from measure import Action, Report, in_turns, main
+from measure import Action, Report, in_turns, main, photograph
 from numpy.typing import NDArray
-from skimage.data import astronaut
 from torch import Tensor
 
 from fmen_data import imresize
@@ -76,7 +74,7 @@ def kair_imresize(image: Image) -> Image:
 def run(runs: int, size: tuple[int, int] = SIZE, rounds: int = 5) -> Report:
     """Check that both sides compute the same up to rounding, and time them with all threads and with one."""
     report = Report("imresize")
-    image = np.asarray(cv2.resize(astronaut(), size, interpolation=cv2.INTER_CUBIC), np.uint8)
+    image = photograph(*size)
     apart = np.abs(kair_imresize(image).astype(int) - imresize(image, SCALE))
     if apart.mean() > LARGEST_MEAN:
         raise SystemExit(f"KAIR's port is off by {apart.mean():.2f} gray levels on average: not the same computation")

@@ -2,7 +2,7 @@
 
     python tools/bench/loader.py
 
-All sides read the same photographs and return the same patches: 64x64 LR pixels, x4, in one of eight orientations, 16
+All sides read the same images and return the same patches: 64x64 LR pixels, x4, in one of eight orientations, 16
 of them as a pair of batch tensors.
 
 - ours: ``PatchSampler.batch``, uint8;
@@ -29,9 +29,8 @@ from typing import Any
 import cv2
 import h5py
 import numpy as np
-import skimage.data
 import torch
-from measure import Action, Report, in_turns, main
+from measure import Action, Report, in_turns, main, photograph
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -49,15 +48,11 @@ COUNTS = (100, 1000, 10_000, 100_000)
 
 
 def photographs(count: int, size: Size) -> Iterator[NDArray[np.uint8]]:
-    """Yield ``count`` images of ``size`` ``(height, width)``, cut at random from enlarged photographs."""
-    generator, photos = np.random.default_rng(0), []
-    for name in ("astronaut", "chelsea", "coffee", "rocket", "retina"):
-        photo = getattr(skimage.data, name)()
-        factor = 1.25 * max(size[0] / photo.shape[0], size[1] / photo.shape[1])
-        photos.append(cv2.resize(photo, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC))
-    for photo in itertools.islice(itertools.cycle(photos), count):
-        top, left = (int(generator.integers(photo.shape[side] - size[side] + 1)) for side in (0, 1))
-        yield np.ascontiguousarray(photo[top : top + size[0], left : left + size[1]])
+    """Yield ``count`` images of ``size`` ``(height, width)``, cut at random from a larger photograph."""
+    generator, whole = np.random.default_rng(0), photograph(2 * size[1], 2 * size[0])
+    for _ in range(count):
+        top, left = (int(generator.integers(side + 1)) for side in size)
+        yield np.ascontiguousarray(whole[top : top + size[0], left : left + size[1]])
 
 
 def make_cache(folder: Path, count: int, size: Size) -> PatchCache:

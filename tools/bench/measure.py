@@ -18,8 +18,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from skimage.data import astronaut
 from torch.utils.benchmark import Measurement, Timer
 
 from fmen_data.atomic import atomic_write_bytes
@@ -154,6 +157,11 @@ def in_turns(actions: Mapping[str, Action], *, rounds: int = 5) -> dict[str, flo
         for name in order:
             measured[name].append(timers[name].timeit(1))
     return {name: Measurement.merge(found)[0].median for name, found in measured.items()}
+
+
+def photograph(width: int, height: int) -> NDArray[np.uint8]:
+    """Return a photograph of this size, enlarged from scikit-image's; uint8 ``(height, width, 3)`` RGB."""
+    return np.asarray(cv2.resize(astronaut(), (width, height), interpolation=cv2.INTER_CUBIC), np.uint8)
 
 
 def rounded(row: Mapping[str, float]) -> dict[str, float]:

@@ -14,9 +14,8 @@ import math
 
 import cv2
 import numpy as np
-from measure import Action, Report, in_turns, main
+from measure import Action, Report, in_turns, main, photograph
 from numpy.typing import NDArray
-from skimage.data import astronaut
 
 from fmen_eval import psnr, ssim
 
@@ -30,10 +29,10 @@ C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
 def image_pair(size: tuple[int, int]) -> tuple[Image, Image]:
     """Return ``(sr, hr)``, both uint8 RGB of ``size`` ``(width, height)``."""
-    hr = cv2.resize(astronaut(), size, interpolation=cv2.INTER_CUBIC)
+    hr = photograph(*size)
     lr = cv2.resize(hr, (size[0] // 4, size[1] // 4), interpolation=cv2.INTER_AREA)
     sr = cv2.resize(lr, size, interpolation=cv2.INTER_CUBIC)
-    return np.asarray(sr, np.uint8), np.asarray(hr, np.uint8)
+    return np.asarray(sr, np.uint8), hr
 
 
 def inner(image: Image) -> NDArray[np.float64]:

@@ -17,12 +17,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
-from measure import Report, main
+from measure import Report, main, photograph
 from numpy.typing import NDArray
-from skimage import data
 
 from fmen_core import Upscaler, fmen_s, load
 from fmen_core.tiling import free_memory
@@ -76,14 +74,6 @@ def upscale(*arguments: Any) -> dict[str, Any]:
         return pool.submit(one_pass, *arguments).result()
 
 
-def landscape(width: int, height: int) -> NDArray[np.uint8]:
-    """Return a mosaic of photographs, uint8 RGB."""
-    photos = [data.astronaut(), data.coffee(), data.chelsea(), data.rocket()]
-    tiles = [cv2.resize(photo, (max(width // 4, 1), max(height // 4, 1))) for photo in photos]
-    mosaic = np.concatenate([np.concatenate(tiles[i:] + tiles[:i], axis=1) for i in range(4)])
-    return np.asarray(cv2.resize(mosaic, (width, height), interpolation=cv2.INTER_CUBIC), np.uint8)
-
-
 def differing(first: Path, second: Path) -> int:
     """Count the values in which two saved results differ; read strip by strip because they are large."""
     one, other = np.load(first, mmap_mode="r"), np.load(second, mmap_mode="r")
@@ -101,7 +91,7 @@ def run(runs: int, *, weights: str = "", size: tuple[int, int] = SIZE, side: int
     with tempfile.TemporaryDirectory(prefix="fmen-tiling-") as name:
         folder = Path(name)
         file, ours, theirs = folder / "lr.png", folder / "auto.npy", folder / "whole.npy"
-        write_image(file, landscape(*size))
+        write_image(file, photograph(*size))
         for precision in PRECISIONS:
             reference = upscale(file, weights, precision, whole, side, theirs)
             passes = [upscale(file, weights, precision, "auto", side, ours) for _ in range(runs)]
