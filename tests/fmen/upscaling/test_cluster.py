@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import torch
 
+from fmen.sources.networks import build_network
 from fmen.upscaling import cluster
 from fmen.upscaling.batch import BatchUpscaler
 from fmen.upscaling.jobs import plan
@@ -45,6 +48,23 @@ def folder(tmp_path: Path) -> Path:
         cv2.imwrite(str(tmp_path / "in" / f"{number:02}.png"), image)
     (tmp_path / "in" / "bad.png").write_text("text")
     return tmp_path
+
+
+def test_the_code_of_a_user_network_is_sent_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.path", list(sys.path))
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n"
+        "FACTOR = 4\n"
+        "class Mine(nn.Module):\n"
+        "    def forward(self, x):\n"
+        "        return x.repeat_interleave(FACTOR, 2).repeat_interleave(FACTOR, 3)\n"
+    )
+    network = build_network(f"{tmp_path / 'mine.py'}:Mine")
+    cluster.send_code(ray, [network])
+    content = ray.cloudpickle.dumps(network)
+    monkeypatch.delitem(sys.modules, type(network).__module__)
+    received = ray.cloudpickle.loads(content)
+    assert received(torch.zeros(1, 3, 2, 2)).shape == (1, 3, 8, 8)
 
 
 def networks_that_die(height: int, once: Path | None) -> Networks:

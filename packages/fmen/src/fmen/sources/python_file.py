@@ -14,6 +14,9 @@ from typing import Any
 
 from fmen.errors import UserError
 
+MODULE_PREFIX = "fmen_module_"
+"""The beginning of the names of modules that are the user's files."""
+
 
 @contextmanager
 def importing_beside(path: Path) -> Iterator[None]:
@@ -56,7 +59,7 @@ def execute_file(path: Path, source: bytes) -> ModuleType:
 
 def module_name(path: Path) -> str:
     """Return the name in ``sys.modules`` of a file that :func:`execute_file` has executed."""
-    return f"fmen_module_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()}"
+    return f"{MODULE_PREFIX}{hashlib.sha256(str(path.resolve()).encode()).hexdigest()}"
 
 
 def call_user_code(function: Callable[[], Any], failure: str) -> Any:

@@ -12,14 +12,16 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import Any
 
+from torch import nn
 from tqdm import tqdm
 
 from fmen.errors import UserError
+from fmen.sources.python_file import MODULE_PREFIX
 from fmen.upscaling import storage
 from fmen.upscaling.batch import BatchUpscaler, Failure
 from fmen.upscaling.jobs import Job
@@ -136,6 +138,7 @@ def run_on_ray(
         UserError: Ray is not installed.
     """
     ray = start_ray()
+    send_code(ray, networks.models)
     gpus, cpus = (int(ray.cluster_resources().get(kind, 0)) for kind in ("GPU", "CPU"))
     workers = workers or gpus or max(1, cpus)
     share = {"num_cpus": max(1, cpus // workers), "num_gpus": 1 if gpus else 0}
@@ -164,6 +167,13 @@ def run_on_ray(
     failures = storage.join(folder, PurePath(FAILURES))
     log.write_failures(failures)
     return len(log.errors), failures
+
+
+def send_code(ray: Any, networks: Iterable[nn.Module]) -> None:
+    """Send the code of the user's networks to the processes, which have no access to the files."""
+    for module in {type(part).__module__ for network in networks for part in network.modules()}:
+        if module.startswith(MODULE_PREFIX):
+            ray.cloudpickle.register_pickle_by_value(sys.modules[module])
 
 
 def map_groups(
