@@ -19,6 +19,7 @@ import pytest
 import typer
 
 from fmen.cli.main import app
+from fmen.training.initialization import initial_network
 from fmen.training.recipe import load_recipe, parse_settings, recipe_names
 from fmen_eval import complexity
 
@@ -207,6 +208,20 @@ def test_the_example_of_a_network_is_recognised_by_its_weights_and_measured() ->
     assert architecture.detect(network.state_dict()) == {"scale": 3, "n_feats": 8, "n_layers": 2}
     assert architecture.detect(architecture.build().state_dict() | {"more": network.head.weight}) is None
     assert complexity(architecture.build()).convs == 8
+
+
+def test_the_example_of_a_users_network_can_be_trained_and_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", list(sys.path))
+    monkeypatch.setenv("FMEN_CACHE", str(tmp_path / "cache"))
+    code, use = blocks(ROOT / "docs" / "your-network.md", "python")
+    Path("mine.py").write_text(code)
+    exec(compile(use, "docs/your-network.md", "exec"), {"__name__": "__main__"})
+    assert Path("mine.safetensors").is_file()
+    recipe = load_recipe("quick", {"model": "mine.py:Mine", "model_args": {"width": 4}, "patch": 16, "batch": 2})
+    initial_network(recipe)
 
 
 def test_a_wrong_command_is_noticed() -> None:

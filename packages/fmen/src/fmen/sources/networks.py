@@ -332,7 +332,7 @@ def load_strictly(network: nn.Module, tensors: Mapping[str, Tensor], failure: st
 
 
 def save_network(
-    network: nn.Module, path: Path, *, recipe: str = "", metadata: Mapping[str, str] | None = None
+    network: nn.Module, path: str | Path, *, recipe: str = "", metadata: Mapping[str, str] | None = None
 ) -> None:
     """Write weights as ``fmen_core.save`` does; those of a user's network with the entries that describe its class."""
     record = user_module(network)
