@@ -295,6 +295,26 @@ def test_the_command_measures_the_networks_of_the_year_or_those_named(
     assert ("--models all measures it, too" in result.stdout) == (not arguments)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "first"),
+    [
+        (["--year", "2026"], "small"),
+        (["--year", "2022"], "fast"),
+        ([], "fast"),
+        (["--year", "2026", "--sort", "time"], "fast"),
+    ],
+)
+def test_a_table_with_a_year_is_sorted_by_its_score_where_it_has_weights(
+    arguments: list[str], first: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = with_scores([row("span", 10), row("fast", 9, 900_000), row("small", 9.5, 1000)], SCORE)
+    monkeypatch.setattr(
+        "fmen.benchmark.run.run_bench", create_autospec(run_bench, return_value=Benchmark(tuple(rows), "somewhere"))
+    )
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert result.stdout.splitlines()[2].split()[0] == first
+
+
 def test_a_year_without_a_challenge_is_refused() -> None:
     result = CliRunner().invoke(app, ["--year", "2023"])
     assert str(result.exception) == "--year 2023: choose one of 2022, 2024, 2025, 2026"

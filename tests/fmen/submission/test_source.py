@@ -50,6 +50,11 @@ def test_fmen_is_its_own_file_unchanged() -> None:
         assert source.unchanged and source.code == origin.file.read_bytes() and source.files == ("fmen_deploy.py",)
 
 
+def test_names_in_annotations_are_imported_and_those_of_read_sizes_are_not() -> None:
+    source = model_source(Origin.of(create_model("spanv2")))
+    assert b"\nfrom torch import Tensor, nn\n" in source.code and source.files == ("spanv2.py", "layers.py")
+
+
 def test_call_names_the_sizes_that_are_not_the_defaults() -> None:
     def call(name: str, scale: int = 4, **sizes: object) -> str:
         return Origin.of(reparameterize(create_model(name, scale, **sizes))).call(scale)
@@ -126,7 +131,8 @@ def activation(make: Factory | None = None) -> nn.Module:
 
 
 def block(width):
-    SLOPE_OF_ANOTHER = 1
+    unused = width
+    width = unused
     return Residual(nn.Sequential(nn.Conv2d(width, width, 1), activation()))
 
 
@@ -144,7 +150,7 @@ def test_what_the_network_uses_of_files_beside_it_is_put_into_its_file(write: Wr
     assert text.startswith('"""My network."""\n\nfrom __future__ import annotations\n\nimport numpy as np\n')
     assert '# The slope of all activations.\nSLOPE = float(np.float32(0.25))\n"""Negative slope."""\n' in text
     assert "class Shortcut(nn.Module):" in text and "Residual = Shortcut" in text and "make_block = block" in text
-    assert "unused" not in text and "Factory =" not in text and "Callable" not in text
+    assert "def unused" not in text and "Factory =" not in text and "Callable" not in text
     network = build_network("mine.py:Mine", 4, {"width": 6})
     packed = eval(origin.call(4), executed(source.code).__dict__)
     packed.load_state_dict(network.state_dict())

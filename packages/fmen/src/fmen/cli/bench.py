@@ -20,6 +20,16 @@ Models = Annotated[
     str | None,
     typer.Option(metavar="A,B,...|all", help="Networks. Default: all but haesr, or those of --year."),
 ]
+Weights = Annotated[
+    list[Path] | None, typer.Option(metavar="FILE|NAME", help="Trained weights of a network. Repeatable.")
+]
+Module = Annotated[
+    list[str] | None, typer.Option(metavar="FILE.py:CLASS[,WEIGHTS]", help="A network of your own. Repeatable.")
+]
+Model = Annotated[
+    list[str] | None,
+    typer.Option(metavar="FILE.py:CLASS", help="A network of your own, of the --weights or untrained. Repeatable."),
+]
 Sort = Annotated[
     str | None,
     typer.Option(metavar="COLUMN", help="Column to sort by, or model. Default: runtime, or the score of --year."),
@@ -28,40 +38,31 @@ Year = Annotated[
     int | None,
     typer.Option(metavar="2022|2024|2025|2026", help="That challenge's networks, FLOPs rule and score."),
 ]
+Data = Annotated[
+    str | None, typer.Option(metavar="DIR|sample", help="Dataset to measure PSNR on, for the networks with weights.")
+]
+Markdown = Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the table as Markdown; - prints it.")]
+Plot = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Plot runtime against memory and PSNR: PNG, PDF or SVG.")
+]
 
 
 def bench(
     models: Models = None,
-    weights: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="FILE|NAME", help="Trained weights of a network. Repeatable."),
-    ] = None,
-    module: Annotated[
-        list[str] | None,
-        typer.Option(metavar="FILE.py:CLASS[,WEIGHTS]", help="A network of your own. Repeatable."),
-    ] = None,
-    model: Annotated[
-        list[str] | None,
-        typer.Option(metavar="FILE.py:CLASS", help="A network of your own, of the --weights or untrained. Repeatable."),
-    ] = None,
+    weights: Weights = None,
+    module: Module = None,
+    model: Model = None,
     sort: Sort = None,
     score: Annotated[bool, typer.Option("--score", help="Add the 2026 challenge's score, relative to SPAN.")] = False,
     year: Year = None,
     memory: Annotated[bool, typer.Option("--memory", help="Predict the peak memory from a trace.")] = False,
-    data: Annotated[
-        str | None,
-        typer.Option(metavar="DIR|sample", help="Dataset to measure PSNR on, for the networks with weights."),
-    ] = None,
+    data: Data = None,
     runs: Annotated[int, typer.Option(metavar="N", min=1, help="Timed runs per network.")] = 20,
     lr_size: Annotated[str, typer.Option(metavar="HxW", help="LR image for runtime and memory.")] = "256x256",
     device: Device = "auto",
     json_file: Json = None,
-    markdown: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Also write the table as Markdown; - prints it.")
-    ] = None,
-    plot: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Plot runtime against memory and PSNR: PNG, PDF or SVG.")
-    ] = None,
+    markdown: Markdown = None,
+    plot: Plot = None,
 ) -> None:
     """Compare networks by complexity, runtime and memory.
 
