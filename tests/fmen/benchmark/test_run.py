@@ -25,6 +25,7 @@ from fmen.cli.bench import bench
 from fmen.errors import UserError
 from fmen.json_file import dump_json
 from fmen_core import create_model, model_names, reparameterize, save
+from fmen_core.pretrained import published
 from fmen_eval import PeakMemory, Runtime
 
 SIZE = (32, 24)
@@ -335,6 +336,23 @@ def test_psnr_is_measured_for_networks_with_weights() -> None:
     assert with_weights.accuracy is not None
     assert 0 < with_weights.accuracy.psnr < 40
     assert result.to_dicts()[1]["psnr"] == with_weights.accuracy.psnr
+
+
+def test_psnr_is_measured_with_the_weights_that_are_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FMEN_CACHE", "cache")
+    torch.save(create_model("span").state_dict(), "given.pth")
+    for name in ("span", "imdn-x4"):
+        published(name).file.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(create_model(name.removesuffix("-x4")).state_dict(), published(name).file)
+    models = choose_models(["span", "imdn", "pds", "fmen-s"], [Path("given.pth")], trained=True)
+    files = {model.name: None if model.weights is None else model.weights.name for model in models}
+    assert files == {"span": "given.pth", "imdn": "imdn-x4.pth", "pds": None, "fmen-s": "fmen-s_x4.safetensors"}
+    assert choose_models(["imdn"])[0].weights is None
+    arguments = ["--models", "fmen-s,pds", "--data", "sample", "--runs", "1", "--lr-size", "16x16"]
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert "no PSNR without weights: pds; fmen weights get pds" in result.stdout
+    psnr = re.search(r"^fmen-s +(\d+\.\d\d) \(1\)", result.stdout, re.MULTILINE)
+    assert psnr is not None and 28.5 < float(psnr.group(1)) < 31, result.stdout
 
 
 @pytest.mark.parametrize("size", ["256", "0x5", "axb", "16x16x3"])

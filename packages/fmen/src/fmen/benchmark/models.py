@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
 
 from fmen.errors import UserError
 from fmen.sources.networks import Note, build_network, is_user_module, load_network
-from fmen_core import create_model, model_names, read_metadata, reparameterize
+from fmen_core import create_model, load, model_names, read_metadata, reparameterize
 from fmen_core.checkpoint import normalise_keys, read_tensors
 from fmen_core.models import ARCHITECTURES, recognise
+from fmen_core.pretrained import PUBLISHED, bundled
 
 SCALE = 4
 
@@ -45,6 +46,7 @@ def choose_models(
     modules: Iterable[str] = (),
     *,
     own: Sequence[str] = (),
+    trained: bool = False,
     note: Note = lambda line: None,
 ) -> list[BenchModel]:
     """Build the networks to measure.
@@ -54,6 +56,7 @@ def choose_models(
         weights: Weights files. The network of a file replaces the one of the same name with random weights.
         modules: The user's networks, as ``path/to/file.py:ClassName`` or ``path/to/file.py:ClassName,weights``.
         own: The user's networks, as ``path/to/file.py:ClassName``. Those of no weights file have random weights.
+        trained: Load the weights of the other networks that are on this machine; see :func:`weights_at_hand`.
         note: Called with one line about weights of another version of a user's file.
 
     Raises:
@@ -75,6 +78,9 @@ def choose_models(
         if name in chosen and chosen[name].weights is not None:
             raise UserError(f"{file}: the table already has a network called {name}; rename the file")
         chosen[name] = BenchModel(name, title, network, file, custom=model is not None)
+    for name, random in chosen.items():
+        if trained and random.weights is None and (found := weights_at_hand(name)):
+            chosen[name] = replace(random, network=reparameterize(load(found)), weights=found)
     for argument in (*modules, *untrained):
         module = load_module(argument)
         if module.name in chosen:
@@ -94,6 +100,13 @@ def model_of(weights: Path, own: Sequence[str]) -> str | None:
     if trained is not None:
         return next((model for model in own if model.rpartition(":")[2] == trained), None)
     return own[0] if len(own) == 1 and recognise(normalise_keys(tensors)) is None else None
+
+
+def weights_at_hand(name: str) -> Path | None:
+    """Return the x4 weights of a network that are bundled or downloaded; None if there are none."""
+    published = [entry.file for entry in PUBLISHED if entry.name in (name, f"{name}-x{SCALE}")]
+    files = [bundled().get(f"{name}_x{SCALE}"), *published]
+    return next((file for file in files if file is not None and file.is_file()), None)
 
 
 def default_names() -> list[str]:

@@ -275,7 +275,10 @@ def open_data(data: str, models: Iterable[BenchModel]) -> PairDataset:
     """
     trained = [model for model in models if model.weights]
     if not trained:
-        raise UserError("--data measures networks that have weights: name their files with --weights")
+        raise UserError(
+            "--data measures networks that have weights: name their files with --weights, "
+            "or get published ones with 'fmen weights get NAME'"
+        )
     for model in trained:
         scale = sr_model(model.network).scale
         if scale != SCALE:

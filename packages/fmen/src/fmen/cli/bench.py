@@ -39,7 +39,8 @@ Year = Annotated[
     typer.Option(metavar="2022|2024|2025|2026", help="That challenge's networks, FLOPs rule and score."),
 ]
 Data = Annotated[
-    str | None, typer.Option(metavar="DIR|sample", help="Dataset to measure PSNR on, for the networks with weights.")
+    str | None,
+    typer.Option(metavar="DIR|sample", help="Dataset to measure PSNR on, for all networks with weights here."),
 ]
 Markdown = Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the table as Markdown; - prints it.")]
 Plot = Annotated[
@@ -91,6 +92,7 @@ def bench(
             [find_weights(file) for file in weights or []],
             module or [],
             own=model or [],
+            trained=data is not None,
             note=warn,
         ),
         lr_size=size,
@@ -103,6 +105,9 @@ def bench(
     )
     rows = sort_rows(result.rows, sort)
     write(result, rows, json_file, markdown, memory)
+    untrained = [row.model.name for row in rows if row.accuracy is None]
+    if data is not None and untrained:
+        typer.echo(f"\nno PSNR without weights: {', '.join(untrained)}; fmen weights get {untrained[0]}")
     if models is None and challenge is None:
         typer.echo(f"\n{', '.join(SLOW)} takes ten times as long and is left out: --models all measures it, too")
     if plot is not None:
