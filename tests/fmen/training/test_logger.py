@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import signal
 import sys
 import types
 from collections.abc import Callable
@@ -13,10 +15,12 @@ import torch
 from fmen.training.checkpoint import State
 from fmen.training.logger import Clock, Logger
 from fmen.training.loop import train
-from fmen.training.recipe import Recipe
+from fmen.training.pace import FIRST_STEPS
+from fmen.training.recipe import Recipe, make_recipe
 from fmen.training.run_folder import Run
 from fmen.training.setup import make_state
-from fmen.training.stages import Stage
+from fmen.training.signals import StopRequest
+from fmen.training.stages import Stage, stages_of
 
 RecipeMaker = Callable[..., Recipe]
 CPU = torch.device("cpu")
@@ -93,3 +97,89 @@ def test_tensorboard_discards_the_points_that_a_resumed_run_repeats(
     assert {step for _, step in points} == {1, 2, 3, 4, 5, 6}
     assert {name for name, _ in points} == {"seconds", "loss", "lr", "steps_per_second"}
     assert closed == [True, True]
+
+
+class Terminal(io.StringIO):
+    """Standard error of a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        raise OSError
+
+
+def test_a_bar_shows_loss_psnr_learning_rate_rate_and_the_time_left_without_the_first_steps(
+    tiny: RecipeMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr("tqdm.std.tqdm.monitor_interval", 0)
+    stage = Stage(tiny(steps=1_000, compile=True))
+    with Logger(Run(tmp_path), stage.recipe, step=0) as logger:
+        assert logger.bar is not None
+        logger.bar.mininterval = 0
+        logger.begin(stage)
+        monkeypatch.setattr("time.perf_counter", lambda: 0.0)
+        logger.pace.begin_stage()
+        for _ in range(FIRST_STEPS):
+            monkeypatch.setattr("time.perf_counter", lambda: logger.pace.last + 60.0)
+            logger.tick()
+        early = terminal.getvalue()
+        for _ in range(20):
+            monkeypatch.setattr("time.perf_counter", lambda: logger.pace.last + 0.5)
+            logger.tick()
+        logger.record({"step": 25, "loss": 3.25, "lr": 1e-3, "steps_per_second": 1.0, "psnr": 27.125}, stage)
+        shown = terminal.getvalue()
+    assert early.count("compiling the network, about a minute\n") == 1
+    assert "left" not in early and "measuring the rate" in early
+    assert "h " not in shown
+    assert "25/1000, loss 3.250, lr 1.0e-03, 27.12 dB, 2 steps/s, 8 min left" in shown
+    assert shown.count("about 8 min for 990 more steps (2 steps/s)\n") == 1
+
+
+def test_without_a_terminal_the_time_left_is_told_once_it_is_known_and_in_every_line(
+    tiny: RecipeMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage = Stage(tiny(steps=1_000))
+    monkeypatch.setattr("time.perf_counter", lambda: 0.0)
+    with Logger(Run(tmp_path), stage.recipe, step=0) as logger:
+        logger.begin(stage)
+        for _ in range(FIRST_STEPS + 5):
+            monkeypatch.setattr("time.perf_counter", lambda: logger.pace.last + 2.0)
+            logger.tick()
+        logger.record({"step": 10, "psnr": 27.0}, stage)
+    assert capsys.readouterr().err.splitlines() == [
+        "about 33 min for 990 more steps (0.5 steps/s)",
+        "step      10/1000  27.00 dB  33 min left",
+    ]
+
+
+def test_a_new_stage_is_named_and_its_rate_is_measured_again(
+    tiny: RecipeMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = {key: value for key, value in tiny().model_dump().items() if key != "steps"}
+    stages = stages_of(make_recipe(values | {"compile": True, "stages": [{"steps": 9}, {"steps": 9}]}))
+    recipe = make_recipe(values | {"compile": True, "stages": [{"steps": 9}, {"steps": 9}]})
+    with Logger(Run(tmp_path), recipe, step=0) as logger:
+        for stage in (stages[0], stages[0], stages[1]):
+            logger.begin(stage)
+        logger.pace.tick()
+        assert logger.pace.unmeasured == FIRST_STEPS - 1
+        logger.record({"step": 10, "psnr": 27.0}, stages[1])
+    assert capsys.readouterr().err.splitlines() == [
+        "compiling the network, about a minute",
+        "compiling the network, about a minute",
+        "stage 2/2  step      10/18  27.00 dB",
+    ]
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_a_signal_is_answered_at_once_on_standard_error(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, silent: bool
+) -> None:
+    with StopRequest(silent=silent) as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop.signal == signal.SIGINT
+    said = "" if silent else "\nstopping after this step; another Ctrl-C stops at once\n"
+    assert capfd.readouterr().err == said

@@ -11,7 +11,6 @@ import torch
 
 from fmen.training.losses import LOSSES, weighted_loss
 from fmen.training.recipe import (
-    LOSS_NAMES,
     Recipe,
     RecipeError,
     dump_recipe,
@@ -20,6 +19,7 @@ from fmen.training.recipe import (
     parse_settings,
     recipe_names,
 )
+from fmen.training.recipe_types import LOSS_NAMES
 from fmen.training.schedule import learning_rate
 
 
@@ -216,12 +216,14 @@ def test_a_key_that_a_recipe_omits_has_its_default() -> None:
         "init": "default",
         "weights": None,
         "data": ("data",),
+        "skip_bad": False,
         "data_weights": None,
         "patch": 64,
         "batch": 64,
         "accumulate": 1,
         "seed": 0,
         "steps": 9,
+        "minutes": None,
         "stages": (),
         "loss": "l1",
         "teacher": (),
@@ -244,7 +246,6 @@ def test_a_key_that_a_recipe_omits_has_its_default() -> None:
         "tf32": False,
         "channels_last": True,
         "sync_batchnorm": False,
-        "skip_bad": False,
         "collapsed": True,
         "fused": False,
         "compile": False,

@@ -20,7 +20,7 @@ from fmen.training.run_folder import Run, RunError, resumed_recipe
 from fmen.training.schedule import learning_rate
 from fmen.training.setup import check_recipe
 from fmen.training.stages import stages_of
-from fmen_core import load
+from fmen_core import load, read_metadata
 
 RecipeMaker = Callable[..., Recipe]
 CPU = torch.device("cpu")
@@ -91,9 +91,10 @@ def test_a_stage_follows_as_a_new_run_from_the_weights_of_the_stage_before(stage
         torch.nn.functional.mse_loss(model(lr), hr).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimizer.step()
-    found = torch.load(Run(tmp_path / "whole").resume, weights_only=True)["model"]
-    values = [(found[name], value, state["model"][name]) for name, value in model.state_dict().items()]
-    values = [triple for triple in values if triple[0].is_floating_point()]
+    checkpoint = torch.load(Run(tmp_path / "whole").resume, weights_only=True)
+    assert {moments["step"].item() for moments in checkpoint["optimizer"]["state"].values()} == {4}
+    found = checkpoint["model"]
+    values = [(found[name], value.detach(), state["model"][name]) for name, value in model.named_parameters()]
     error = torch.cat([(mine - other).flatten() for mine, other, _ in values]).norm()
     change = torch.cat([(mine - start).flatten() for mine, _, start in values]).norm()
     assert change > 0 and error < 0.01 * change
@@ -163,12 +164,16 @@ def test_data_and_their_weights_may_change_and_images_are_opened_once(
     assert len(opened) == 2 and recipe.datasets == (str(photos), "sample")
     assert second.caches == third.caches and first.caches == second.caches[:1]
     assert (second.weights, third.weights) == (None, (0, 1))
+    copied: list[int] = []
+    pixels = feed.Pixels
+    monkeypatch.setattr(feed, "Pixels", lambda images, device: copied.append(len(images)) or pixels(images, device))
     for feed_name in ("cpu", "device"):
         fed = [
             type(stage)(stage.recipe.model_copy(update={"feed": feed_name}), stage.start, stage.number, stage.count)
             for stage in stages
         ]
         pairs = list(batches(fed, [first, second, third], Processes(), CPU, start=1))
+        assert len(copied) == (4 if feed_name == "device" else 0)  # LR and HR; the last two stages share them.
         assert [stage.number for stage, _, _ in pairs] == [1, 2, 2, 3, 3]
         for step, (stage, lr, _) in enumerate(pairs, 1):
             sampler = (first, second, third)[stage.number - 1]
@@ -252,3 +257,9 @@ def test_the_bundled_staged_recipe_grows_its_patches_and_ends_with_the_squared_e
     ]
     rates = [part.learning_rate for part in parts]
     assert rates == sorted(rates, reverse=True) and load_recipe("staged").steps == load_recipe("fast").steps
+
+
+def test_the_weights_name_the_data_of_all_stages(staged: RecipeMaker, tmp_path: Path, photos: Path) -> None:
+    run = Run(tmp_path / "run")
+    train(staged([{"steps": 1}, {"steps": 1, "data": "sample"}]), run)
+    assert read_metadata(run.last)["data"] == f"{photos} sample"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from enum import Enum
 from pathlib import Path
@@ -33,6 +34,23 @@ class TrainCommand(TyperCommand):
         args = ["--resume=always" if bare else arg for arg, bare in zip(args, alone, strict=True)]
         return super().parse_args(ctx, args)
 
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Write the recipes before the examples."""
+        from fmen.training.keys import recipe_summaries
+
+        with formatter.section("Recipes"):
+            formatter.write_dl(recipe_summaries())
+        super().format_epilog(ctx, formatter)
+
+
+def show_keys(wanted: bool) -> None:
+    """Print the keys of a recipe and exit."""
+    if wanted:
+        from fmen.training.keys import key_table
+
+        typer.echo(key_table(min(100, shutil.get_terminal_size().columns)))
+        raise typer.Exit
+
 
 class Variant(str, Enum):
     """FMEN-S or FMEN."""
@@ -51,19 +69,30 @@ def train(
         str | None,
         typer.Option(metavar="NAME|FILE.py:CLASS", help="A network of 'fmen models', or your own. Default: fmen-s."),
     ] = None,
-    variant: Annotated[Variant | None, typer.Option(help="s: --model fmen-s; full: --model fmen.")] = None,
-    scale: Annotated[int | None, typer.Option(help="2, 3 or 4. Default: the recipe's value.")] = None,
+    variant: Annotated[Variant | None, typer.Option(metavar="s|full", help="--model fmen-s or fmen.")] = None,
+    scale: Annotated[int | None, typer.Option(metavar="N", help="2, 3 or 4. Default: the recipe's value.")] = None,
     recipe: Annotated[
-        str | None, typer.Option(help="paper, fast, cpu, quick, or a YAML file. Default: fast. Not with --resume.")
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="A recipe listed below, or a YAML file. Default: fast on a GPU, otherwise cpu. Not with --resume.",
+        ),
     ] = None,
     data: Annotated[
-        list[str] | None, typer.Option(help="Training set: a folder, HR_DIR,LR_DIR or sample. Can be repeated.")
+        list[str] | None,
+        typer.Option(metavar="DIR|sample", help="Training set, or HR_DIR,LR_DIR. Can be repeated."),
     ] = None,
-    val_data: Annotated[str | None, typer.Option(help="Validation set: a folder, HR_DIR,LR_DIR or sample.")] = None,
+    val_data: Annotated[
+        str | None, typer.Option(metavar="DIR|sample", help="Validation set, or HR_DIR,LR_DIR.")
+    ] = None,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out training images that cannot be used, and name them.")
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="Run folder. Default: a new one under runs/.")] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(metavar="N", help="Train for about N minutes, to which the recipe's steps are fitted."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Run folder. Default: a new one under runs/.")] = None,
     resume: Annotated[
         Resume | None,
         typer.Option(
@@ -75,6 +104,10 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe. Can be repeated."),
     ] = None,
+    keys: Annotated[
+        bool,
+        typer.Option("--keys", help="List the keys of a recipe and exit.", callback=show_keys, is_eager=True),
+    ] = False,
 ) -> None:
     """Train a network."""
     from fmen.training.distributed import join
@@ -88,13 +121,12 @@ def train(
                 f"--variant {variant.value} is short for --model {VARIANTS[variant.value]}; give only one"
             )
         model = VARIANTS[variant.value] if variant else model
-        given: dict[str, object] = {"model": model, "scale": scale, "val_data": val_data}
+        given: dict[str, object] = {"model": model, "scale": scale, "val_data": val_data, "minutes": minutes}
         given |= {"data": tuple(data) if data else None, "skip_bad": skip_bad or None}
         overrides = {key: value for key, value in given.items() if value is not None}
         overrides |= parse_settings(settings or [], note=note)
         resolved, run, resumed = processes.decide(lambda: plan(recipe, out, resume, overrides, note))
-        say(f"run {run.folder}: {resolved.network} x{resolved.scale}, {resolved.steps} steps")
-        outcome = run_training(resolved, run, resume=resumed, processes=processes)
+        outcome = run_training(resolved, run, resume=resumed, processes=processes, announce=say)
     if outcome.signal is not None:
         remedy = f"fmen train --resume --out {run.folder}"
         note(f"stopped after step {outcome.step} of {resolved.steps}; continue with: {remedy}")
@@ -128,7 +160,7 @@ def plan(
         resolved = resumed_recipe(run, overrides)
         note_other_version(run.last, resolved.model, note)
         return resolved, run, True
-    resolved = load_recipe(recipe or "fast", overrides, note=note)
+    resolved = load_recipe(recipe or default_recipe(overrides, note), overrides, note=note)
     if resume is None:
         return resolved, Run(out) if out else new_run(resolved), False
     run = Run(out or RUNS / run_name(resolved))
@@ -138,3 +170,13 @@ def plan(
         return resolved, run, True
     run.clear()
     return resolved, run, False
+
+
+def default_recipe(overrides: Mapping[str, object], note: Callable[[str], None]) -> str:
+    """Return the recipe that suits the device, and say so."""
+    import torch
+
+    gpu = torch.cuda.is_available() and overrides.get("device") != "cpu"
+    name, reason = ("fast", "there is a GPU") if gpu else ("cpu", "the run is on the CPU")
+    note(f"recipe {name}, because {reason}; --recipe chooses another")
+    return name

@@ -20,30 +20,31 @@ sample depends only on the seed, the step and its slot in the batch, and the che
 from __future__ import annotations
 
 import math
-from contextlib import ExitStack, nullcontext
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fmen.errors import UserError
 from fmen.sources.networks import save_network
 from fmen.training.checkpoint import State, newest_checkpoint
-from fmen.training.cuda_graph import CudaGraph, make_capturable, set_learning_rate
-from fmen.training.distributed import Processes, distribute, join, no_sync
+from fmen.training.cuda_graph import set_learning_rate
+from fmen.training.distributed import Processes, distribute, join
 from fmen.training.feed import batches, open_patches, open_validation
 from fmen.training.logger import Clock, Logger
-from fmen.training.losses import weighted_loss
 from fmen.training.optimizers import make_optimizer
 from fmen.training.recipe import Recipe
 from fmen.training.run_folder import Run
 from fmen.training.schedule import learning_rate
 from fmen.training.setup import (
-    backend_flags,
     check_recipe,
+    device_name,
     machine,
     make_state,
     pick_device,
@@ -51,13 +52,12 @@ from fmen.training.setup import (
 )
 from fmen.training.signals import StopRequest
 from fmen.training.stages import Stage, stage_before, stages_of
-from fmen.training.teachers import Teachers, open_teachers
+from fmen.training.step import make_graph, take_step
+from fmen.training.teachers import open_teachers
+from fmen.training.time_budget import fit_to_time
 from fmen_core import Upscaler
-from fmen_core.architecture import sr_model
 from fmen_data import PairDataset
 from fmen_eval import validate
-
-AUTOCAST = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class TrainingError(UserError):
@@ -81,7 +81,14 @@ class Outcome:
     signal: int | None
 
 
-def train(recipe: Recipe, run: Run, *, resume: bool = False, processes: Processes | None = None) -> Outcome:
+def train(
+    recipe: Recipe,
+    run: Run,
+    *,
+    resume: bool = False,
+    processes: Processes | None = None,
+    announce: Callable[[str], None] = lambda line: None,
+) -> Outcome:
     """Train a network.
 
     Args:
@@ -89,41 +96,43 @@ def train(recipe: Recipe, run: Run, *, resume: bool = False, processes: Processe
         run: A new folder, or one with a checkpoint.
         resume: Continue from the run's checkpoint.
         processes: From ``join``, which is called if this is None.
+        announce: Called with one line when all inputs are found to be good, before the first step.
 
     Raises:
         UserError: Recipe, data or checkpoint are at fault, or training diverged.
         OSError: A file cannot be read or written.
     """
+    begun = time.perf_counter()
     with ExitStack() as stack:
         processes = processes or stack.enter_context(join())
-        check_recipe(recipe, processes)
-        device = pick_device(recipe, processes.local_rank)
-        processes.connect(device)
+        device = connect(recipe, processes)
         recipe = resolve_recipe(recipe, device, processes)
         stages = stages_of(recipe)
         teachers = processes.first_on_node(lambda: [open_teachers(stage.recipe, device) for stage in stages])
-        state = (
-            load_state(stages[0], run, device, processes) if resume else new_state(stages[0], run, device, processes)
-        )
-        static = bool(recipe.compile) and all(stage.recipe.accumulate == 1 for stage in stages)
-        network = distribute(state.model, processes, device, static_graph=static)
-        if recipe.compile:
-            network = cast(nn.Module, torch.compile(network, dynamic=False))
-        graph = make_graph(recipe, state, device)
+        state = (load_state if resume else new_state)(stages[0], run, device, processes)
+        network = wrap(state.model, recipe, processes, device)
+        images, samplers = open_validation(recipe), open_patches(stages, processes)
+        if recipe.minutes:
+            announce(f"measuring how many steps fit into {recipe.minutes:g} minutes")
+            measured = (
+                partial(measure, recipe, state.network, images, device, processes, StopRequest()) if images else None
+            )
+            recipe = fit_to_time(recipe, state, network, samplers[0], teachers[0], measured, processes, device, begun)
+            stages = stages_of(recipe)
 
-        # data
-        images = open_validation(recipe)
-        samplers = open_patches(stages, processes)
-        logger = stack.enter_context(Logger(run, recipe, step=state.step, silent=not processes.first))
         if processes.first:
             run.begin(recipe, machine(recipe, device, processes), state.step if resume else None)
-        clock, stop = Clock(state), stack.enter_context(StopRequest())
+        announce(f"run {run.folder}: {recipe.network} x{recipe.scale}, {recipe.steps} steps on {device_name(device)}")
+        logger = stack.enter_context(Logger(run, recipe, step=state.step, silent=not processes.first))
+        graph = make_graph(recipe, state, device)
+        clock, stop = Clock(state), stack.enter_context(StopRequest(silent=not processes.first))
         validation = partial(validate_step, recipe, run, state, images, device, processes, stop)
         if state.unvalidated:
             stage = stage_before(stages, state.step)
             logger.record({"step": state.step, "seconds": round(state.seconds, 3), **validation()}, stage)
         for stage, lr, hr in batches(stages, samplers, processes, device, start=state.step):
             # step
+            logger.begin(stage)
             if stage.begins_at(state.step):
                 state.optimizer = make_optimizer(stage.recipe, state.model)
                 graph = make_graph(recipe, state, device)
@@ -144,7 +153,7 @@ def train(recipe: Recipe, run: Run, *, resume: bool = False, processes: Processe
 
             # validate
             if validates:
-                with clock.paused():
+                with clock.paused(), logger.pace.paused():
                     record |= validation()
             clock.read()
             if record:
@@ -159,6 +168,21 @@ def train(recipe: Recipe, run: Run, *, resume: bool = False, processes: Processe
         ended = state.step == recipe.steps and not state.unvalidated
         signal = None if ended else int(processes.largest(stop.number()))
         return Outcome(state.step, state.best if math.isfinite(state.best) else None, run.weights, signal)
+
+
+def connect(recipe: Recipe, processes: Processes) -> torch.device:
+    """Check the recipe against this machine, and return the device on which this process computes."""
+    check_recipe(recipe, processes)
+    device = pick_device(recipe, processes.local_rank)
+    processes.connect(device)
+    return device
+
+
+def wrap(model: nn.Module, recipe: Recipe, processes: Processes, device: torch.device) -> nn.Module:
+    """Return what runs ``model`` in several processes, and compiled, as the recipe says."""
+    static = bool(recipe.compile) and all(part.accumulate == 1 for part in recipe.stage_recipes())
+    network = distribute(model, processes, device, static_graph=static)
+    return cast(nn.Module, torch.compile(network, dynamic=False)) if recipe.compile else network
 
 
 def new_state(first: Stage, run: Run, device: torch.device, processes: Processes) -> State:
@@ -185,103 +209,6 @@ def load_state(first: Stage, run: Run, device: torch.device, processes: Processe
     path, content = processes.share(lambda: newest_checkpoint(run))
     state.load(content, path)
     return state
-
-
-def take_step(
-    recipe: Recipe,
-    state: State,
-    network: nn.Module,
-    lr: Tensor,
-    hr: Tensor,
-    graph: CudaGraph | None = None,
-    teachers: Teachers | None = None,
-) -> Tensor:
-    """Take one step of the optimizer, at the learning rate that is set.
-
-    Args:
-        recipe: Loss, precision and clipping; of a run with stages, the current stage's.
-        state: Changed in place, except ``state.step``, which counts the steps before this one.
-        network: ``state.model``, or what runs it compiled or in several processes.
-        lr: Float ``(N, 3, h, w)`` in [0, 255].
-        hr: Float ``(N, 3, scale * h, scale * w)`` in [0, 255].
-        graph: Replays all but the moving average; the optimizer must be capturable.
-        teachers: Give the second target of the loss.
-
-    Returns:
-        The loss before the step, a scalar on the device.
-    """
-    update = partial(update_weights, recipe, state, network)
-    inputs = [lr, hr]
-    if teachers:
-        with backend_flags(recipe):
-            inputs.append(torch.cat([teachers(part) for part in lr.chunk(recipe.accumulate)]))
-    loss = graph(update, *inputs) if graph else update(*inputs)
-    if state.ema:
-        state.ema.update(state.model, state.step)
-    return loss
-
-
-def update_weights(
-    recipe: Recipe,
-    state: State,
-    network: nn.Module,
-    lr: Tensor,
-    hr: Tensor,
-    taught: Tensor | None = None,
-) -> Tensor:
-    """Compute the gradient, in parts, clip it and step the optimizer; arguments as in :func:`take_step`.
-
-    ``taught`` is the teachers' output for ``lr``.
-    """
-    parts = [inputs.chunk(recipe.accumulate) for inputs in (lr, hr, *([] if taught is None else [taught]))]
-    losses = []
-    with backend_flags(recipe):
-        for number, part in enumerate(zip(*parts, strict=True), 1):
-            with nullcontext() if number == recipe.accumulate else no_sync(network):
-                losses.append(add_gradient(recipe, state, network, *part))
-        if recipe.grad_clip:
-            state.scaler.unscale_(state.optimizer)
-            nn.utils.clip_grad_norm_(state.model.parameters(), recipe.grad_clip)
-        state.scaler.step(state.optimizer)
-        state.scaler.update()
-        state.optimizer.zero_grad(set_to_none=True)
-    return torch.stack(losses).sum()
-
-
-def add_gradient(
-    recipe: Recipe, state: State, network: nn.Module, lr: Tensor, hr: Tensor, taught: Tensor | None = None
-) -> Tensor:
-    """Add the gradient of one of the ``recipe.accumulate`` parts of a batch, and return its share of the loss."""
-    with torch.autocast(lr.device.type, AUTOCAST[recipe.precision], enabled=recipe.precision != "fp32"):
-        sr = gray_levels(network, lr, sr_model(state.model).data_range)
-    loss = loss_of(recipe, sr, hr, taught) / recipe.accumulate
-    del sr  # The backward pass needs the most memory, and does not need this tensor.
-    state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-    return loss.detach()
-
-
-def loss_of(recipe: Recipe, sr: Tensor, hr: Tensor, taught: Tensor | None) -> Tensor:
-    """Return the loss of a batch: against HR, mixed with the loss against the teachers' output if there is one."""
-    if taught is None:
-        return weighted_loss(recipe.loss, sr, hr)
-    share = recipe.teacher_weight
-    return (1 - share) * weighted_loss(recipe.loss, sr, hr) + share * weighted_loss(recipe.loss, sr, taught)
-
-
-def gray_levels(network: nn.Module, lr: Tensor, data_range: float) -> Tensor:
-    """Return the output of a network with any data range for a float LR batch, both in [0, 255]."""
-    if data_range == 255:
-        out: Tensor = network(lr)
-        return out.float()
-    return torch.as_tensor(network(lr * (data_range / 255)).float() * (255 / data_range))
-
-
-def make_graph(recipe: Recipe, state: State, device: torch.device) -> CudaGraph | None:
-    """Return a graph for the steps of a new optimizer, or None if the recipe has none."""
-    if not recipe.cuda_graph:
-        return None
-    make_capturable(state.optimizer, device)
-    return CudaGraph()
 
 
 def due(stage: Stage, step: int) -> tuple[bool, bool, bool]:

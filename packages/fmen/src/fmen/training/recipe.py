@@ -10,12 +10,13 @@ import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fmen.errors import UserError
+from fmen.training.recipe_types import STAGE_KEYS, Loss, OneOrMore
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -36,56 +37,6 @@ ARGS = "model_args."
 
 Note = Callable[[str], None]
 
-T = TypeVar("T")
-
-OneOrMore = Annotated[tuple[T, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
-"""A list, or the only element of one."""
-
-
-STAGE_KEYS = (
-    "steps",
-    "data",
-    "data_weights",
-    "patch",
-    "batch",
-    "accumulate",
-    "loss",
-    "teacher",
-    "teacher_weight",
-    "learning_rate",
-    "schedule",
-    "schedule_steps",
-    "halve_every",
-    "final_learning_rate",
-    "warmup",
-    "betas",
-    "eps",
-    "optimizer_args",
-    "grad_clip",
-)
-"""Keys that may differ between the stages of a run."""
-
-
-LOSS_NAMES = ("l1", "l2", "charbonnier", "fft")
-
-
-def _loss_weights(value: object) -> object:
-    """Convert the name of a loss to weights by name, and check the names."""
-    weights = {value: 1.0} if isinstance(value, str) else value
-    if not isinstance(weights, Mapping) or not weights:
-        raise ValueError("give the name of a loss, or weights by name such as {l1: 1, fft: 0.05}")
-    if unknown := [name for name in weights if name not in LOSS_NAMES]:
-        raise ValueError(f"there is no loss {unknown[0]!r}; choose from {', '.join(LOSS_NAMES)}")
-    return dict(weights)
-
-
-Loss = Annotated[
-    dict[str, Annotated[float, Field(gt=0)]],
-    BeforeValidator(_loss_weights),
-    PlainSerializer(lambda weights: next(iter(weights)) if list(weights.values()) == [1.0] else weights),
-]
-"""Weights by the names of loss functions; a name alone has the weight 1."""
-
 
 class RecipeError(UserError):
     """A recipe, or a value given with ``--set``, is at fault. The message is one line and names the remedy."""
@@ -100,7 +51,7 @@ class Recipe(BaseModel):
 
     model: str = Field("fmen-s", min_length=1, description="a network of 'fmen models', or FILE.py:CLASS")
     model_args: dict[str, Any] = Field(default_factory=dict, description="arguments of the model's constructor")
-    scale: Literal[2, 3, 4] = 4
+    scale: Literal[2, 3, 4] = Field(4, description="upscaling factor")
     init: Literal["he", "default"] = Field("default", description="initial weights: He et al. 2015, or PyTorch's own")
     weights: str | None = Field(None, description="start from these weights of another run, of any scale")
 
@@ -114,9 +65,12 @@ class Recipe(BaseModel):
     accumulate: int = Field(
         1, ge=1, le=4096, description="parts in which a process computes its batch, to need less memory"
     )
-    seed: int = Field(0, ge=0, lt=2**63)
+    seed: int = Field(0, ge=0, lt=2**63, description="decides the initial weights and all samples")
 
     steps: int = Field(ge=1, description="length of the run; with stages, their sum")
+    minutes: float | None = Field(
+        None, gt=0, description="time for the run; its steps are then those that fit, by the rate of the first ones"
+    )
     stages: tuple[dict[str, Any], ...] = Field(
         (), description="parts of the run, one after the other, each with its steps and other values of some keys"
     )
@@ -146,23 +100,27 @@ class Recipe(BaseModel):
         default_factory=dict, description="further arguments of the optimizer, such as {weight_decay: 0.01}"
     )
     learning_rate: float = Field(gt=0, le=1, description="learning rate at the end of the warm-up")
-    schedule: Literal["constant", "halving", "cosine"] = Field("cosine", description="course of the learning rate")
+    schedule: Literal["constant", "halving", "cosine"] = Field(
+        "cosine", description="course of the learning rate after the warm-up"
+    )
     schedule_steps: int | None = Field(None, ge=1, description="length of the cosine; default: steps")
     halve_every: int = Field(600_000, ge=1, description="steps between two halvings (halving)")
     final_learning_rate: float = Field(0.0, ge=0, le=1, description="learning rate at the end of the cosine")
     warmup: int = Field(0, ge=0, description="steps over which the learning rate rises from zero")
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
-    eps: float = Field(1e-8, gt=0, le=1)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
+        (0.9, 0.999), description="decay rates of the moments of Adam and its relatives"
+    )
+    eps: float = Field(1e-8, gt=0, le=1, description="added to the root of their second moment")
     grad_clip: float = Field(0.0, ge=0, description="largest norm of the whole gradient, loss in gray levels; 0: none")
     ema: float = Field(0.0, ge=0, lt=1, description="decay of the averaged weights, which are then saved; 0: none")
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU where there is one")
     feed: Literal["auto", "cpu", "device"] = Field(
         "auto", description="where patches are cut; auto: on a GPU whose memory holds all images"
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("fp32", description="auto: bf16 where the device has it")
     tf32: bool = Field(False, description="compute float32 convolutions and matrix products as TF32 on a GPU")
-    channels_last: bool = True
+    channels_last: bool = Field(True, description="store the channels of a pixel together, which is faster")
     sync_batchnorm: bool = Field(False, description="BatchNorm over the batch of all processes; on GPUs")
     collapsed: bool = Field(True, description="run re-parameterizable blocks as the convolution that each equals")
     fused: bool = Field(False, description="Adam as one kernel over all parameters")
@@ -172,12 +130,14 @@ class Recipe(BaseModel):
     )
 
     val_data: str | None = Field(None, description="validation set; default: the one that belongs to the training data")
-    val_protocol: Literal["ntire", "paper", "kair-y"] = "paper"
+    val_protocol: Literal["ntire", "paper", "kair-y"] = Field(
+        "paper", description="RGB (ntire), luma not rounded (paper) or luma rounded to integers (kair-y)"
+    )
     val_every: int = Field(5_000, ge=0, description="steps between two validations; 0: after the last step only")
     save_every: int = Field(5_000, ge=1, description="steps between two checkpoints")
     keep_checkpoints: int = Field(2, ge=1, le=1000, description="newest checkpoints that stay in the run folder")
     log_every: int = Field(100, ge=1, description="steps between two lines in metrics.jsonl")
-    tensorboard: bool = False
+    tensorboard: bool = Field(False, description="write curves for TensorBoard, into the run folder")
 
     @property
     def network(self) -> str:

@@ -23,6 +23,9 @@ from fmen_core.precision import float32_mode, has_bf16
 COMPILE_FROM = 2_000
 """The shortest run, in steps, for which compiling pays off: ``tools/bench/training.py`` prints the break-even step."""
 
+COMPILE_FROM_MINUTES = 20
+"""The same for a run of a given time."""
+
 
 def check_recipe(recipe: Recipe, processes: Processes) -> None:
     """Check a recipe against this machine, before any data is prepared.
@@ -110,6 +113,8 @@ def compiles(recipe: Recipe, device: torch.device) -> bool:
         compiler = importlib.util.find_spec("triton") is not None
     else:
         compiler = any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++")))
+    if recipe.minutes:
+        return compiler and recipe.minutes >= COMPILE_FROM_MINUTES
     return compiler and (recipe.schedule_steps or recipe.steps) >= COMPILE_FROM
 
 
@@ -147,6 +152,11 @@ def backend_flags(recipe: Recipe) -> Iterator[None]:
             yield
     finally:
         torch.backends.cudnn.benchmark = before
+
+
+def device_name(device: torch.device) -> str:
+    """Return the name of a GPU, or "the CPU"."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU"
 
 
 def machine(recipe: Recipe, device: torch.device, processes: Processes) -> dict[str, object]:

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 from types import FrameType, TracebackType
 from typing import Any
 
+ANSWER = "\nstopping after this step; another Ctrl-C stops at once\n"
+
 
 class StopRequest:
-    """A context in which the first SIGINT or SIGTERM only sets ``signal``; a second one has its usual effect."""
+    """A context in which the first SIGINT or SIGTERM only sets ``signal``; a second one has its usual effect.
 
-    def __init__(self) -> None:
+    Args:
+        silent: Do not answer the signal on standard error.
+    """
+
+    def __init__(self, *, silent: bool = False) -> None:
+        self.silent = silent
         self.signal: int | None = None
         self._before: dict[int, Any] = {}
 
@@ -33,6 +42,8 @@ class StopRequest:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal = number
         self._restore()
+        if not self.silent and sys.__stderr__:  # Not through Python's buffer: the signal may have interrupted a print.
+            os.write(sys.__stderr__.fileno(), ANSWER.encode())
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

@@ -33,6 +33,11 @@ class Stage:
         """Steps of this stage and those before."""
         return self.start + self.recipe.steps
 
+    @property
+    def pixels(self) -> int:
+        """LR pixels of a step, to which its time is about proportional."""
+        return self.recipe.batch * self.recipe.patch**2
+
     def begins_at(self, step: int) -> bool:
         """Return whether this stage follows another one and starts after ``step`` steps of the run."""
         return self.number > 1 and step == self.start

@@ -1,0 +1,57 @@
+"""Types of recipe keys, and the keys that a stage may set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, TypeVar
+
+from pydantic import BeforeValidator, Field, PlainSerializer
+
+T = TypeVar("T")
+
+OneOrMore = Annotated[tuple[T, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
+"""A list, or the only element of one."""
+
+STAGE_KEYS = (
+    "steps",
+    "data",
+    "data_weights",
+    "patch",
+    "batch",
+    "accumulate",
+    "loss",
+    "teacher",
+    "teacher_weight",
+    "learning_rate",
+    "schedule",
+    "schedule_steps",
+    "halve_every",
+    "final_learning_rate",
+    "warmup",
+    "betas",
+    "eps",
+    "optimizer_args",
+    "grad_clip",
+)
+"""Keys that may differ between the stages of a run."""
+
+
+LOSS_NAMES = ("l1", "l2", "charbonnier", "fft")
+
+
+def _loss_weights(value: object) -> object:
+    """Convert the name of a loss to weights by name, and check the names."""
+    weights = {value: 1.0} if isinstance(value, str) else value
+    if not isinstance(weights, Mapping) or not weights:
+        raise ValueError("give the name of a loss, or weights by name such as {l1: 1, fft: 0.05}")
+    if unknown := [name for name in weights if name not in LOSS_NAMES]:
+        raise ValueError(f"there is no loss {unknown[0]!r}; choose from {', '.join(LOSS_NAMES)}")
+    return dict(weights)
+
+
+Loss = Annotated[
+    dict[str, Annotated[float, Field(gt=0)]],
+    BeforeValidator(_loss_weights),
+    PlainSerializer(lambda weights: next(iter(weights)) if list(weights.values()) == [1.0] else weights),
+]
+"""Weights by the names of loss functions; a name alone has the weight 1."""
