@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fmen_core import FMENTraining, ModelError, Upscaler, create_model, fmen_s, reparameterize, tiling
@@ -121,6 +122,25 @@ class Average(nn.Module):
 
 def test_a_network_with_global_attention_is_not_tiled() -> None:
     assert receptive_radius(Average()) is None
+
+
+class Strided(nn.Module):
+    scale = 2
+    data_range = 1.0
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, stride=stride, padding=1)
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.interpolate(self.conv(x), scale_factor=2 * self.stride)
+        return out[..., : 2 * x.shape[2], : 2 * x.shape[3]]
+
+
+def test_a_network_with_strides_is_not_tiled_as_its_grid_would_move() -> None:
+    assert receptive_radius(Strided(1)) == 1
+    assert receptive_radius(Strided(2)) is None
     with pytest.raises(ModelError, match="cannot be tiled"):
         Upscaler(Average(), tile=32)
 

@@ -164,6 +164,10 @@ def largest_tile(per_pixel: float, margin: int, budget: float) -> int:
     return max(2 * SMALLEST_TILE, int(math.sqrt(budget / per_pixel)) - 2 * margin)
 
 
+EQUIVARIANCE_TOLERANCE = 1e-3
+"""Largest difference that is_equivariant accepts, relative to the largest output: sums round differently."""
+
+
 @torch.inference_mode()
 def receptive_radius(model: nn.Module, limit: int = 96) -> int | None:
     """Return the distance in LR pixels at which an input pixel can still change an output pixel.
@@ -176,7 +180,7 @@ def receptive_radius(model: nn.Module, limit: int = 96) -> int | None:
 
     Returns:
         The radius. None if it is larger than ``limit``, as in a network that averages over the whole image, or if the
-        network has spatial attention on a coarse grid, whose position would differ in a tile.
+        network computes on a coarse grid, whose position would differ in a tile: spatial attention, strides, windows.
     """
     network = reparameterize(model)
     if any(isinstance(module, SpatialGate) for module in network.modules()):
@@ -189,7 +193,26 @@ def receptive_radius(model: nn.Module, limit: int = 96) -> int | None:
     rows = touched.any(1).nonzero().flatten() // scale
     columns = touched.any(0).nonzero().flatten() // scale
     reach = torch.cat([rows - side // 2, columns - side // 2]).abs().max().item()
-    return None if reach > limit else int(reach)
+    return int(reach) if reach <= limit and is_equivariant(network, int(reach)) else None
+
+
+@torch.inference_mode()
+def is_equivariant(network: nn.Module, radius: int) -> bool:
+    """Return whether the output of a network moves with its input, when that moves by one pixel.
+
+    Args:
+        network: A network in float32.
+        radius: The radius of its receptive field; pixels that see the border are not compared.
+    """
+    side, scale = max(64, 2 * radius + 8), sr_model(network).scale
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(1, 3, side + 1, side + 1, generator=generator).to(device_of(network) or "cpu")
+    image *= sr_model(network).data_range
+    first, second = network(image[..., :-1, :-1]), network(image[..., 1:, 1:])
+    low, high = scale * radius, scale * (side - radius - 1)
+    first = first[..., low + scale : high + scale, low + scale : high + scale]
+    second = second[..., low:high, low:high]
+    return bool((first - second).abs().max() <= EQUIVARIANCE_TOLERANCE * second.abs().max())
 
 
 @torch.inference_mode()
