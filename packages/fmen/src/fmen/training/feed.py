@@ -126,7 +126,7 @@ def resident_patches(
         before: Those of the stage before, whose images are used again if they are the same.
 
     Raises:
-        RecipeError: They should be on the device, and do not fit.
+        RecipeError: The recipe requires them on the device, and they do not fit.
     """
     if before and before.sampler.caches == sampler.caches:
         before.sampler = sampler
@@ -140,7 +140,7 @@ def resident(recipe: Recipe, sampler: PatchSampler, device: torch.device) -> boo
     """Return whether the images stay on the device.
 
     Raises:
-        RecipeError: They should, and do not fit.
+        RecipeError: The recipe requires it, and they do not fit.
     """
     if recipe.feed == "cpu" or (recipe.feed == "auto" and device.type != "cuda"):
         return False
@@ -169,7 +169,7 @@ class ResidentPatches:
         self.hr = Pixels([image for cache in sampler.caches for image in cache.hr], device)
 
     def free(self) -> None:
-        """Give the memory of the images back to the device."""
+        """Free the memory of the images."""
         del self.lr, self.hr
         if self.device.type == "cuda":
             torch.cuda.empty_cache()

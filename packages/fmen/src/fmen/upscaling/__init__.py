@@ -1,1 +1,1 @@
-"""Upscaling images with everything that belongs to them: EXIF data, colour profile, alpha channel, 16 bits."""
+"""Upscaling of image files with their EXIF data, colour profile, alpha channel and 16-bit values."""

@@ -32,13 +32,13 @@ from fmen.upscaling.storage import Location, location
 FAILURES = "fmen-upscale-failures.jsonl"
 
 GROUPS = (32, 1)
-"""Images that a process is given at once, and reports together. Groups that it does not survive are divided."""
+"""Images in a group, which one process upscales and reports. A group on which the process dies is divided."""
 
 RETRIES = 2
-"""How often images are given to another process after theirs has died."""
+"""Number of retries in another process after the process of a group has died."""
 
 FLUSH_SECONDS = 30.0
-"""Interval between two writes of the manifest, of which every one is a file in an object store."""
+"""Interval between two writes of the manifest, each of which creates a file in an object store."""
 
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
 """Environment variables that turn off Ray's usage report and the messages of its processes."""
