@@ -15,9 +15,10 @@ from typer.testing import CliRunner
 from fmen.cli.main import app
 from fmen.sources.networks import load_network, user_module
 from fmen.training.initialization import initial_network
-from fmen.training.loop import TrainingError, gray_levels, train
+from fmen.training.loop import TrainingError, train
 from fmen.training.recipe import Recipe, RecipeError, load_recipe, make_recipe, parse_settings
 from fmen.training.run_folder import Run, new_run, resumed_recipe
+from fmen.training.step import gray_levels
 from fmen_core import create_model, load, model_names, read_metadata, save
 
 RecipeMaker = Callable[..., Recipe]
