@@ -181,6 +181,11 @@ class Wide(ReparamConv2d):
             ["body.0.weight", "body.0.bias", "body.1.rep_conv.weight", "body.1.rep_conv.bias", "body.2.weight"],
         ),
         (OWN_BLOCK, "Wide(width, width, gain=3)", ["body.weight", "body.bias"]),
+        (
+            "from fmen_core.blocks.reparameterizable import BLOCKS",
+            "nn.Sequential(*(make(width, 2) for make in BLOCKS.values()))",
+            ["body.0.rep_conv.weight", "body.1.weight", "body.5.bias"],
+        ),
     ],
 )
 def test_reparameterizable_blocks_are_packed_as_the_convolutions_they_are_merged_to(
@@ -193,6 +198,25 @@ def test_reparameterizable_blocks_are_packed_as_the_convolutions_they_are_merged
     packed.load_state_dict(network.state_dict(), strict=True)
     assert torch.equal(output(packed), output(network))
     assert b"kernel_and_bias" not in source.code and source.imports == ("torch",)
+
+
+def test_modules_may_be_imported_in_any_way(write: Write) -> None:
+    Path("part.py").write_text(
+        "import concurrent.futures\nimport numpy as np\nimport torch.nn\nimport torch.nn.functional as F\n"
+        "import torch.nn as nn\nfrom fmen_core.blocks.reparameterizable import ECB\n"
+        "class Half(torch.nn.Module):\n    def __init__(self, width):\n        super().__init__()\n"
+        "        self.block = ECB(width, width)\n        self.gain = float(np.sqrt(0.25))\n"
+        "        self.pool = concurrent.futures.Future\n        self.act = nn.ReLU()\n"
+        "    def forward(self, x):\n        return F.relu(self.act(self.block(x)) * self.gain)\n"
+    )
+    source = model_source(write("from part import Half", "Half(width)"))
+    text = source.code.decode()
+    imports = "import concurrent.futures\n\nimport numpy as np\nimport torch\nfrom torch import nn\n"
+    assert f"{imports}from torch.nn import functional as F\n" in text
+    network = reparameterize(build_network("mine.py:Mine", 4, {"width": 6}))
+    packed = executed(source.code).Mine(width=6)
+    packed.load_state_dict(network.state_dict(), strict=True)
+    assert torch.equal(output(packed), output(network))
 
 
 def test_a_block_of_the_users_in_another_file_is_merged_too(write: Write) -> None:

@@ -126,10 +126,11 @@ class Gatherer:
         groups: tuple[list[str], list[str]] = ([], [])
         for module in modules:
             bound = sorted((name, original) for name, (origin, original) in outside.items() if origin == module)
-            lines = [f"import {module}" + (f" as {name}" if name != module else "") for name, of in bound if of is None]
+            top = module.partition(".")[0]
+            lines = [f"import {module}" + (f" as {name}" if name != top else "") for name, of in bound if of is None]
             names = [name if name == of else f"{of} as {name}" for name, of in bound if of is not None]
             lines += [f"from {module} import {', '.join(names)}"] if names else []
-            groups[module.partition(".")[0] in ALLOWED].extend(lines)
+            groups[top in ALLOWED].extend(lines)
         head = [docstring, "from __future__ import annotations", *("\n".join(group) for group in groups)]
         return "\n\n".join(part for part in head if part) + "\n\n\n" + "\n\n\n".join(self.pieces) + "\n"
 

@@ -107,17 +107,22 @@ def text_of(statement: ast.stmt, following: ast.stmt | None, lines: list[str]) -
 
 
 def bound_names(statement: ast.Import | ast.ImportFrom) -> dict[str, tuple[str, str | None]]:
-    """Return what each name of an import statement stands for: a module, and the name in it or None."""
+    """Return what each name of an import statement stands for: a module, and the name in it or None.
+
+    ``import torch.nn as nn`` is ``from torch import nn``.
+    """
     if isinstance(statement, ast.ImportFrom):
         (module,) = imported_names(statement)
         return {alias.asname or alias.name: (module, alias.name) for alias in statement.names}
-    return {
-        alias.asname or alias.name.partition(".")[0]: (
-            alias.name if alias.asname else alias.name.partition(".")[0],
-            None,
-        )
-        for alias in statement.names
-    }
+    bound: dict[str, tuple[str, str | None]] = {}
+    for alias in statement.names:
+        parent, _, last = alias.name.rpartition(".")
+        top = alias.name.partition(".")[0]
+        if alias.asname:
+            bound[alias.asname] = (parent, last) if parent else (last, None)
+        else:
+            bound[top] = (top if top in ALLOWED else alias.name, None)
+    return bound
 
 
 def assigned_names(statement: ast.stmt) -> list[str]:
