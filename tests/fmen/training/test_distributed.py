@@ -13,12 +13,14 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
 import torch
 import torch._dynamo  # Otherwise every forked process imports it, which takes seconds.
+import torch.distributed as dist
 from torch import nn
 
 from fmen.training import loop
@@ -51,12 +53,13 @@ class Ended:
     text: str
 
 
-def launch(count: int, function: Callable[[], object], folder: Path) -> Ended:
+def launch(count: int, function: Callable[[], object], folder: Path, port: int | None = None) -> Ended:
     """Call ``function`` in ``count`` forked processes with the environment of ``torchrun``, and wait for them."""
     folder.mkdir(exist_ok=True)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    if port is None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
     started, children = time.monotonic(), []
     for rank in range(count):
         child = os.fork()
@@ -309,6 +312,21 @@ def test_the_same_fault_in_all_processes_is_reported_once(tiny: RecipeMaker, tmp
     ended = launch(2, lambda: train(recipe, Run(tmp_path / "run")), tmp_path / "log")
     assert ended.statuses == [1, 1]
     assert ended.text.count("batch = 5 is not a multiple of the 2 processes") == 1
+
+
+def test_processes_that_are_restarted_do_not_read_the_messages_of_the_former_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+
+    def decide(what: str) -> None:
+        with join() as processes:
+            print(processes.decide(lambda: time.sleep(0.5) or what))
+
+    for what in ("first", "second"):
+        ended = launch(2, partial(decide, what), tmp_path / what, store.port)
+        assert (ended.statuses, ended.text) == ([0, 0], f"{what}\n" * 2)
 
 
 RESTARTED = """

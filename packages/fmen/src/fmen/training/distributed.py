@@ -13,21 +13,22 @@ import pickle
 import sys
 import threading
 import time
+import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, NoReturn, TypeVar, cast
+from typing import NoReturn, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch._C._distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
-if TYPE_CHECKING:
-    from torch._C._distributed_c10d import Store
+from fmen.sources.runs import RunError
 
 T = TypeVar("T")
 
@@ -206,6 +207,32 @@ def leave(status: int) -> NoReturn:
     os._exit(status)
 
 
+def agree_on_prefix(store: Store, rank: int, size: int) -> str:
+    """Return a prefix for the keys of these processes, the same in all of them.
+
+    The store of ``torchrun`` has the keys of the processes that it has restarted. Its count of restarts would not do as
+    a prefix, as it can differ between nodes. Every process therefore asks the first one under a key of its own.
+
+    Raises:
+        RunError: A process has not started within ``TIMEOUT``.
+    """
+    mine = uuid.uuid4().hex
+    if rank:
+        store.set(f"question of {rank}", mine)
+        prefix: str = store.get(f"answer to {mine}").decode()
+        store.add(f"joined {prefix}", 1)
+        return prefix
+    deadline = time.monotonic() + TIMEOUT.total_seconds()
+    while (joined := store.add(f"joined {mine}", 0)) < size - 1:
+        if time.monotonic() > deadline:
+            raise RunError(f"{size - 1 - joined} of {size} processes have not started within {TIMEOUT}")
+        for other in range(1, size):
+            if store.check([f"question of {other}"]):
+                store.set(f"answer to {store.get(f'question of {other}').decode()}", mine)
+        time.sleep(POLL)
+    return mine
+
+
 @contextmanager
 def join() -> Iterator[Processes]:
     """Join the run that ``torchrun`` started, or be its only process.
@@ -216,6 +243,7 @@ def join() -> Iterator[Processes]:
         yield Processes()
         return
     store, rank, size = next(rendezvous("env://", timeout=TIMEOUT))
+    store = PrefixStore(agree_on_prefix(store, rank, size), store)
     processes = Processes(rank, size, int(os.environ.get("LOCAL_RANK", "0")), store)
     try:
         yield processes
