@@ -10,7 +10,7 @@ import torch
 
 from fmen.training.initialization import initial_network, initialise_he
 from fmen.training.recipe import Recipe, RecipeError
-from fmen_core import FMENTraining, reparameterize, save
+from fmen_core import FMENTraining, WeightsError, find_weights, load, save
 from fmen_core.blocks.reparameterizable import BLOCKS
 
 
@@ -44,11 +44,54 @@ def test_a_run_of_another_scale_takes_all_but_the_last_convolution(
     assert torch.equal(second.tail[0].weight, initial_network(recipe_of(seed=2, scale=2)).tail[0].weight)
 
 
-@pytest.mark.parametrize("other", ["fmen", "inference"])
-def test_weights_of_another_network_or_form_are_no_start(
-    recipe_of: Callable[..., Recipe], tmp_path: Path, other: str
+@pytest.mark.parametrize("form", ["file", "name"])
+def test_a_run_starts_from_an_inference_form_expanded_to_the_same_function(
+    recipe_of: Callable[..., Recipe], tmp_path: Path, form: str
 ) -> None:
-    model = initial_network(recipe_of(model="fmen" if other == "fmen" else "fmen-s"))
-    save(reparameterize(model) if other == "inference" else model, tmp_path / "other.safetensors")
-    with pytest.raises(RecipeError, match="starts from fmen-s in the training form"):
-        initial_network(recipe_of(weights=str(tmp_path / "other.safetensors")))
+    source = load(find_weights("fmen-s_x4"))
+    save(source, tmp_path / "inference.safetensors")
+    weights = str(tmp_path / "inference.safetensors") if form == "file" else "fmen-s_x4"
+    model = initial_network(recipe_of(weights=weights)).eval()
+    assert isinstance(model, FMENTraining)
+    image = torch.rand(1, 3, 12, 16, generator=torch.Generator().manual_seed(0)) * 255
+    with torch.no_grad():
+        assert (model(image) - source(image)).abs().max() < 0.1
+
+
+def test_an_inference_form_of_another_scale_starts_all_but_the_last_convolution(
+    recipe_of: Callable[..., Recipe], capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = initial_network(recipe_of(seed=2, weights="fmen-s_x2"))
+    fresh = initial_network(recipe_of(seed=2)).state_dict()
+    source = load(find_weights("fmen-s_x2")).state_dict()
+    assert torch.equal(model.state_dict()["head.weight"], source["head.weight"])
+    assert torch.equal(model.state_dict()["tail.0.weight"], fresh["tail.0.weight"])
+    assert capsys.readouterr().err == "note: weights fmen-s_x2: initialised anew: tail.0.weight, tail.0.bias\n"
+
+
+def test_tensors_that_match_are_loaded_and_the_others_are_listed(
+    recipe_of: Callable[..., Recipe], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = initial_network(recipe_of(seed=1, model="fmen"))
+    save(other, tmp_path / "other.safetensors")
+    keys = {"seed": 2, "weights": str(tmp_path / "other.safetensors")}
+    with pytest.raises(RecipeError, match=r"this is not fmen-s.*weights_strict=false"):
+        initial_network(recipe_of(**keys))
+    found = initial_network(recipe_of(**keys, weights_strict=False)).state_dict()
+    fresh = initial_network(recipe_of(seed=2)).state_dict()
+    same = [key for key, value in other.state_dict().items() if key in fresh and value.shape == fresh[key].shape]
+    assert "tail.0.bias" in same and "head.weight" not in same
+    for key, value in found.items():
+        assert torch.equal(value, other.state_dict()[key] if key in same else fresh[key]), key
+    listed = capsys.readouterr().err.partition("initialised anew: ")[2].strip().split(", ")
+    assert listed == [key for key in fresh if key not in same]
+
+
+def test_weights_of_which_nothing_matches_are_refused(recipe_of: Callable[..., Recipe], tmp_path: Path) -> None:
+    torch.save({"foreign.weight": torch.ones(2)}, tmp_path / "foreign.pt")
+    with pytest.raises(RecipeError, match="none of its tensors has the name and shape of one of fmen-s"):
+        initial_network(recipe_of(weights=str(tmp_path / "foreign.pt"), weights_strict=False))
+    with pytest.raises(WeightsError, match="no known network has these weights"):
+        initial_network(recipe_of(weights=str(tmp_path / "foreign.pt")))
+    with pytest.raises(WeightsError, match="no weights are called 'fmen-q'"):
+        initial_network(recipe_of(weights="fmen-q"))

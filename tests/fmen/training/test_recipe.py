@@ -215,6 +215,7 @@ def test_a_key_that_a_recipe_omits_has_its_default() -> None:
         "scale": 4,
         "init": "default",
         "weights": None,
+        "weights_strict": True,
         "data": ("data",),
         "skip_bad": False,
         "data_weights": None,

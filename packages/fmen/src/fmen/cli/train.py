@@ -88,6 +88,9 @@ def train(
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out training images that cannot be used, and name them.")
     ] = False,
+    init: Annotated[
+        str | None, typer.Option(metavar="FILE|NAME", help="Start from these weights, in either form, of any scale.")
+    ] = None,
     minutes: Annotated[
         float | None,
         typer.Option(metavar="N", help="Train for about N minutes, to which the recipe's steps are fitted."),
@@ -121,7 +124,13 @@ def train(
                 f"--variant {variant.value} is short for --model {VARIANTS[variant.value]}; give only one"
             )
         model = VARIANTS[variant.value] if variant else model
-        given: dict[str, object] = {"model": model, "scale": scale, "val_data": val_data, "minutes": minutes}
+        given: dict[str, object] = {
+            "model": model,
+            "scale": scale,
+            "val_data": val_data,
+            "minutes": minutes,
+            "weights": init,
+        }
         given |= {"data": tuple(data) if data else None, "skip_bad": skip_bad or None}
         overrides = {key: value for key, value in given.items() if value is not None}
         overrides |= parse_settings(settings or [], note=note)

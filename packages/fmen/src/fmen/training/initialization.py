@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -10,8 +13,8 @@ from torch import nn
 
 from fmen.sources.networks import build_network, check_output, load_network, user_module
 from fmen.training.recipe import Recipe, RecipeError
-from fmen_core import FMENTraining
-from fmen_core.architecture import sr_model
+from fmen_core import FMENTraining, ModelError, expand, find_weights, read_weights
+from fmen_core.architecture import StateDict, sr_model
 from fmen_core.blocks.reparameterizable import set_collapsed
 from fmen_core.fmen_deploy import SLOPE
 from fmen_core.reparam import synthetic_images
@@ -32,7 +35,7 @@ def initial_network(recipe: Recipe) -> nn.Module:
     if recipe.init == "he" and isinstance(model, FMENTraining):
         initialise_he(model)
     if recipe.weights is not None:
-        start_from(model, Path(recipe.weights), recipe)
+        tell_left_out(recipe, start_from(model, recipe))
     set_collapsed(model, recipe.collapsed)
     if user_module(model):
         check_trainable(model, recipe)
@@ -59,24 +62,65 @@ def check_trainable(model: nn.Module, recipe: Recipe) -> None:
         raise RecipeError(f"model = {recipe.model!r}: its output has no gradient; remove no_grad() and detach()")
 
 
-def start_from(model: nn.Module, path: Path, recipe: Recipe) -> None:
-    """Load the weights in ``path`` into ``model``; if the scale differs, those whose shape does not depend on it.
+def start_from(model: nn.Module, recipe: Recipe) -> list[str]:
+    """Load the weights that the recipe names into ``model``.
+
+    An inference form is expanded to the training form. Tensors whose shape depends on the scale stay as they are if the
+    scale differs. With ``weights_strict: false``, all that match by name and shape are loaded.
+
+    Returns:
+        The tensors that stay as they are.
 
     Raises:
-        RecipeError: They are not those of the same network in the same form.
+        RecipeError: They are not those of the same network, or none of them matches.
+        WeightsError: There is no such file or name, or it cannot be read.
+    """
+    assert recipe.weights is not None
+    path, own = find_weights(recipe.weights), model.state_dict()
+    found = matching_weights(path, model, recipe)
+    if recipe.weights_strict and found is None:
+        raise RecipeError(
+            f"weights = {recipe.weights!r}: this is not {model.name}, as a run of it can continue from; name other "
+            "weights, or load the tensors that match with --set weights_strict=false"
+        )
+    state = read_weights(path) if found is None else found
+    fitting = {key: value for key, value in state.items() if key in own and value.shape == own[key].shape}
+    if not fitting:
+        raise RecipeError(
+            f"weights = {recipe.weights!r}: none of its tensors has the name and shape of one of {model.name}"
+        )
+    model.load_state_dict(own | fitting)
+    return [key for key in own if key not in fitting]
+
+
+def matching_weights(path: Path, model: nn.Module, recipe: Recipe) -> StateDict | None:
+    """Return the weights in the form of ``model``; None if they are those of another network.
+
+    Raises:
         WeightsError: They cannot be read.
     """
-    source = load_network(path, recipe.model if user_module(model) else None)
-    state, own = source.state_dict(), model.state_dict()
-    same = type(source) is type(model) or user_module(source) is not None
-    if not same or getattr(source, "sizes", None) != getattr(model, "sizes", None) or state.keys() != own.keys():
-        raise RecipeError(
-            f"weights = {str(path)!r}: a run of {model.name} starts from {model.name} in the training form, which runs "
-            "save; this is another network or an inference form"
-        )
-    if sr_model(source).scale != sr_model(model).scale:
-        state = {key: value if value.shape == own[key].shape else own[key] for key, value in state.items()}
-    model.load_state_dict(state)
+    try:
+        source = load_network(path, recipe.model if user_module(model) else None)
+    except ModelError:
+        if recipe.weights_strict:
+            raise
+        return None
+    forms = [source]
+    if getattr(source, "sizes", None) is not None and type(source) is not type(model):
+        with suppress(ModelError):  # a network without a training form
+            forms.append(expand(source))
+    for form in forms:
+        if form.state_dict().keys() == model.state_dict().keys():
+            same = type(form) is type(model) or user_module(form) is not None
+            if same and getattr(form, "sizes", None) == getattr(model, "sizes", None):
+                return form.state_dict()
+    return None
+
+
+def tell_left_out(recipe: Recipe, names: list[str]) -> None:
+    """Print which tensors the recipe's weights did not set, in the first process."""
+    if names and os.environ.get("RANK", "0") == "0":
+        print(f"note: weights {recipe.weights}: initialised anew: {', '.join(names)}", file=sys.stderr)
 
 
 def initialise_he(model: nn.Module) -> None:

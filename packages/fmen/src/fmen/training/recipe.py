@@ -53,7 +53,12 @@ class Recipe(BaseModel):
     model_args: dict[str, Any] = Field(default_factory=dict, description="arguments of the model's constructor")
     scale: Literal[2, 3, 4] = Field(4, description="upscaling factor")
     init: Literal["he", "default"] = Field("default", description="initial weights: He et al. 2015, or PyTorch's own")
-    weights: str | None = Field(None, description="start from these weights of another run, of any scale")
+    weights: str | None = Field(
+        None, description="start from these weights: a file or a name, in either form, of any scale"
+    )
+    weights_strict: bool = Field(
+        True, description="false: load the tensors that match by name and shape, of any network"
+    )
 
     data: OneOrMore[str] = Field(("data",), min_length=1, description="folders, HR_DIR,LR_DIR, or sample")
     skip_bad: bool = Field(False, description="leave out training images that cannot be used, and name them")
