@@ -46,13 +46,13 @@ TRAINING = "packages/fmen/src/fmen/training"
 UPSCALE = "packages/fmen/src/fmen/cli/upscale.py"
 CORE = "packages/fmen_core/src/fmen_core"
 NAMED = (
-    (f"{TRAINING}/loop.py", "set_learning_rate(state.optimizer, learning_rate(recipe, state.step))", "pass"),
+    (f"{TRAINING}/loop.py", "set_learning_rate(state.optimizer, rate)", "pass"),
     (f"{TRAINING}/loop.py", "nn.utils.clip_grad_norm_(state.model.parameters(), recipe.grad_clip)", "pass"),
     (f"{TRAINING}/loop.py", "state.ema.update(state.model, state.step)", "pass"),
     (f"{TRAINING}/loop.py", 'enabled=recipe.precision != "fp32"', "enabled=False"),
-    (f"{TRAINING}/setup.py", 'if recipe.optimizer == "muon":', "if False:"),
+    (f"{TRAINING}/optimizers.py", '"muon": Muon', '"muon": torch.optim.Adam'),
     ("packages/fmen/src/fmen/cli/validate.py", "precision=precision.value", 'precision="fp32"'),
-    (UPSCALE, "precision=wanted.value", 'precision="fp32"'),
+    (UPSCALE, "size=size, precision=precision.value", 'size=size, precision="fp32"'),
     (UPSCALE, "tile=side", 'tile="auto"'),
     (UPSCALE, "self_ensemble=ensemble", "self_ensemble=False"),
     (f"{CORE}/upscaler.py", "convert(model, precision)", "pass"),

@@ -25,6 +25,7 @@ from fmen_core import (
     reparameterize,
     save,
 )
+from fmen_core.checkpoint import differences
 from fmen_core.models import ARCHITECTURES, recognise
 
 SIZES = {"scale": 2, "n_feats": 12, "mid_feats": 8, "down_blocks": 3, "up_blocks": (2, 1, 3, 1)}
@@ -392,3 +393,9 @@ def raising(error: Exception) -> Callable[..., None]:
         raise error
 
     return function
+
+
+def test_three_differences_are_named_and_more_are_counted() -> None:
+    expected = {key: torch.Size([1]) for key in "abcd"}
+    assert differences({}, {key: expected[key] for key in "abc"}) == "a is missing; b is missing; c is missing"
+    assert differences({}, expected) == "a is missing; b is missing; c is missing and 1 more"

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fmen_core import FMEN as InferenceFMEN
 from fmen_core import ModelError, Upscaler, create_model, load
 from fmen_core.models import ARCHITECTURES
-from fmen_core.precision import cast_except_tail, float32_mode, rescale_for_fp16
+from fmen_core.precision import cast_except_tail, float32_mode, has_bf16, rescale_for_fp16
 from fmen_data import open_dataset
 from fmen_eval import psnr
 
@@ -153,6 +153,14 @@ def test_bf16_costs_hundredths_of_a_decibel_at_most(reference: Path, file: str, 
     pairs = [(lr, hr) for _, lr, hr in open_dataset(str(reference / "data/Set5"), scale=4, split="val")]
     lost = [psnr(exact(lr), hr, protocol="paper") - psnr(rounded(lr), hr, protocol="paper") for lr, hr in pairs]
     assert -0.005 < np.mean(lost) < most
+
+
+@pytest.mark.parametrize(("capability", "expected"), [((7, 5), False), ((8, 0), True), ((9, 0), True)])
+def test_gpus_have_bf16_from_compute_capability_8_on(
+    capability: tuple[int, int], expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert has_bf16(torch.device("cuda")) is expected
 
 
 # --- fp16 -------------------------------------------------------------------------------------------------------------

@@ -190,7 +190,7 @@ class Server(BaseHTTPRequestHandler):
 def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
     entry = Published("small", "a file", "o/r@c", "small.pth", len(Server.content), sha256(Server.content).hexdigest())
     monkeypatch.setattr(pretrained, "PUBLISHED", (entry,))
-    monkeypatch.setenv("FMEN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("FMEN_CACHE", str(tmp_path / "new" / "cache"))
     with ThreadingHTTPServer(("127.0.0.1", 0), Server) as http:
         thread = threading.Thread(target=http.serve_forever, args=(0.01,))
         thread.start()
@@ -203,7 +203,7 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
 def test_weights_are_downloaded_once_with_progress(server: str, path: str, tmp_path: Path) -> None:
     progress: list[tuple[int, int]] = []
     file = download_weights("small", url=server + path, on_progress=lambda *done: progress.append(done))
-    assert file == tmp_path / "cache" / "weights" / "small.pth" == find_weights("small")
+    assert file == tmp_path / "new" / "cache" / "weights" / "small.pth" == find_weights("small")
     assert file.read_bytes() == Server.content and list(file.parent.iterdir()) == [file]
     assert len(progress) > 1 and progress == sorted(progress) and progress[-1] == (len(Server.content),) * 2
     assert download_weights("small", url=server + "/missing") == file

@@ -260,3 +260,10 @@ def test_the_command_prints_the_file_and_the_comparison(weights: Path, tmp_path:
     first, second = result.stdout.splitlines()
     assert first == f"{out}: {fmen_core.load(weights).name} x4 as a bare state dict"
     assert second.startswith("checked with fmen_core.load against PyTorch: largest difference 0 of 255, 0 of")
+
+
+def test_the_data_range_of_fmen_can_be_given(weights: Path, tmp_path: Path) -> None:
+    exported = export_weights(weights, tmp_path / "fmen.ts", "torchscript", data_range=255)
+    assert "from 0 to 255" in exported.content
+    with pytest.raises(ExportError, match="256: choose 1 or 255"):
+        export_weights(weights, tmp_path / "fmen.ts", "torchscript", data_range=256)

@@ -23,6 +23,7 @@ from fmen.submission.check import probe
 from fmen.submission.check.findings import Finding, abbreviate
 from fmen.submission.check.package import check_source, compare_psnr, import_path, psnr_agrees, read_metrics
 from fmen.submission.check.run import check_submission, verdict
+from fmen.submission.check.server_archive import DIV2K
 from fmen.submission.images import open_images
 from fmen.submission.rules import LAYOUTS, SubmissionError
 from fmen.submission.sandbox import run_fresh
@@ -243,6 +244,14 @@ def test_mean_psnr_without_images_is_compared_with_the_measured_one(photos: Path
     assert [[str(finding) for finding in findings] for findings in compared] == [[said], [said, warning]]
 
 
+def test_sr_image_of_another_size_is_named_with_both_sizes(photos: Path, tmp_path: Path) -> None:
+    for name in ("0001", "second"):
+        write_image(tmp_path / f"{name}.png", np.zeros((8, 12, 3), np.uint8))
+    layout = LAYOUTS["ntire2022"]
+    (finding,) = compare_psnr(tmp_path, MODEL, {}, layout, open_images(photos, layout))
+    assert str(finding) == f"fatal: {MODEL}: the SR image of 0001 is 12x8, not 72x60"
+
+
 def test_network_that_does_not_return_is_stopped(report: SubmissionReport, tmp_path: Path) -> None:
     files = read(report.path)
     files[MODEL] += b"\nimport time\ntime.sleep(600)\n"
@@ -434,6 +443,7 @@ def test_missing_images_of_div2k_are_found_by_number_without_the_data(tmp_path: 
     files = {f"{number:04}x4.png": image for number in range(801, 900)}
     files["readme.txt"] = read(archive)["readme.txt"]
     assert fatal(write(tmp_path / "valid.zip", files)) == ["fatal: images: 1 of 100 missing: 0900x4.png"]
+    assert {"valid": range(801, 901), "test": range(901, 1001)} == DIV2K
 
 
 def test_results_of_the_test_split_need_no_hr_images(weights: Path, team: Path, tmp_path: Path) -> None:

@@ -12,7 +12,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fmen_core import FMEN, FMENTraining, ModelError, Upscaler, create_model, expand, load, reparameterize, save
+from fmen_core import (
+    FMEN,
+    FMENTraining,
+    ModelError,
+    Upscaler,
+    create_model,
+    expand,
+    fmen_deploy,
+    load,
+    reparameterize,
+    save,
+)
 from fmen_core.blocks.attention import HFAB
 from fmen_core.blocks.reparameterizable import BLOCKS, RRRB, set_collapsed
 from fmen_core.models.fmen import ERB
@@ -56,6 +67,11 @@ def image(height: int, width: int, batch: int = 1) -> Tensor:
 def test_inference_form_has_the_published_number_of_parameters(name: str, scale: int) -> None:
     model = reparameterize(create_model(name, scale))
     assert sum(parameter.numel() for parameter in model.parameters()) == PARAMETERS[name, scale]
+
+
+def test_the_sizes_of_the_inference_form_are_those_of_fmen_s_unless_given() -> None:
+    assert FMEN().sizes == create_model("fmen-s", form="inference").sizes
+    assert sum(parameter.numel() for parameter in fmen_deploy.FMEN().parameters()) == PARAMETERS["fmen-s", 4]
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])

@@ -22,6 +22,7 @@ from fmen_core import (
 )
 from fmen_core.blocks.attention import ContrastAttention
 from fmen_core.models import ARCHITECTURES
+from fmen_core.models.haesr import is_key
 from fmen_core.tiling import receptive_radius
 
 BY_NAME = {architecture.name: architecture for architecture in ARCHITECTURES}
@@ -302,3 +303,22 @@ def test_published_weights_are_recognised_by_one_architecture_and_load_strictly(
     model = load(reference / "weights" / file)
     assert (model.name, model.scale, model.training) == (name, sizes["scale"], False)
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
+def test_the_keys_of_a_window_of_haesr_are_a_star_a_cross_and_the_corners() -> None:
+    """Of 16x16 pixels: both diagonals, row 8 and column 8; the two middle rows and columns; corners of 3x3."""
+    keys = [
+        {(row, column) for row in range(16) for column in range(16) if is_key(stage, row, column)} for stage in range(3)
+    ]
+    places = range(16)
+    star = (
+        {(i, i) for i in places} | {(i, 15 - i) for i in places} | {(8, i) for i in places} | {(i, 8) for i in places}
+    )
+    cross = {(row, column) for row in places for column in places if row in (7, 8) or column in (7, 8)}
+    corners = {(row, column) for row in places for column in places if {row, column} <= {0, 1, 2, 13, 14, 15}}
+    assert keys == [star, cross, corners]
+
+
+def test_the_spatial_attention_of_haesr_has_a_quarter_of_the_channels() -> None:
+    with torch.device("meta"):
+        assert create_model("haesr", n_feats=80).block0.esa.conv1.out_channels == 20
