@@ -222,7 +222,7 @@ def test_a_failed_download_is_reported_and_leaves_no_file(server: str, path: str
     with pytest.raises(WeightsError, match=reason) as caught:
         download_weights("small", url=server + path)
     assert "\n" not in str(caught.value)
-    assert not list((tmp_path / "cache" / "weights").iterdir())
+    assert not list((tmp_path / "new" / "cache" / "weights").iterdir())
 
 
 @pytest.mark.usefixtures("server")

@@ -307,15 +307,11 @@ def test_published_weights_are_recognised_by_one_architecture_and_load_strictly(
 
 def test_the_keys_of_a_window_of_haesr_are_a_star_a_cross_and_the_corners() -> None:
     """Of 16x16 pixels: both diagonals, row 8 and column 8; the two middle rows and columns; corners of 3x3."""
-    keys = [
-        {(row, column) for row in range(16) for column in range(16) if is_key(stage, row, column)} for stage in range(3)
-    ]
-    places = range(16)
-    star = (
-        {(i, i) for i in places} | {(i, 15 - i) for i in places} | {(8, i) for i in places} | {(i, 8) for i in places}
-    )
-    cross = {(row, column) for row in places for column in places if row in (7, 8) or column in (7, 8)}
-    corners = {(row, column) for row in places for column in places if {row, column} <= {0, 1, 2, 13, 14, 15}}
+    places = [(row, column) for row in range(16) for column in range(16)]
+    keys = [{place for place in places if is_key(stage, *place)} for stage in range(3)]
+    star = {(row, column) for row, column in places if row == column or row + column == 15 or 8 in (row, column)}
+    cross = {(row, column) for row, column in places if {7, 8} & {row, column}}
+    corners = {(row, column) for row, column in places if {row, column} <= {0, 1, 2, 13, 14, 15}}
     assert keys == [star, cross, corners]
 
 
