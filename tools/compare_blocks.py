@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TITLES = {"rrrb": "RRRB", "ecb": "ECB", "repvgg": "RepVGG", "acb": "ACB", "dbb": "DBB", "plain": "plain 3x3"}
 MODEL = "fmen-s"
 
-SHOWN_DB = 1.5
+SHOWN_DB = 2.5
 """The PSNR axis starts this far below the best value."""
 
 
@@ -72,8 +72,7 @@ def draw(record: Mapping[str, Any], picture: Path) -> None:
     ranked = sorted(record["blocks"].items(), key=lambda item: -item[1]["psnr"])
     lines = {f"{TITLES[name]}, {block['psnr']:.2f} dB": block["curve"] for name, block in ranked}
     best = max(value for line in lines.values() for _, value in line)
-    title = f"FMEN-S x{recipe['scale']} with other blocks in place of RRRB, recipe {recipe['name']}, "
-    title += f"{recipe['steps']:,} steps"
+    title = f"FMEN-S x{recipe['scale']} with other blocks: {recipe['steps']:,} steps of {recipe['batch']} patches"
     name = f"PSNR, dB ({recipe['val_protocol']})"
     save_figure(draw_lines(title, "step", name, lines, bottom=best - SHOWN_DB), picture)
 

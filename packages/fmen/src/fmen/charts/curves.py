@@ -149,7 +149,7 @@ def scale_axes(axes: Axes, xs: Sequence[float], ys: Sequence[float], *, bottom: 
         axes.set_yscale("log")
         name_log_ticks(axes)
     else:
-        axes.set_ylim(bottom=bottom)
+        axes.set_ylim(bottom, max(ys) + 0.05 * (max(ys) - bottom) if bottom else None)
         axes.yaxis.set_major_formatter(thousands)
 
 
