@@ -15,10 +15,12 @@ import multiprocessing
 import os
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import cv2
@@ -134,12 +136,14 @@ def resident_bytes() -> int:
 
 
 def memory_of_a_run(path: str) -> dict[int, int]:
-    """Return the resident bytes of this process after some numbers of images."""
+    """Return the resident bytes of this process after some numbers of images: medians over the last ten."""
     batch, found = BatchUpscaler(networks(), SETTINGS), dict[int, int]()
+    latest: deque[int] = deque(maxlen=10)  # the images that are just being computed and written make it vary
     for number, (_, result) in enumerate(batch.results(Folder(Path(path)).jobs("out")), 1):
         result.result()
+        latest.append(resident_bytes())
         if number in (1, EARLY) or number % 100 == 0:
-            found[number] = resident_bytes()
+            found[number] = int(median(latest))
     return found
 
 

@@ -29,7 +29,7 @@ WEIGHTS = bundled()["fmen-s_x2"]
 SETTINGS = Settings.of([WEIGHTS], "fp32", False, 95)
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="module")
 def one_cluster() -> Iterator[None]:
     """Two processes for all tests of this file."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -88,6 +88,7 @@ def outcome(networks: Networks, tmp_path: Path, output: str) -> tuple[int, list[
     return failed, [json.loads(line) for line in lines]
 
 
+@pytest.mark.usefixtures("one_cluster")
 def test_a_killed_process_loses_nothing_and_both_engines_share_results_and_manifest(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,6 +112,7 @@ def test_a_killed_process_loses_nothing_and_both_engines_share_results_and_manif
     assert len(pending(jobs, Settings.of([WEIGHTS], "fp32", True, 95))) == len(jobs)
 
 
+@pytest.mark.usefixtures("one_cluster")
 def test_an_image_that_kills_every_process_is_reported_and_the_rest_is_done_on_a_remote_file_system(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

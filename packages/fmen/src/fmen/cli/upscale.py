@@ -126,6 +126,8 @@ def upscale(
     if todo and engine is Engine.ray:
         from fmen.upscaling.cluster import run_on_ray
 
+        for file, network in zip(networks.files, networks.models, strict=True):
+            say(f"weights {file}: {network.name} x{network.scale}")
         folder = output_folder(inputs, output)
         failed, failures = run_on_ray(todo, networks, settings, folder, workers=workers, say=say)
         advice = f"see {failures}" if failed else advice
