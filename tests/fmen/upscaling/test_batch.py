@@ -59,7 +59,7 @@ def test_the_network_runs_while_the_next_images_are_read_and_the_last_one_is_wri
     read, write = batch.read, batch.write_photo
 
     def reading(job: Job) -> Photo:
-        if job is jobs[2]:
+        if job is jobs[1 + READERS]:
             assert network_is_running.wait(SECONDS)
             next_is_read.set()
         return read(job)
