@@ -126,7 +126,7 @@ def measure_ray(folder: Folder, output: str) -> tuple[float, float]:
     )
     done = times[1:]  # the first line is about the cluster
     later = [moment for moment in done if moment > done[0] + 0.1]  # a group is reported at once
-    return (done[-1] - done[0]) / max(1, len(later)), whole
+    return (done[-1] - done[0]) / len(later) if later else whole / len(done), whole
 
 
 def resident_bytes() -> int:
