@@ -27,7 +27,8 @@ MD5 = hashlib.md5(CONTENT).hexdigest()
 class Server(ThreadingHTTPServer):
     """Serves ``files``, or an error ``status``; closes the connection after ``drop_after`` bytes of each response.
 
-    The first ``stalls`` responses stop half-way until the client gives up.
+    The first ``stalls`` responses stop half-way until the client gives up. ``length`` replaces the true Content-Length,
+    and the paths in ``moved`` are redirected.
     """
 
     def __init__(self) -> None:
@@ -37,6 +38,8 @@ class Server(ThreadingHTTPServer):
         self.ranges = True
         self.stalls = 0
         self.status: int | None = None
+        self.length: str | None = None
+        self.moved: dict[str, str] = {}
         self.requests: list[tuple[str, str | None]] = []
 
     @property
@@ -50,6 +53,11 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         wanted = self.headers.get("Range")
         self.server.requests.append((self.path, wanted))
+        if self.path in self.server.moved:
+            self.send_response(302)
+            self.send_header("Location", self.server.moved[self.path])
+            self.end_headers()
+            return
         content = self.server.files.get(self.path)
         if content is None or self.server.status:
             self.send_error(self.server.status or 404)
@@ -65,7 +73,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(206 if match else 200)
         if match:
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-        self.send_header("Content-Length", str(len(content) - start))
+        self.send_header("Content-Length", self.server.length or str(len(content) - start))
         self.end_headers()
         end = len(content) if self.server.drop_after is None else start + self.server.drop_after
         if self.server.stalls:
@@ -123,6 +131,30 @@ def test_a_file_that_changes_between_two_attempts_is_refused_and_then_downloaded
         get(server, tmp_path / "a.zip")
     assert list(tmp_path.iterdir()) == []
     assert get(server, tmp_path / "a.zip") == CONTENT
+
+
+def test_a_redirected_download_is_continued_where_it_broke(server: Server, tmp_path: Path) -> None:
+    server.moved["/old/a.zip"] = "/a.zip"
+    server.drop_after = 1_600_000
+    assert get(server, tmp_path / "a.zip", "old/a.zip") == CONTENT
+    assert ("/a.zip", "bytes=1600000-") in server.requests
+
+
+def test_a_redirection_without_end_is_an_error(server: Server, tmp_path: Path) -> None:
+    server.moved["/a.zip"] = "/a.zip"
+    with pytest.raises(DataError, match=r"cannot download .*redirect"):
+        get(server, tmp_path / "a.zip")
+
+
+@pytest.mark.parametrize(("length", "complete"), [("9000000", True), ("many", True), ("1000", False)])
+def test_a_wrong_length_never_gives_another_file(server: Server, tmp_path: Path, length: str, complete: bool) -> None:
+    server.length = length
+    if complete:
+        assert get(server, tmp_path / "a.zip") == CONTENT
+    else:
+        with pytest.raises(DataError, match="is not the expected file"):
+            get(server, tmp_path / "a.zip")
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_a_web_page_in_place_of_the_archive_is_refused(server: Server, tmp_path: Path) -> None:

@@ -93,8 +93,7 @@ def _transfer(url: str, part: Path, progress: bool) -> None:
     with response:
         if not (response.headers.get("Content-Range") or "").startswith(f"bytes {have}-"):
             have = 0  # the server sends the file from its start
-        length = response.headers.get("Content-Length")
-        total = have + int(length) if length else None
+        total = None if response.length is None else have + response.length
         if total:
             _require_space(part, total - have)
         with tqdm(
