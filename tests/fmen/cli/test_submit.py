@@ -78,7 +78,8 @@ def test_check_ends_with_a_verdict_and_exits_with_1_if_a_finding_is_fatal(
     lines = submit(*arguments, status=status).splitlines()
     assert lines[0] == f"{severity}: readme.txt: is missing"
     assert len(lines) == 2 and lines[1].startswith(verdict)
-    asked.assert_called_once_with(Path("any.zip"), "sample", layout="ntire2026", split="test", cuda=False)
+    options = {"layout": "ntire2026", "split": "test", "run_code": False, "cuda": False}
+    asked.assert_called_once_with(Path("any.zip"), "sample", **options)
 
 
 @pytest.mark.parametrize("command", ["results", "--results"])
@@ -123,7 +124,7 @@ def test_a_network_of_the_users_goes_from_its_file_into_a_package_that_is_ready(
     with zipfile.ZipFile("submission.zip") as archive:
         branch = archive.read("select_model.txt").decode()
     assert f"from models.{stem} import Mine\n" in branch and "model = Mine(width=6)\n" in branch
-    lines = submit("check", "submission.zip", *common).splitlines()
+    lines = submit("check", "submission.zip", "--run-code", *common).splitlines()
     assert lines[-1] == "ready: would run in the organisers' repository"
     assert f"models/{stem}.py: 2,814 parameters" in lines[0]
     if layout == "ntire2026":

@@ -21,12 +21,20 @@ from fmen.json_file import dump_json
 from fmen.submission.build import SubmissionReport
 from fmen.submission.check import probe
 from fmen.submission.check.findings import Finding, abbreviate
-from fmen.submission.check.package import check_source, compare_psnr, import_path, psnr_agrees, read_metrics
+from fmen.submission.check.package import (
+    NOT_RUN,
+    UNPROTECTED,
+    check_source,
+    compare_psnr,
+    import_folders,
+    psnr_agrees,
+    read_metrics,
+)
 from fmen.submission.check.run import check_submission, verdict
 from fmen.submission.check.server_archive import DIV2K
 from fmen.submission.images import open_images
 from fmen.submission.rules import LAYOUTS, SubmissionError
-from fmen.submission.sandbox import run_fresh
+from fmen.submission.sandbox import find_bubblewrap, run_fresh
 from fmen.submission.server_archive import ResultsReport, build_results
 from fmen_data import write_image
 
@@ -52,7 +60,8 @@ def write(path: Path, files: Files) -> Path:
 
 
 def fatal(path: Path, data: Path | None = None, **options: float) -> list[str]:
-    return [str(f) for f in check_submission(path, data, **options) if f.severity == "fatal"]  # type: ignore[arg-type]
+    findings = check_submission(path, data, run_code=True, **options)  # type: ignore[arg-type]
+    return [str(f) for f in findings if f.severity == "fatal"]
 
 
 def saved(content: object) -> bytes:
@@ -155,7 +164,7 @@ BROKEN: dict[str, tuple[Callable[[Files], None], list[str]]] = {
 
 
 def test_package_of_submit_passes(report: SubmissionReport, photos: Path) -> None:
-    findings = [str(finding) for finding in check_submission(report.path, photos)]
+    findings = [str(finding) for finding in check_submission(report.path, photos, run_code=True)]
     assert findings == [
         f"info: {MODEL}: 341,066 parameters, 22.2800 G FLOPs, 72.0896 M activations, 34 convolutions",
         f"info: {MODEL}: PSNR {report.psnr:.4f} dB on {photos.name} (2 images)",
@@ -178,7 +187,7 @@ def test_verdict_counts_what_is_wrong(severities: list[str], expected: str, repo
 
 
 def test_verdict_of_an_archive_of_results_names_the_server(archive: Path, photos: Path) -> None:
-    findings = check_submission(archive, photos)
+    findings = check_submission(archive, photos, run_code=True)
     assert verdict(archive, findings) == "ready: the evaluation server would accept it"
 
 
@@ -294,7 +303,7 @@ def test_probe_imports_the_packages_of_the_process_that_starts_it(tmp_path: Path
     (tmp_path / "fmen" / "__init__.py").write_text("raise SystemExit('the given fmen')")
     run = run_fresh([str(probe.__file__), str(tmp_path)], folder=tmp_path, threads=1, cuda=False)
     assert run.stderr == "the given fmen\n"
-    assert import_path().split(os.pathsep)[0] == str(Path(str(fmen.__file__)).resolve().parents[1])
+    assert import_folders()[0] == Path(str(fmen.__file__)).resolve().parents[1]
 
 
 def test_zip_that_unpacks_to_too_much_is_not_unpacked(
@@ -344,7 +353,7 @@ def test_package_of_another_team_is_measured(demo: str, photos: Path, tmp_path: 
         "model_zoo/team12_repeat.pth": saved({"params": {"mix.weight": torch.eye(3)[..., None, None]}}),
     }
     files |= {"test_demo.py": demo.encode()} if demo else {}
-    lines = [str(finding) for finding in check_submission(write(tmp_path / "other.zip", files), photos)]
+    lines = [str(finding) for finding in check_submission(write(tmp_path / "other.zip", files), photos, run_code=True)]
     assert not [line for line in lines if line.startswith("fatal")], lines
     assert any("no data range is declared; 1 is assumed" in line for line in lines) == (not demo)
     assert any("9 parameters, 0.0006 G FLOPs, 0.1966 M activations, 1 convolutions" in line for line in lines)
@@ -360,7 +369,7 @@ def test_code_in_a_file_that_select_model_loads_does_not_run(photos: Path, tmp_p
         "test_demo.py": demo.encode(),
         "extra.bin": saved({"a": Code()}),
     }
-    lines = [str(finding) for finding in check_submission(write(tmp_path / "other.zip", files))]
+    lines = [str(finding) for finding in check_submission(write(tmp_path / "other.zip", files), run_code=True)]
     assert any(line.startswith("warning: test_demo.py: select_model fails: UnpicklingError") for line in lines), lines
 
 
@@ -390,7 +399,7 @@ def test_archive_has_the_images_under_their_hr_names_in_its_root(
     assert lines[0].startswith("runtime per image [s] : 0.")
     assert lines[1:3] == ["CPU[1] / GPU[0] : 1", "Extra Data [1] / No Extra Data [0] : 1"]
     assert lines[3].startswith('Other description : FMEN-S "quoted" \\ back. Costs $5') and len(lines) == 4
-    findings = [str(finding) for finding in check_submission(archive, photos)]
+    findings = [str(finding) for finding in check_submission(archive, photos, run_code=True)]
     assert findings == [f"info: images: PSNR {report.psnr:.4f} dB on {photos.name} (2 images)"]
 
 
@@ -479,3 +488,63 @@ def test_threshold_applies_to_the_challenges_own_images(archive: Path, photos: P
 def test_missing_file_is_a_submission_error(tmp_path: Path) -> None:
     with pytest.raises(SubmissionError, match=r"none\.zip: no such file"):
         check_submission(tmp_path / "none.zip")
+
+
+# --- a stranger's code ------------------------------------------------------------------------------------------------
+
+
+def with_code(report: SubmissionReport, code: str, path: Path) -> Path:
+    files = read(report.path)
+    adding(MODEL, files[MODEL] + code.encode())(files)
+    return write(path, files)
+
+
+def test_code_is_run_on_request_only(report: SubmissionReport, tmp_path: Path) -> None:
+    package = with_code(report, "\nraise RuntimeError('it ran')\n", tmp_path / "a.zip")
+    findings = check_submission(package)
+    assert NOT_RUN in [finding.message for finding in findings]
+    assert not any("it ran" in finding.message for finding in findings)
+    assert verdict(package, findings).startswith("nothing wrong in its files; 'fmen submit check --run-code'")
+    assert any("it ran" in line for line in fatal(package))
+
+
+@pytest.mark.skipif(find_bubblewrap() is None, reason="bubblewrap is not installed, or not allowed here")
+def test_bubblewrap_hides_files_network_and_environment(
+    report: SubmissionReport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET", "1")
+    (tmp_path / "hr.png").write_bytes(b"HR")
+    # Through the C library, where no audit hook sees it.
+    code = f"""
+import ctypes as _c, os as _o
+_lib = _c.CDLL(None)
+_lib.fopen.restype = _c.c_void_p
+_seen = [bool(_lib.fopen({str(tmp_path / "hr.png").encode()!r}, b"r")), bool(_lib.fopen(b"/usr/escaped", b"w"))]
+_seen += [len(_o.listdir("/sys/class/net")) if _o.path.isdir("/sys/class/net") else 0, "SECRET" in _o.environ]
+_seen += [len([name for name in _o.listdir("/proc") if name.isdigit()]) > 3]
+raise RuntimeError(f"seen {{_seen}}")
+"""
+    (found,) = fatal(with_code(report, code, tmp_path / "a.zip"))
+    assert "seen [False, False, 0, False, False]" in found
+
+
+@pytest.mark.usefixtures("forked")
+def test_without_bubblewrap_the_code_runs_with_a_warning(
+    report: SubmissionReport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fmen.submission.check.package.find_bubblewrap", lambda: None)
+    findings = check_submission(report.path, run_code=True)
+    assert [f.message for f in findings if f.severity == "warning"] == [UNPROTECTED]
+
+
+def test_a_strangers_code_has_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fmen.submission.sandbox.find_bubblewrap", lambda: None)
+    monkeypatch.setattr("fmen.submission.sandbox.LARGEST_FILE", 1000)
+    script = tmp_path / "a.py"
+    options = {"folder": tmp_path, "threads": 1, "cuda": False, "timeout": 30.0}
+    script.write_text("open('large', 'wb', 0).write(bytes(2000)); open('large', 'ab', 0).write(bytes(9))")
+    assert "File too large" in run_fresh([str(script)], readable=[], **options).stderr  # type: ignore[arg-type]
+    assert run_fresh([str(script)], **options).stderr == ""  # type: ignore[arg-type]
+    script.write_text("import resource; print(resource.getrlimit(resource.RLIMIT_CPU)[0]); bytearray(2**50)")
+    run = run_fresh([str(script)], readable=[], **options)  # type: ignore[arg-type]
+    assert run.stdout == "30\n" and "MemoryError" in run.stderr

@@ -43,7 +43,7 @@ EXAMPLES = {
     "bench": ("fmen bench --models fmen-s,span,rfdn", "fmen bench --weights fmen-s_x4 --data Set5 --plot bench.png"),
     "submit": (
         "fmen submit --weights fmen-s_x4 --team team.yaml --out submission.zip",
-        "fmen submit check submission.zip",
+        "fmen submit check submission.zip --run-code",
     ),
     "export": (
         "fmen export fmen-s_x4 --format onnx --out fmen-s_x4.onnx",

@@ -66,7 +66,7 @@ def submit(
     if context.invoked_subcommand is not None:
         reject_misplaced_options(context)
     elif check_file is not None:
-        check(check_file, data, layout, split, device)
+        check(check_file, data, False, layout, split, device)
     elif write_results:
         results(model, weights, data, team, out or Path("results.zip"), layout, split, device)
     else:
@@ -107,26 +107,33 @@ def build(
         raise typer.Exit(1)
 
 
-@submit_app.command(epilog=examples("fmen submit check submission.zip", "fmen submit check results.zip --data sample"))
+@submit_app.command(
+    epilog=examples("fmen submit check submission.zip --run-code", "fmen submit check results.zip --data sample")
+)
 def check(
     file: Annotated[Path, typer.Argument(metavar="ZIP", help="A package, or an archive of results.")],
     data: Annotated[
         str | None, typer.Option(metavar="DIR|sample", help="Images to measure PSNR on. Default: no PSNR.")
     ] = None,
+    run_code: Annotated[
+        bool, typer.Option("--run-code", help="Run the package's code, protected by bubblewrap where it is installed.")
+    ] = False,
     layout: Layout = Challenge.ntire2022,
     split: ImageSplit = Split.valid,
     device: Device = "auto",
 ) -> None:
     """Check a package or an archive of results before the organisers do.
 
-    The code of a package runs in a separate process. Exit status 1 if the organisers cannot use the file or if a
-    declared figure is wrong.
+    With --run-code, the package's code runs in a separate process, which measures its figures. Exit status 1 if the
+    organisers cannot use the file or if a declared figure is wrong.
     """
     from fmen.submission.check.run import check_submission, verdict
     from fmen_data.datasets import parse_source
 
     source = None if data is None else parse_source(data)
-    findings = check_submission(file, source, layout=layout.value, split=split.value, cuda=device != "cpu")
+    findings = check_submission(
+        file, source, layout=layout.value, split=split.value, run_code=run_code, cuda=device != "cpu"
+    )
     for finding in findings:
         typer.echo(finding)
     typer.echo(verdict(file, findings))

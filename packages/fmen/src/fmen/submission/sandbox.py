@@ -2,19 +2,24 @@
 
 ``run_isolated`` starts this file in a new process, as ``python -I sandbox.py WRITABLE SCRIPT [ARGUMENT]...``. There the
 script's folder can be imported, and no other package; files can be written under WRITABLE only; network connections and
-new processes are refused. An audit hook enforces this. It stops accidents, not a determined attacker.
+new processes are refused. An audit hook enforces this. It stops accidents, not a determined attacker; bubblewrap stops
+the latter, where it is installed.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import math
 import os
 import re
 import runpy
+import shutil
+import site
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import cache, partial
 from importlib.abc import MetaPathFinder
 from pathlib import Path
 from types import ModuleType
@@ -31,6 +36,8 @@ _FORBIDDEN = frozenset(
 _CHANGES = frozenset(
     ["os.chmod", "os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "os.truncate"]
 )
+LARGEST_FILE = 4 * 2**30
+"""Largest file that a stranger's code can write, in bytes."""
 _WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
@@ -55,7 +62,13 @@ def run_isolated(
 
 
 def run_fresh(
-    program: Sequence[str], *, folder: Path, threads: int, cuda: bool, timeout: float | None = None
+    program: Sequence[str],
+    *,
+    folder: Path,
+    threads: int,
+    cuda: bool,
+    timeout: float | None = None,
+    readable: Sequence[Path] | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run a Python file in a new process, isolated from the user's environment (``python -I``).
 
@@ -65,17 +78,75 @@ def run_fresh(
         threads: Number of CPU threads; results are bitwise equal to those of this process only with as many threads.
         cuda: Whether GPUs are visible.
         timeout: Time limit in seconds.
+        readable: If given, the code is a stranger's. CPU time, memory and file sizes are limited. With bubblewrap, the
+            process sees only the system's libraries, Python, these folders (read-only) and ``folder``, and it has no
+            network and an empty environment.
 
     Raises:
         subprocess.TimeoutExpired: ``timeout`` has passed.
     """
-    environment = dict(os.environ) | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    own = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     if not cuda:
-        environment["CUDA_VISIBLE_DEVICES"] = ""
-    command = [sys.executable, "-I", *program]
+        own["CUDA_VISIBLE_DEVICES"] = ""
+    command, environment = [sys.executable, "-I", *program], dict(os.environ) | own
+    limits = None
+    if readable is not None:
+        limits = partial(limit_resources, timeout, threads, cuda)
+        bubblewrap = find_bubblewrap()
+        if bubblewrap:
+            environment = own
+            command = [bubblewrap, *walls(folder, readable, cuda), "--", *command]
     return subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout, check=False
+        command,
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+        preexec_fn=limits,
     )
+
+
+@cache
+def find_bubblewrap() -> str | None:
+    """Return the path of ``bwrap``; None if it is missing or if this system does not let it create namespaces."""
+    program = shutil.which("bwrap")
+    if program is None:
+        return None
+    trial = subprocess.run([program, "--unshare-all", "--ro-bind", "/", "/", "true"], capture_output=True, check=False)
+    return program if trial.returncode == 0 else None
+
+
+def walls(folder: Path, readable: Sequence[Path], cuda: bool) -> list[str]:
+    """Return the options of ``bwrap`` for a process that can write to ``folder`` only."""
+    python = {Path(sys.prefix), Path(sys.base_prefix), *map(Path, site.getsitepackages())}
+    system = map(Path, ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc/ld.so.cache", "/etc/alternatives"))
+    options = ["--unshare-all", "--die-with-parent", "--new-session", "--proc", "/proc", "--dev", "/dev"]
+    options += ["--tmpfs", "/tmp", "--setenv", "HOME", "/tmp"]
+    for path in dict.fromkeys([*system, *sorted(python), *readable]):
+        if path.exists():
+            options += ["--ro-bind", str(path), str(path)]
+    if cuda:
+        for path in (*Path("/dev").glob("nvidia*"), Path("/sys")):
+            options += ["--dev-bind", str(path), str(path)]
+    return [*options, "--bind", str(folder), str(folder), "--chdir", str(folder)]
+
+
+def limit_resources(timeout: float | None, threads: int, cuda: bool) -> None:
+    """Limit this process: 4 GiB per file, three quarters of the memory, and the CPU time of ``threads`` threads."""
+    import resource  # Not on Windows.
+
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 3 // 4
+    limits = {resource.RLIMIT_FSIZE: LARGEST_FILE, resource.RLIMIT_CORE: 0}
+    if timeout is not None:
+        limits[resource.RLIMIT_CPU] = math.ceil(timeout) * threads
+    if not cuda:  # CUDA reserves addresses for all memory of the machine.
+        limits[resource.RLIMIT_AS] = memory
+    for kind, value in limits.items():
+        hard = resource.getrlimit(kind)[1]
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(kind, (value, value))
 
 
 class _Blocker(MetaPathFinder):

@@ -22,7 +22,7 @@ from fmen.submission.check.findings import Finding, abbreviate, psnr_findings
 from fmen.submission.images import SplitImages, open_images
 from fmen.submission.metrics import Metrics, require_fvcore
 from fmen.submission.rules import LAYOUTS, SCALE, Layout
-from fmen.submission.sandbox import PROJECT_PACKAGES, run_fresh
+from fmen.submission.sandbox import PROJECT_PACKAGES, find_bubblewrap, run_fresh
 from fmen.submission.source_file import imported_names, imports_in, is_allowed
 from fmen_data import read_image, write_image
 from fmen_data.datasets import Source
@@ -42,8 +42,12 @@ ROW = re.compile(rf"^\|\s*({'|'.join(ROWS)})\b[^|]*\|\s*([\d,]+(?:\.(\d+))?)\s*(
 """A row of ``metrics.figures_table``: title, number, its decimals, unit."""
 
 
+UNPROTECTED = "its code ran without protection, as bubblewrap (bwrap) is not installed or not allowed here"
+NOT_RUN = "its code has not been run: --run-code runs it, protected by bubblewrap, and measures its figures"
+
+
 def check_package(
-    work: Path, names: list[str], layout: Layout, data: Source | None, *, cuda: bool, timeout: float
+    work: Path, names: list[str], layout: Layout, data: Source | None, *, run_code: bool, cuda: bool, timeout: float
 ) -> list[Finding]:
     """Check the package in ``work/package``; see :func:`fmen.submission.check.run.check_submission`."""
     package = work / "package"
@@ -58,7 +62,9 @@ def check_package(
     findings += check_texts(package, metrics)
     if len(models) == 1:
         findings += check_source(package, models[0])
-    if len(models) == len(weights) == 1 and not any(f.severity == "fatal" and f.where in models for f in findings):
+    if not run_code:
+        findings.append(Finding("info", "models/", NOT_RUN))
+    elif len(models) == len(weights) == 1 and not any(f.severity == "fatal" and f.where in models for f in findings):
         findings += check_network(work, models[0], weights[0], metrics, layout, images, cuda, timeout)
     return findings
 
@@ -164,16 +170,18 @@ def check_network(
         for index, name in enumerate(images.names):  # the package's code must not see the HR images
             write_image(work / "lr" / f"{name}.png", images.read(index)[0])
         arguments.append(str(work / "lr"))
-    program = [str(Path(probe.__file__)), import_path(), *arguments]
+    packages = import_folders()
+    program = [str(Path(probe.__file__)), os.pathsep.join(map(str, packages)), *arguments]
+    threads = torch.get_num_threads()
     try:
-        run = run_fresh(program, folder=work, threads=torch.get_num_threads(), cuda=cuda, timeout=timeout)
+        run = run_fresh(program, folder=work, threads=threads, cuda=cuda, timeout=timeout, readable=packages)
     except subprocess.TimeoutExpired:
         return [Finding("fatal", model, f"not finished after {timeout:.0f} seconds")]
     if not (work / "probe.json").is_file():
         reason = (run.stderr.strip().splitlines() or [f"exit status {run.returncode}"])[-1]
         return [Finding("fatal", model, f"terminated the process that ran it: {reason}")]
     found = json.loads((work / "probe.json").read_text())
-    findings = []
+    findings = [] if find_bubblewrap() else [Finding("warning", model, UNPROTECTED)]
     if "fault" in found:
         where, message = found["fault"]
         findings.append(Finding("fatal", weights if where == "weights" else model, message))
@@ -187,10 +195,10 @@ def check_network(
     return findings
 
 
-def import_path() -> str:
+def import_folders() -> list[Path]:
     """Return the folders of this process's own packages: an isolated process would import installed ones instead."""
     packages = (importlib.import_module(name) for name in PROJECT_PACKAGES)
-    return os.pathsep.join(str(Path(str(package.__file__)).resolve().parents[1]) for package in packages)
+    return [Path(str(package.__file__)).resolve().parents[1] for package in packages]
 
 
 def compare_counts(counts: Metrics, metrics: Metrics, model: str) -> list[Finding]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from fmen.submission.check.findings import Finding, abbreviate
-from fmen.submission.check.package import check_package
+from fmen.submission.check.package import NOT_RUN, check_package
 from fmen.submission.check.server_archive import check_results
 from fmen.submission.rules import Split, SubmissionError, get_layout
 from fmen_data.datasets import Source
@@ -25,6 +25,7 @@ def check_submission(
     *,
     layout: str = "ntire2022",
     split: Split = "valid",
+    run_code: bool = False,
     cuda: bool = False,
     timeout: float = 1800,
 ) -> list[Finding]:
@@ -35,6 +36,7 @@ def check_submission(
         data: Images to measure PSNR on; see :func:`fmen.submission.images.open_images`. None to skip PSNR.
         layout: The challenge, unless the package's ``metrics.json`` names it.
         split: The split that an archive of results is of.
+        run_code: Whether to run the package's code: in bubblewrap if it is installed, else with a warning.
         cuda: Whether the package's code may use a GPU.
         timeout: Time limit for the package's code, in seconds.
 
@@ -56,7 +58,7 @@ def check_submission(
         )
         if not any(finding.severity == "fatal" for finding in findings):
             if any(name.startswith(("models/", "model_zoo/")) for name in names):
-                findings += check_package(work, names, rules, data, cuda=cuda, timeout=timeout)
+                findings += check_package(work, names, rules, data, run_code=run_code, cuda=cuda, timeout=timeout)
             elif any("/" not in name and name.endswith((".png", "readme.txt")) for name in names):
                 findings += check_results(work / "package", names, rules, split, data)
             else:
@@ -77,6 +79,8 @@ def verdict(path: Path, findings: Sequence[Finding]) -> str:
         return "not ready: 1 thing is wrong" if fatal == 1 else f"not ready: {fatal} things are wrong"
     with zipfile.ZipFile(path) as archive:
         package = any(name.startswith("models/") for name in archive.namelist())
+    if package and any(f.message == NOT_RUN for f in findings):
+        return "nothing wrong in its files; 'fmen submit check --run-code' also runs it, as the organisers do"
     what = "would run in the organisers' repository" if package else "the evaluation server would accept it"
     measured = any("PSNR" in f.message for f in findings)
     remarks = [f"{warnings} warning{'s'[: warnings > 1]}"] if warnings else []
