@@ -47,9 +47,9 @@ UPSCALE = "packages/fmen/src/fmen/cli/upscale.py"
 CORE = "packages/fmen_core/src/fmen_core"
 NAMED = (
     (f"{TRAINING}/loop.py", "set_learning_rate(state.optimizer, rate)", "pass"),
-    (f"{TRAINING}/loop.py", "nn.utils.clip_grad_norm_(state.model.parameters(), recipe.grad_clip)", "pass"),
-    (f"{TRAINING}/loop.py", "state.ema.update(state.model, state.step)", "pass"),
-    (f"{TRAINING}/loop.py", 'enabled=recipe.precision != "fp32"', "enabled=False"),
+    (f"{TRAINING}/step.py", "nn.utils.clip_grad_norm_(state.model.parameters(), recipe.grad_clip)", "pass"),
+    (f"{TRAINING}/step.py", "state.ema.update(state.model, state.step)", "pass"),
+    (f"{TRAINING}/step.py", 'enabled=recipe.precision != "fp32"', "enabled=False"),
     (f"{TRAINING}/optimizers.py", '"muon": Muon', '"muon": torch.optim.Adam'),
     ("packages/fmen/src/fmen/cli/validate.py", "precision=precision.value", 'precision="fp32"'),
     (UPSCALE, "size=size, precision=precision.value", 'size=size, precision="fp32"'),
