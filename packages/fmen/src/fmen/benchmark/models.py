@@ -18,7 +18,7 @@ from fmen_core.pretrained import PUBLISHED, bundled
 SCALE = 4
 
 SLOW = ("haesr",)
-"""Networks that are measured only where they are asked for: they take ten times as long as the others."""
+"""Networks that are measured only where they are asked for: they take several times as long as most others."""
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,7 @@ def bench(
     if data is not None and untrained:
         typer.echo(f"\nno PSNR without weights: {', '.join(untrained)}; fmen weights get {untrained[0]}")
     if models is None and challenge is None:
-        typer.echo(f"\n{', '.join(SLOW)} takes ten times as long and is left out: --models all measures it, too")
+        typer.echo(f"\n{', '.join(SLOW)} is slower than all others and is left out: --models all measures it, too")
     if plot is not None:
         save_networks([row.plotted() for row in rows], result.conditions, plot)
 
