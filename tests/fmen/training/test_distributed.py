@@ -151,7 +151,7 @@ def two_processes(photos: Path, recipe: Recipe, folder: Path) -> None:
         found["compiled"] = gradients(model)
 
         order = folder / "order"
-        processes.first_on_node(lambda: time.sleep(rank / 2) or order.open("a").write(f"{rank}"))
+        processes.first_on_node(lambda: time.sleep(0.3 if rank else 0.5) or order.open("a").write(f"{rank}"))
         found["order"] = order.read_text()
         images = open_validation(recipe)
         assert images is not None
@@ -307,6 +307,22 @@ def test_a_killed_process_ends_the_others_without_a_traceback(
     assert ended.seconds < 30
 
 
+def test_a_killed_process_ends_others_that_do_not_communicate_with_it(tmp_path: Path) -> None:
+    def prepare() -> None:
+        if os.environ["RANK"] == "1":
+            time.sleep(1)  # The others have connected.
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def function() -> None:
+        with join() as processes:
+            processes.connect(CPU)
+            processes.first_on_node(prepare)
+
+    ended = launch(3, function, tmp_path / "log")
+    assert ended.statuses == [1, -signal.SIGKILL, 1]
+    assert ended.text == "error: another process of the run has ended; its messages say why\n"
+
+
 def test_the_same_fault_in_all_processes_is_reported_once(tiny: RecipeMaker, tmp_path: Path) -> None:
     recipe = tiny(batch=5)
     ended = launch(2, lambda: train(recipe, Run(tmp_path / "run")), tmp_path / "log")
@@ -410,7 +426,7 @@ device = torch.device("cuda", 0)
 torch.cuda.set_device(device)
 processes = Processes(store=dist.HashStore())
 processes.connect(device)
-assert processes.heart is not None and processes.heart.is_alive()
+assert processes.heartbeat is not None and processes.heartbeat.is_alive()
 assert processes.share(lambda: "shared") == "shared"
 network = DistributedDataParallel(nn.Conv2d(3, 3, 1).to(device), device_ids=[device], static_graph=True)
 network(torch.ones(1, 3, 4, 4, device=device)).sum().backward()

@@ -52,7 +52,7 @@ class Processes:
         local_rank: Index of this process on its node.
         store: The run's key-value store; None in a run of one process.
         done: Set at the end of the run, and when this process has failed.
-        heart: The thread that watches the others.
+        heartbeat: The thread that watches the others.
         turns: Number of calls of ``first_on_node``.
     """
 
@@ -61,7 +61,7 @@ class Processes:
     local_rank: int = 0
     store: Store | None = None
     done: threading.Event = field(default_factory=threading.Event)
-    heart: threading.Thread | None = None
+    heartbeat: threading.Thread | None = None
     turns: int = 0
 
     @property
@@ -93,8 +93,8 @@ class Processes:
             device_id=device if cuda else None,
         )
         group = dist.new_group(backend="gloo", timeout=TIMEOUT)
-        self.heart = threading.Thread(target=self._beat, args=(group,), daemon=True)
-        self.heart.start()
+        self.heartbeat = threading.Thread(target=self._watch, args=(group,), daemon=True)
+        self.heartbeat.start()
 
     def first_on_node(self, prepare: Callable[[], T]) -> T:
         """Call ``prepare`` in one process per node first, then in the others; return when all processes have called it.
@@ -157,7 +157,7 @@ class Processes:
             dist.broadcast_object_list(values, 0)
         return cast(T, values[0])
 
-    def _beat(self, group: dist.ProcessGroup) -> None:
+    def _watch(self, group: dist.ProcessGroup) -> None:
         """Exchange messages until all processes are done; end this process if the connection to another one breaks."""
         try:
             finished = False
@@ -185,7 +185,7 @@ class Processes:
 
         The others fail because of the first one, or in the same way as it.
         """
-        if isinstance(error, RuntimeError):  # The heart ends the process if the error is a broken connection.
+        if isinstance(error, RuntimeError):  # The heartbeat ends the process if the error is a broken connection.
             time.sleep(2 * HEARTBEAT)
         self.done.set()
         if not self._claim():
@@ -194,9 +194,9 @@ class Processes:
 
     def end(self) -> None:
         """Wait until all processes are done, and disconnect."""
-        if self.heart:
+        if self.heartbeat:
             self.done.set()
-            self.heart.join()
+            self.heartbeat.join()
             dist.destroy_process_group()
 
 
