@@ -222,6 +222,11 @@ def test_imports_of_a_program_in_the_model_file_and_new_syntax_are_told_apart(tm
     ]
 
 
+def test_packages_of_2026_are_named_after_the_class() -> None:
+    names = {name: layout.stem(3, "fmen-s", "FMEN") for name, layout in LAYOUTS.items()}
+    assert names == {"ntire2022": "team03_fmen_s", "ntire2026": "team03_FMEN"}
+
+
 def test_many_names_are_abbreviated() -> None:
     assert abbreviate(["a", "b", "c"]) == "a, b, c"
     assert abbreviate(["a", "b", "c", "d", "e"]) == "a, b, c and 2 more"
@@ -414,6 +419,7 @@ BROKEN_RESULTS = {
     "16 bits": (adding("0001.png", png(bits=16)), "0001.png: has 16 bits per channel, not 8"),
     "alpha": (adding("0001.png", png(colour=6)), "0001.png: is RGB with alpha, not RGB"),
     "damaged image": (adding("0001.png", png()), "0001.png: is damaged"),
+    "end of a PNG missing": (adding("0001.png", png()[:20]), "0001.png: not a PNG"),
     "no PNG": (adding("0001.png", b"\xff\xd8\xff"), "0001.png: not a PNG"),
     "no readme": (without("readme.txt"), "readme.txt: is missing"),
     "readme without a line": (
