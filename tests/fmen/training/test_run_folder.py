@@ -7,11 +7,11 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
-from click.testing import Result
 from typer.testing import CliRunner
 
 from fmen.cli.main import app
@@ -179,7 +179,7 @@ def test_a_folder_without_a_run_or_without_a_checkpoint_is_named(tiny: RecipeMak
         train(run.recipe(), run, resume=True)
 
 
-def train_auto(recipe: Recipe, folder: Path, *options: str) -> Result:
+def train_auto(recipe: Recipe, folder: Path, *options: str) -> Any:
     file = folder / "auto.yaml"
     file.write_text(dump_recipe(recipe))
     command = ["train", "--resume", "auto", "--recipe", str(file), "--out", str(folder / "run"), *options]
