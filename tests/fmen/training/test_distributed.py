@@ -154,7 +154,6 @@ def two_processes(photos: Path, recipe: Recipe, folder: Path) -> None:
         processes.first_on_node(lambda: time.sleep(0.3 if rank else 0.5) or order.open("a").write(f"{rank}"))
         found["order"] = order.read_text()
         images = open_validation(recipe)
-        assert images is not None
         model = small_network(0)
         for buffer in model.buffers():
             buffer.add_(rank)
@@ -163,7 +162,7 @@ def two_processes(photos: Path, recipe: Recipe, folder: Path) -> None:
         found |= validate_step(recipe, Run(folder / "run"), state, images, CPU, processes, StopRequest())
         stop = StopRequest()
         stop.signal = signal.SIGTERM if rank == 1 else None
-        found["stopped"] = measure(recipe, small_network(0), images, CPU, processes, stop)
+        found["stopped"] = measure(recipe, small_network(0), images[0], CPU, processes, stop)
         found["number"] = processes.largest(stop.number())
     torch.save(found, folder / f"{rank}.pt")
 
@@ -215,10 +214,9 @@ def test_validation_shared_by_two_processes_gives_the_number_of_one(
     pair: list[dict[str, Any]], photos: Path, recipe_of: RecipeMaker
 ) -> None:
     recipe = recipe_of(val_data=str(photos))
-    images = open_validation(recipe)
-    assert images is not None
+    (images,) = open_validation(recipe)
     alone = measure(recipe, small_network(0), images, CPU, Processes(), StopRequest())
-    assert [each["psnr"] for each in pair] == [alone, alone]
+    assert [(each["psnr"],) for each in pair] == [alone, alone]
 
 
 def test_a_signal_to_one_process_stops_the_validation_of_all(pair: list[dict[str, Any]]) -> None:

@@ -81,23 +81,23 @@ def test_validation_images_are_those_of_the_training_data(
     tiny: RecipeMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert open_validation(tiny()) is None
-    sample = open_validation(tiny(data=("sample",)))
-    assert sample is not None and sample.name == "sample-val"
+    assert open_validation(tiny()) == []
+    (sample,) = open_validation(tiny(data=("sample",)))
+    assert sample.name == "sample-val"
     image = np.zeros((32, 32, 3), np.uint8)
     for folder, name in (("DIV2K_train_HR", "0001"), ("DIV2K_valid_HR", "0801")):
         (tmp_path / "d" / folder).mkdir(parents=True)
         write_image(tmp_path / "d" / folder / f"{name}.png", image)
-    div2k = open_validation(tiny(data=("d",)))
-    assert div2k is not None and [pair.name for pair in div2k.pairs] == ["0801"]
+    (div2k,) = open_validation(tiny(data=("d",)))
+    assert [pair.name for pair in div2k.pairs] == ["0801"]
     (tmp_path / "d").rename(tmp_path / "data")
-    default = open_validation(tiny())
-    assert default is not None and [pair.name for pair in default.pairs] == ["0801"]
+    (default,) = open_validation(tiny())
+    assert [pair.name for pair in default.pairs] == ["0801"]
 
 
 def test_a_named_validation_set_comes_first(tiny: RecipeMaker, photos: Path) -> None:
-    dataset = open_validation(tiny(data=("sample",), val_data=str(photos), scale=2))
-    assert dataset is not None and [pair.name for pair in dataset.pairs] == ["one", "two"]
+    (dataset,) = open_validation(tiny(data=("sample",), val_data=str(photos), scale=2))
+    assert [pair.name for pair in dataset.pairs] == ["one", "two"]
     assert dataset.scale == 2
 
 

@@ -8,7 +8,9 @@ import sys
 import types
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -63,8 +65,8 @@ def test_progress_is_printed_after_a_validation_and_otherwise_every_five_seconds
     assert not (tmp_path / "other").exists() and capsys.readouterr().err == ""
 
 
-def test_tensorboard_discards_the_points_that_a_resumed_run_repeats(
-    tiny: RecipeMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_tensorboard_discards_the_points_that_a_resumed_run_repeats_and_shows_images(
+    tiny: RecipeMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photos: Path
 ) -> None:
     points: dict[tuple[str, int], float] = {}
     closed = []
@@ -81,22 +83,59 @@ def test_tensorboard_discards_the_points_that_a_resumed_run_repeats(
             assert (name, step) not in points, "a curve has two values for one step"
             points[name, step] = value
 
+        def add_image(self, name: str, image: np.ndarray, step: int, dataformats: str) -> None:
+            assert dataformats == "HWC" and image.dtype == np.uint8 and image.ndim == 3
+            images.append((name, step))
+
         def close(self) -> None:
             closed.append(True)
 
+    images: list[tuple[str, int]] = []
     module = types.ModuleType("torch.utils.tensorboard")
     module.SummaryWriter = SummaryWriter  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
     save, run = State.save, Run(tmp_path / "run")
     monkeypatch.setattr(State, "save", lambda self, *rest: save(self, *rest) if self.step <= 3 else sys.exit("crash"))
     with pytest.raises(SystemExit):
-        train(tiny(tensorboard=True, log_every=1, save_every=3), run)
+        train(tiny(tensorboard=True, log_every=1, save_every=3, val_data=str(photos)), run)
     assert {step for _, step in points} == {1, 2, 3, 4, 5, 6}
     monkeypatch.setattr(State, "save", save)
     train(run.recipe(), run, resume=True)
     assert {step for _, step in points} == {1, 2, 3, 4, 5, 6}
-    assert {name for name, _ in points} == {"seconds", "loss", "lr", "steps_per_second"}
+    assert {name for name, _ in points} == {"seconds", "loss", "lr", "steps_per_second", "psnr"}
     assert closed == [True, True]
+    assert set(images) == {(f"validation/{photos.name}/{name}", 6) for name in ("one", "two")}
+
+
+def test_weights_and_biases_gets_the_recipe_the_curves_and_the_images(
+    tiny: RecipeMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photos: Path
+) -> None:
+    calls: list[dict[str, Any]] = []
+    logged: list[tuple[int, dict[str, Any]]] = []
+
+    class Session:
+        def log(self, values: dict[str, Any], step: int) -> None:
+            logged.append((step, values))
+
+        def finish(self) -> None:
+            calls.append({"finished": True})
+
+    module = types.ModuleType("wandb")
+    module.init = lambda **keys: calls.append(keys) or Session()  # type: ignore[attr-defined,func-returns-value]
+    module.Image = lambda image: image.shape  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    run = Run(tmp_path / "run")
+    recipe = tiny(wandb=True, steps=2, log_every=1, val_data=str(photos))
+    train(recipe, run)
+    started, finished = calls
+    assert (started["project"], started["name"], started["id"], started["resume"]) == ("fmen", "run", "run", "never")
+    assert started["config"]["learning_rate"] == 1e-3 and finished == {"finished": True}
+    curves = [(step, set(values)) for step, values in logged if "loss" in values]
+    assert curves == [(1, {"seconds", "loss", "lr", "steps_per_second"}), (2, {*curves[0][1], "psnr"})]
+    assert (2, {f"validation/{photos.name}/one": (48, 64, 3)}) in logged
+    assert [step for step, _ in logged] == sorted(step for step, _ in logged)
+    train(run.recipe().model_copy(update={"steps": 3}), run, resume=True)
+    assert calls[2]["resume"] == "allow"
 
 
 class Terminal(io.StringIO):

@@ -17,12 +17,11 @@ import torch
 from fmen.sources.runs import RunError
 from fmen.training.checkpoint import State
 from fmen.training.logger import Logger
-from fmen.training.loop import TrainingError, take_step, train
+from fmen.training.loop import TrainingError, psnr_of, take_step, train
 from fmen.training.recipe import Recipe
 from fmen.training.run_folder import Run, resumed_recipe
 from fmen.training.signals import StopRequest
 from fmen_core import FMENTraining, load, read_metadata
-from fmen_eval import validate
 
 RecipeMaker = Callable[..., Recipe]
 CPU = torch.device("cpu")
@@ -217,7 +216,7 @@ def test_the_best_weights_are_those_of_the_best_validation_also_after_resuming(
     tiny: RecipeMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photos: Path
 ) -> None:
     results = iter([20.0, 25.0, 22.0, 24.0, 26.0])
-    monkeypatch.setattr("fmen.training.loop.measure", lambda *_: next(results))
+    monkeypatch.setattr("fmen.training.loop.measure", lambda *_: (next(results),))
     run = Run(tmp_path / "run")
     outcome = train(tiny(val_data=str(photos), val_every=2, log_every=100), run)
     assert (outcome.best, read_metadata(run.best)["step"]) == (25.0, "4")
@@ -282,9 +281,9 @@ def test_a_signal_stops_a_validation_which_the_resumed_run_repeats(
     def interrupted(*args: Any, **keys: Any) -> Any:
         if next(calls) in (1, 4):  # The first image at step 3, and at step 6 after the repeated validation.
             os.kill(os.getpid(), signal.SIGTERM)
-        return validate(*args, **keys)
+        return psnr_of(*args, **keys)
 
-    monkeypatch.setattr("fmen.training.loop.validate", interrupted)
+    monkeypatch.setattr("fmen.training.loop.psnr_of", interrupted)
     outcomes = [train(recipe, parts)] + [train(parts.recipe(), parts, resume=True) for _ in range(2)]
     assert [(outcome.step, outcome.signal) for outcome in outcomes] == [(3, 15), (6, 15), (6, None)]
     assert next(calls) == 1 + 2 + 1 + 2 + 1

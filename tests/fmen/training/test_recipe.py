@@ -258,6 +258,7 @@ def test_a_key_that_a_recipe_omits_has_its_default() -> None:
         "keep_checkpoints": 2,
         "log_every": 100,
         "tensorboard": False,
+        "wandb": False,
     }
 
 

@@ -191,7 +191,7 @@ def test_resume_auto_starts_a_run_and_continues_it(tiny: RecipeMaker, tmp_path: 
     assert train_auto(recipe, tmp_path).exit_code == 0
     run.log({"step": 9})
     longer = train_auto(recipe, tmp_path, "--set", "steps=5", "--set", "schedule_steps=5", "--set", "compile=auto")
-    assert longer.exit_code == 0 and longer.stdout.startswith(f"run {run.folder}: fmen-s x4, 5 steps\n")
+    assert longer.exit_code == 0 and longer.stdout.startswith(f"run {run.folder}: fmen-s x4, 5 steps on ")
     assert [record["step"] for record in run.records()] == [1, 2, 3, 4, 5]
     refused = train_auto(recipe, tmp_path, "--set", "seed=1")
     assert (refused.exit_code, refused.stderr.count("\n")) == (2, 1)

@@ -82,6 +82,9 @@ def test_all_faults_are_named_in_one_line_before_any_data_is_prepared(
     assert "device = 'cuda', but this PyTorch sees no GPU; use --set device=cpu" in message
     assert "batch = 3 is not a multiple of the 2 processes" in message
     assert "pip install 'fmen[tensorboard]'" in message
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(RecipeError, match=r"wandb = true, but it is not installed: pip install 'fmen\[wandb\]'"):
+        check_recipe(tiny(wandb=True), Processes())
     for keys in ({"device": "cuda"}, {"tensorboard": True}, {"weights": "missing.safetensors"}):
         with pytest.raises(ValueError, match=r"no GPU|pip install|missing\.safetensors"):
             train(tiny(**keys), Run(tmp_path / "run"))

@@ -83,7 +83,8 @@ def train(
         typer.Option(metavar="DIR|sample", help="Training set, or HR_DIR,LR_DIR. Can be repeated."),
     ] = None,
     val_data: Annotated[
-        str | None, typer.Option(metavar="DIR|sample", help="Validation set, or HR_DIR,LR_DIR.")
+        list[str] | None,
+        typer.Option(metavar="DIR|sample", help="Validation set, or HR_DIR,LR_DIR. Can be repeated; the first counts."),
     ] = None,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out training images that cannot be used, and name them.")
@@ -127,7 +128,7 @@ def train(
         given: dict[str, object] = {
             "model": model,
             "scale": scale,
-            "val_data": val_data,
+            "val_data": tuple(val_data) if val_data else None,
             "minutes": minutes,
             "weights": init,
         }
@@ -140,7 +141,7 @@ def train(
         remedy = f"fmen train --resume --out {run.folder}"
         note(f"stopped after step {outcome.step} of {resolved.steps}; continue with: {remedy}")
         raise typer.Exit(128 + outcome.signal)
-    best = "" if outcome.best is None else f", best {outcome.best:.2f} dB ({resolved.val_protocol})"
+    best = "" if outcome.best is None else f", best {outcome.best:.2f} dB ({resolved.val_protocol[0]})"
     say(f"done: {outcome.step} steps{best}: {outcome.weights}")
 
 

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from fmen.errors import UserError
 from fmen.training.recipe import Recipe
@@ -65,12 +65,20 @@ class BenchRow(BaseModel):
 
 
 class LogRow(BaseModel):
-    """A line of ``metrics.jsonl``, which has a loss, a PSNR in dB, or both; its other values are not shown."""
+    """A line of ``metrics.jsonl``, which has a loss, PSNRs in dB, or both; its other values are not shown."""
+
+    model_config = ConfigDict(extra="allow")
 
     step: int
     seconds: float = 0.0
     loss: float | None = None
     psnr: float | None = None
+
+    @property
+    def further(self) -> dict[str, float]:
+        """The PSNRs besides the first, by ``psnr/SET/PROTOCOL``; infinite ones are left out."""
+        extra = self.model_extra or {}
+        return {name: value for name, value in extra.items() if name.startswith("psnr/") and math.isfinite(value)}
 
 
 def read_validation(file: Path) -> list[ValidationRow]:

@@ -186,7 +186,7 @@ def training_part(run: Run) -> dict[str, Any]:
         machine = json.loads(run.versions.read_text(encoding="utf-8"))
         facts.append(("Device", str(machine.get("device", "unknown"))))
     losses = dict.fromkeys(part.loss_title for part in recipe.stage_recipes()) if recipe else {}
-    loss, protocol = ", then ".join(losses), recipe.val_protocol if recipe else ""
+    loss, protocol = ", then ".join(losses), recipe.val_protocol[0] if recipe else ""
     return {"curves": training_curves(log, loss, protocol), "facts": facts}
 
 
@@ -211,6 +211,12 @@ def training_curves(log: Sequence[LogRow], loss: str, protocol: str) -> list[Cha
         (best_step, best), (last_step, last) = max(psnrs, key=lambda point: point[1]), psnrs[-1]
         label = f"{caption}: best {best:.2f} at step {best_step:,}, last {last:.2f} at step {last_step:,}"
         charts.append(draw_curve("psnr", caption, label, psnrs, draw_psnr))
+    for number, name in enumerate(dict.fromkeys(name for row in log for name in row.further)):
+        points = [(row.step, row.further[name]) for row in log if name in row.further]
+        place, protocol = name.removeprefix("psnr/").rsplit("/", 1)
+        caption = f"Validation PSNR in dB on {place} ({protocol})"
+        label = f"{caption}: best {max(value for _, value in points):.2f}, last {points[-1][1]:.2f}"
+        charts.append(draw_curve(f"psnr-{number}", caption, label, points, draw_psnr))
     return charts
 
 

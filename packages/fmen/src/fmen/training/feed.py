@@ -19,7 +19,7 @@ from fmen.training.distributed import Processes
 from fmen.training.recipe import Recipe, RecipeError
 from fmen.training.stages import Stage
 from fmen_data import PairDataset, PatchCache, PatchSampler, open_dataset, prepare_cache
-from fmen_data.datasets import find_official, parse_source
+from fmen_data.datasets import Source, find_official, parse_source
 
 SAMPLE = "sample"
 DATA = "data"
@@ -60,16 +60,13 @@ def open_patches(stages: Sequence[Stage], processes: Processes) -> list[PatchSam
     ]
 
 
-def open_validation(recipe: Recipe) -> PairDataset | None:
-    """Return the images on which a run is validated, or None if there are none."""
-    if recipe.val_data is not None:
-        return open_dataset(parse_source(recipe.val_data), scale=recipe.scale, split="val")
-    if SAMPLE in recipe.data:
-        return open_dataset(SAMPLE, scale=recipe.scale, split="val")
-    for folder in map(Path, (*recipe.data, DATA)):
-        if find_official(folder, "val", recipe.scale):
-            return open_dataset(folder, scale=recipe.scale, split="val")
-    return None
+def open_validation(recipe: Recipe) -> list[PairDataset]:
+    """Return the datasets on which a run is validated; the first one chooses the best weights."""
+    sources: list[Source] = [parse_source(source) for source in recipe.val_data or ()]
+    if recipe.val_data is None:
+        official = (folder for folder in map(Path, (*recipe.data, DATA)) if find_official(folder, "val", recipe.scale))
+        sources += [SAMPLE] if SAMPLE in recipe.data else [*official][:1]
+    return [open_dataset(source, scale=recipe.scale, split="val") for source in sources]
 
 
 def batches(

@@ -11,6 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from fmen.training.boards import Image, open_boards
 from fmen.training.checkpoint import State
 from fmen.training.pace import Pace, in_words
 from fmen.training.recipe import Recipe
@@ -25,6 +26,9 @@ BAR = "{desc}{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt}{postfix}"
 
 FORMATS = {"loss": "loss {:.3f}", "lr": "lr {:.1e}", "steps_per_second": "{:.2f} steps/s", "psnr": "{:.2f} dB"}
 """How the values of a record are shown."""
+
+FURTHER = "psnr/"
+"""Start of the names of all PSNRs but the first: ``psnr/SET/PROTOCOL``."""
 
 
 class Clock:
@@ -69,7 +73,7 @@ class Logger:
         self.stages = stages_of(recipe)
         self.stage: Stage | None = None
         self.pace, self.told = Pace(), False
-        self.board = _open_board(run, step) if recipe.tensorboard and not silent else None
+        self.boards = [] if silent else open_boards(run, recipe, step)
         self.bar: tqdm[Any] | None = None
         if not silent and sys.stderr.isatty():
             self.bar = tqdm(total=recipe.steps, initial=step, dynamic_ncols=True, bar_format=BAR)
@@ -84,8 +88,8 @@ class Logger:
     ) -> None:
         if self.bar is not None:
             self.bar.close()
-        if self.board is not None:
-            self.board.close()
+        for board in self.boards:
+            board.close()
 
     def say(self, line: str) -> None:
         """Print a line for people."""
@@ -93,6 +97,11 @@ class Logger:
             self.bar.write(line, file=sys.stderr)
         elif not self.silent:
             print(line, file=sys.stderr, flush=True)
+
+    def show(self, name: str, image: Image) -> None:
+        """Add an SR image of a validation to the dashboards."""
+        for board in self.boards:
+            board.show(f"validation/{name}", image, self.step)
 
     def begin(self, stage: Stage) -> None:
         """Note the stage of the next step."""
@@ -123,10 +132,12 @@ class Logger:
         if place:
             record = record | {"stage": stage.number}
         self.run.log(record)
-        for name, value in record.items():
-            if self.board is not None and name != "step":
-                self.board.add_scalar(name, value, record["step"])
+        for board in self.boards:
+            board.record({name: value for name, value in record.items() if name != "step"}, int(record["step"]))
         texts = {name: form.format(record[name]) for name, form in FORMATS.items() if name in record}
+        for name, value in record.items():
+            if name.startswith(FURTHER):
+                texts[name] = f"{name.removeprefix(FURTHER).replace('/', ' ')} {value:.2f} dB"
         self.shown |= texts
         if self.bar is not None:
             self.bar.set_description_str(place.rstrip(), refresh=False)
@@ -150,9 +161,3 @@ class Logger:
         now = [f"{rate:.3g} steps/s", f"{left} left"] if rate else ["measuring the rate"]
         latest = [text for name, text in self.shown.items() if name != "steps_per_second"]
         self.bar.set_postfix_str(", ".join([*latest, *now]), refresh=refresh)
-
-
-def _open_board(run: Run, step: int) -> Any:
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(str(run.folder / "tensorboard"), purge_step=step + 1)

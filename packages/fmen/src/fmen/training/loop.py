@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -33,11 +33,12 @@ from torch import nn
 
 from fmen.errors import UserError
 from fmen.sources.networks import save_network
+from fmen.training.boards import Image
 from fmen.training.checkpoint import State, newest_checkpoint
 from fmen.training.cuda_graph import set_learning_rate
 from fmen.training.distributed import Processes, distribute, join
 from fmen.training.feed import batches, open_patches, open_validation
-from fmen.training.logger import Clock, Logger
+from fmen.training.logger import FURTHER, Clock, Logger
 from fmen.training.optimizers import make_optimizer
 from fmen.training.recipe import Recipe
 from fmen.training.run_folder import Run
@@ -57,7 +58,12 @@ from fmen.training.teachers import open_teachers
 from fmen.training.time_budget import fit_to_time
 from fmen_core import Upscaler
 from fmen_data import PairDataset
-from fmen_eval import validate
+from fmen_eval import EvaluationError, Protocol, psnr
+
+Show = Callable[[str, Image], None]
+
+SHOWN = 4
+"""Images of each validation set that dashboards show."""
 
 
 class TrainingError(UserError):
@@ -114,10 +120,9 @@ def train(
         images, samplers = open_validation(recipe), open_patches(stages, processes)
         if recipe.minutes:
             announce(f"measuring how many steps fit into {recipe.minutes:g} minutes")
-            measured = (
-                partial(measure, recipe, state.network, images, device, processes, StopRequest()) if images else None
-            )
-            recipe = fit_to_time(recipe, state, network, samplers[0], teachers[0], measured, processes, device, begun)
+            each = partial(measure, recipe, state.network, device=device, processes=processes, stop=StopRequest())
+            once = (lambda: [each(dataset) for dataset in images]) if images else None
+            recipe = fit_to_time(recipe, state, network, samplers[0], teachers[0], once, processes, device, begun)
             stages = stages_of(recipe)
 
         if processes.first:
@@ -126,7 +131,7 @@ def train(
         logger = stack.enter_context(Logger(run, recipe, step=state.step, silent=not processes.first))
         graph = make_graph(recipe, state, device)
         clock, stop = Clock(state), stack.enter_context(StopRequest(silent=not processes.first))
-        validation = partial(validate_step, recipe, run, state, images, device, processes, stop)
+        validation = partial(validate_step, recipe, run, state, images, device, processes, stop, logger.show)
         if state.unvalidated:
             stage = stage_before(stages, state.step)
             logger.record({"step": state.step, "seconds": round(state.seconds, 3), **validation()}, stage)
@@ -250,29 +255,35 @@ def validate_step(
     recipe: Recipe,
     run: Run,
     state: State,
-    images: PairDataset | None,
+    images: Sequence[PairDataset],
     device: torch.device,
     processes: Processes,
     stop: StopRequest,
+    show: Show = lambda name, image: None,
 ) -> dict[str, float]:
-    """Validate, and save the weights if their PSNR exceeds that of every validation before.
+    """Validate, and save the weights if the first PSNR exceeds that of every validation before.
 
     Returns:
-        The PSNR for ``metrics.jsonl``; nothing without images, or if a signal has stopped the validation, which
-        ``state.unvalidated`` records.
+        The values for ``metrics.jsonl``: ``psnr`` for the first protocol on the first dataset, ``psnr/SET/PROTOCOL``
+        for the others. Nothing without images, or if a signal has stopped the validation, which ``state.unvalidated``
+        records.
     """
-    if images is None:
+    if not images:
         return {}
     processes.copy_first(state.network.buffers())
-    psnr = measure(recipe, state.network, images, device, processes, stop)
-    state.unvalidated = psnr is None
-    if psnr is None:
-        return {}
-    if psnr > state.best:
-        state.best = psnr
+    found: dict[str, float] = {}
+    for dataset in images:
+        values = measure(recipe, state.network, dataset, device, processes, stop, show)
+        state.unvalidated = values is None
+        if values is None:
+            return {}
+        for protocol, value in zip(recipe.val_protocol, values, strict=True):
+            found[f"{FURTHER}{dataset.name}/{protocol}" if found else "psnr"] = value
+    if found["psnr"] > state.best:
+        state.best = found["psnr"]
         if processes.first:
             save_weights(recipe, state, run.best)
-    return {"psnr": psnr}
+    return found
 
 
 def measure(
@@ -282,28 +293,43 @@ def measure(
     device: torch.device,
     processes: Processes,
     stop: StopRequest,
-) -> float | None:
-    """Return the mean PSNR in dB of the network's inference form, computed as ``fmen validate`` does.
+    show: Show = lambda name, image: None,
+) -> tuple[float, ...] | None:
+    """Return the mean PSNR in dB of the network's inference form, computed as ``fmen validate`` does, by protocol.
 
-    Process r of w upscales the images r, r + w, ...
+    Process r of w upscales the images r, r + w, ... The first ones are shown.
 
     Returns:
         None if a signal asks any process to stop.
     """
     upscaler = Upscaler(network, device=str(device), channels_last=False)
-    values = torch.zeros(len(images), dtype=torch.float64)
+    values = torch.zeros(len(images), len(recipe.val_protocol), dtype=torch.float64)
     for start in range(0, len(images), processes.size):
         vote = processes.vote(stop.number)
         index = start + processes.rank
         if index < len(images):
-            pair = images.pairs[index].name, *images.read(index)
-            values[index] = validate(
-                upscaler, [pair], scale=recipe.scale, protocol=recipe.val_protocol, progress=False, measure_ssim=False
-            ).psnr
+            name, (lr, hr) = images.pairs[index].name, images.read(index)
+            sr = upscaler(lr)
+            found = [psnr_of(name, sr, hr, recipe.scale, protocol) for protocol in recipe.val_protocol]
+            values[index] = torch.tensor(found, dtype=values.dtype)
+            if index < SHOWN:
+                show(f"{images.name}/{name}", sr)
         if vote():
             return None
     processes.add(values)
-    return float(sum(values.tolist()) / len(values))
+    return tuple(sum(column) / len(values) for column in values.T.tolist())
+
+
+def psnr_of(name: str, sr: Image, hr: Image, scale: int, protocol: Protocol) -> float:
+    """Return the PSNR of one image in dB.
+
+    Raises:
+        EvaluationError: The images do not fit; the message names them.
+    """
+    try:
+        return psnr(sr, hr, border=scale, protocol=protocol)
+    except EvaluationError as error:
+        raise EvaluationError(f"{name}: {error}") from error
 
 
 def save_checkpoint(recipe: Recipe, run: Run, state: State, processes: Processes) -> None:

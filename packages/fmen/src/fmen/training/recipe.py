@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fmen.errors import UserError
-from fmen.training.recipe_types import STAGE_KEYS, Loss, OneOrMore
+from fmen.training.recipe_types import STAGE_KEYS, FirstAndMore, Loss, OneOrMore
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -134,15 +134,21 @@ class Recipe(BaseModel):
         "auto", description="run a step as one CUDA graph; auto: on one GPU, except in fp16"
     )
 
-    val_data: str | None = Field(None, description="validation set; default: the one that belongs to the training data")
-    val_protocol: Literal["ntire", "paper", "kair-y"] = Field(
-        "paper", description="RGB (ntire), luma not rounded (paper) or luma rounded to integers (kair-y)"
+    val_data: FirstAndMore[str] | None = Field(
+        None, description="validation sets, each with a curve; default: the one that belongs to the training data"
+    )
+    val_protocol: FirstAndMore[Literal["ntire", "paper", "kair-y"]] = Field(
+        ("paper",),
+        min_length=1,
+        description="RGB (ntire), luma not rounded (paper) or luma rounded (kair-y); the first, on the first set, is "
+        "the one by which the best weights are chosen",
     )
     val_every: int = Field(5_000, ge=0, description="steps between two validations; 0: after the last step only")
     save_every: int = Field(5_000, ge=1, description="steps between two checkpoints")
     keep_checkpoints: int = Field(2, ge=1, le=1000, description="newest checkpoints that stay in the run folder")
     log_every: int = Field(100, ge=1, description="steps between two lines in metrics.jsonl")
-    tensorboard: bool = Field(False, description="write curves for TensorBoard, into the run folder")
+    tensorboard: bool = Field(False, description="write curves and images for TensorBoard, into the run folder")
+    wandb: bool = Field(False, description="log curves and images to Weights & Biases")
 
     @property
     def network(self) -> str:

@@ -12,6 +12,12 @@ T = TypeVar("T")
 OneOrMore = Annotated[tuple[T, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
 """A list, or the only element of one."""
 
+FirstAndMore = Annotated[
+    OneOrMore[T],
+    PlainSerializer(lambda values: values[0] if len(values) == 1 else values),
+]
+"""A list, written as its only element where it has one."""
+
 STAGE_KEYS = (
     "steps",
     "data",

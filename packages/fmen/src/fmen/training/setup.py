@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from fmen.training.boards import missing_boards
 from fmen.training.checkpoint import State
 from fmen.training.distributed import Processes
 from fmen.training.ema import Ema
@@ -40,8 +41,7 @@ def check_recipe(recipe: Recipe, processes: Processes) -> None:
         faults += [fault for fault in [batch_fault(part, processes)] if fault and fault not in faults]
     if recipe.sync_batchnorm and device_type(recipe) == "cpu":
         faults.append("sync_batchnorm = true, which PyTorch has for GPUs only")
-    if recipe.tensorboard and not has_tensorboard():
-        faults.append("tensorboard = true, but TensorBoard is not installed: pip install 'fmen[tensorboard]'")
+    faults += [f"{key} = true, but it is not installed: pip install 'fmen[{key}]'" for key in missing_boards(recipe)]
     if faults:
         raise RecipeError("; ".join(faults))
 
@@ -55,15 +55,6 @@ def batch_fault(recipe: Recipe, processes: Processes) -> str:
         each = f" of the {processes.size} processes" if processes.size > 1 else ""
         return f"accumulate = {recipe.accumulate} does not divide the {share} patches{each}"
     return ""
-
-
-def has_tensorboard() -> bool:
-    """Return whether PyTorch can import TensorBoard."""
-    try:
-        import torch.utils.tensorboard  # noqa: F401
-    except ImportError:
-        return False
-    return True
 
 
 def resolve_recipe(recipe: Recipe, device: torch.device, processes: Processes) -> Recipe:
