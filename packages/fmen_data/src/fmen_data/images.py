@@ -227,7 +227,10 @@ def write_image(path: str | Path, image: Image) -> None:
     if path.suffix.lower() not in SUFFIXES:
         raise DataError(f"cannot write {path}: unknown image format {path.suffix!r}; use one of {', '.join(SUFFIXES)}")
     bgr = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    encodable, encoded = cv2.imencode(path.suffix, bgr)
+    try:
+        encodable, encoded = cv2.imencode(path.suffix, bgr)
+    except cv2.error:  # OpenCV before 4.10, for a WebP that is too large
+        encodable = False
     if not encodable:
         size = f"{image.shape[1]}x{image.shape[0]}"
         raise DataError(f"cannot write {path}: the format does not support {size} pixels; use .png")
