@@ -33,6 +33,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from PIL import Image
@@ -55,8 +56,8 @@ from fmen_data.atomic import atomic_write_bytes
 from fmen_eval import EvaluationError
 
 BAD_INPUT = (UserError, ModelError, DataError, EvaluationError)
-SLOW = 10.0
-"""Seconds after which reading a damaged small file counts as a hang."""
+SLOW = 30.0
+"""Seconds after which reading a damaged small file counts as a hang; the machine may be busy."""
 
 
 @dataclass(frozen=True)
@@ -240,6 +241,7 @@ def fuzz(count: int, *, seed: int = 0, only: Sequence[str] = (), progress: bool 
         progress: Show a bar with the number of tracebacks.
     """
     silence_decoders()
+    cv2.setLogLevel(0)
     with tempfile.TemporaryDirectory(prefix="fmen-fuzz-") as name:
         folder = Path(name)
         everything = (*image_kinds(), *text_kinds(), *binary_kinds(folder))

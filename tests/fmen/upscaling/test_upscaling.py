@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 from pathlib import Path
 
 import cv2
@@ -287,6 +288,16 @@ def test_the_pixels_of_a_jpeg_are_those_that_pillow_decodes() -> None:
 def test_a_file_that_is_not_a_photograph_is_refused_in_one_line(content: bytes, said: str) -> None:
     with pytest.raises(DataError, match=said):
         read_photo(content, "a")
+
+
+def test_a_tiff_file_whose_second_page_has_no_size_is_refused_in_one_line() -> None:
+    content = bytearray(tiff(picture()))
+    (first,) = struct.unpack_from("<I", content, 4)
+    (entries,) = struct.unpack_from("<H", content, first)
+    struct.pack_into("<I", content, first + 2 + 12 * entries, len(content))
+    content += struct.pack("<HHHIII", 1, ExifTags.Base.Orientation, 3, 1, 1, 0)
+    with pytest.raises(DataError, match=r"a is damaged \(Missing dimensions\)"):
+        read_photo(bytes(content), "a")
 
 
 def test_what_a_format_cannot_hold_is_refused(tmp_path: Path) -> None:

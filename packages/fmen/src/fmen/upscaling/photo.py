@@ -12,6 +12,7 @@ metadata; OpenCV decodes 16 bits per channel, which Pillow truncates to 8.
 from __future__ import annotations
 
 import io
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -112,7 +113,7 @@ def read_photo(content: bytes, name: str | Path) -> Photo:
         if content.startswith(TIFF_SIGNATURES):
             raise DataError(f"{name} is an unsupported kind of TIFF file; convert it to PNG") from None
         raise DataError(f"{name} is not a readable image; give PNG, JPEG, WebP, TIFF or BMP") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except (OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, struct.error) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{name} is damaged ({error}); get the file again or remove it") from error
