@@ -54,10 +54,10 @@ from fmen.training.setup import (
 from fmen.training.signals import StopRequest
 from fmen.training.stages import Stage, stage_before, stages_of
 from fmen.training.step import make_graph, take_step
-from fmen.training.teachers import open_teachers
+from fmen.training.teachers import Teachers, open_teachers
 from fmen.training.time_budget import fit_to_time
 from fmen_core import Upscaler
-from fmen_data import PairDataset
+from fmen_data import PairDataset, PatchSampler
 from fmen_eval import EvaluationError, Protocol, psnr
 
 Show = Callable[[str, Image], None]
@@ -108,34 +108,18 @@ def train(
         UserError: Recipe, data or checkpoint are at fault, or training diverged.
         OSError: A file cannot be read or written.
     """
-    begun = time.perf_counter()
     with ExitStack() as stack:
         processes = processes or stack.enter_context(join())
-        device = connect(recipe, processes)
-        recipe = resolve_recipe(recipe, device, processes)
-        stages = stages_of(recipe)
-        teachers = processes.first_on_node(lambda: [open_teachers(stage.recipe, device) for stage in stages])
-        state = (load_state if resume else new_state)(stages[0], run, device, processes)
-        network = wrap(state.model, recipe, processes, device)
-        images, samplers = open_validation(recipe), open_patches(stages, processes)
-        if recipe.minutes:
-            announce(f"measuring how many steps fit into {recipe.minutes:g} minutes")
-            each = partial(measure, recipe, state.network, device=device, processes=processes, stop=StopRequest())
-            once = (lambda: [each(dataset) for dataset in images]) if images else None
-            recipe = fit_to_time(recipe, state, network, samplers[0], teachers[0], once, processes, device, begun)
-            stages = stages_of(recipe)
-
-        if processes.first:
-            run.begin(recipe, machine(recipe, device, processes), state.step if resume else None)
-        announce(f"run {run.folder}: {recipe.network} x{recipe.scale}, {recipe.steps} steps on {device_name(device)}")
+        ready = prepare(recipe, run, processes, announce, resume=resume)
+        recipe, stages, state, device = ready.recipe, ready.stages, ready.state, ready.device
         logger = stack.enter_context(Logger(run, recipe, step=state.step, silent=not processes.first))
         graph = make_graph(recipe, state, device)
         clock, stop = Clock(state), stack.enter_context(StopRequest(silent=not processes.first))
-        validation = partial(validate_step, recipe, run, state, images, device, processes, stop, logger.show)
+        validation = partial(validate_step, recipe, run, state, ready.images, device, processes, stop, logger.show)
         if state.unvalidated:
             stage = stage_before(stages, state.step)
             logger.record({"step": state.step, "seconds": round(state.seconds, 3), **validation()}, stage)
-        for stage, lr, hr in batches(stages, samplers, processes, device, start=state.step):
+        for stage, lr, hr in batches(stages, ready.samplers, processes, device, start=state.step):
             # step
             logger.begin(stage)
             if stage.begins_at(state.step):
@@ -144,7 +128,8 @@ def train(
             rate = learning_rate(stage.recipe, state.step - stage.start)
             set_learning_rate(state.optimizer, rate)
             vote = processes.vote(stop.number)
-            state.count(take_step(stage.recipe, state, network, lr, hr, graph, teachers[stage.number - 1]))
+            teachers = ready.teachers[stage.number - 1]
+            state.count(take_step(stage.recipe, state, ready.network, lr, hr, graph, teachers))
             logger.tick()
             stopped = bool(vote())
             logs, validates, saves = due(stage, state.step)
@@ -173,6 +158,42 @@ def train(
         ended = state.step == recipe.steps and not state.unvalidated
         signal = None if ended else int(processes.largest(stop.number()))
         return Outcome(state.step, state.best if math.isfinite(state.best) else None, run.weights, signal)
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What a run needs for its first step: the resolved recipe, and one sampler and the teachers for each stage."""
+
+    recipe: Recipe
+    device: torch.device
+    stages: list[Stage]
+    teachers: list[Teachers | None]
+    state: State
+    network: nn.Module
+    images: list[PairDataset]
+    samplers: list[PatchSampler]
+
+
+def prepare(recipe: Recipe, run: Run, processes: Processes, announce: Callable[[str], None], *, resume: bool) -> Ready:
+    """Check and open all inputs of a run, and begin its folder; arguments as in :func:`train`."""
+    begun = time.perf_counter()
+    device = connect(recipe, processes)
+    recipe = resolve_recipe(recipe, device, processes)
+    stages = stages_of(recipe)
+    teachers = processes.first_on_node(lambda: [open_teachers(stage.recipe, device) for stage in stages])
+    state = (load_state if resume else new_state)(stages[0], run, device, processes)
+    network = wrap(state.model, recipe, processes, device)
+    images, samplers = open_validation(recipe), open_patches(stages, processes)
+    if recipe.minutes:
+        announce(f"measuring how many steps fit into {recipe.minutes:g} minutes")
+        each = partial(measure, recipe, state.network, device=device, processes=processes, stop=StopRequest())
+        once = (lambda: [each(dataset) for dataset in images]) if images else None
+        recipe = fit_to_time(recipe, state, network, samplers[0], teachers[0], once, processes, device, begun)
+        stages = stages_of(recipe)
+    if processes.first:
+        run.begin(recipe, machine(recipe, device, processes), state.step if resume else None)
+    announce(f"run {run.folder}: {recipe.network} x{recipe.scale}, {recipe.steps} steps on {device_name(device)}")
+    return Ready(recipe, device, stages, teachers, state, network, images, samplers)
 
 
 def connect(recipe: Recipe, processes: Processes) -> torch.device:

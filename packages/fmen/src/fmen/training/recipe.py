@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fmen.errors import UserError
-from fmen.training.recipe_types import STAGE_KEYS, FirstAndMore, Loss, OneOrMore
+from fmen.training.recipe_types import STAGE_KEYS, FirstAndMore, Loss, OneOrMore, Optimizer
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -86,21 +86,9 @@ class Recipe(BaseModel):
         (), description="weights of stronger networks, names or files; the mean of their outputs is a second target"
     )
     teacher_weight: float = Field(0.5, ge=0, le=1, description="share of the loss against the teacher's output")
-    optimizer: Literal[
-        "adam",
-        "muon",
-        "adamw",
-        "nadam",
-        "radam",
-        "adamax",
-        "sgd",
-        "rmsprop",
-        "adagrad",
-        "adadelta",
-        "adafactor",
-        "asgd",
-        "rprop",
-    ] = Field("adam", description="muon learns more per step (see the training guide); the others are torch.optim's")
+    optimizer: Optimizer = Field(
+        "adam", description="muon learns more per step (see the training guide); the others are torch.optim's"
+    )
     optimizer_args: dict[str, Any] = Field(
         default_factory=dict, description="further arguments of the optimizer, such as {weight_decay: 0.01}"
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, PlainSerializer
 
@@ -41,6 +41,23 @@ STAGE_KEYS = (
 )
 """Keys that may differ between the stages of a run."""
 
+
+Optimizer = Literal[
+    "adam",
+    "muon",
+    "adamw",
+    "nadam",
+    "radam",
+    "adamax",
+    "sgd",
+    "rmsprop",
+    "adagrad",
+    "adadelta",
+    "adafactor",
+    "asgd",
+    "rprop",
+]
+"""Names of optimizers; all but Muon are classes of ``torch.optim``, in lower case."""
 
 LOSS_NAMES = ("l1", "l2", "charbonnier", "fft")
 
