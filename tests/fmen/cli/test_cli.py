@@ -111,7 +111,6 @@ def test_ctrl_c_outside_the_training_loop_is_no_traceback(work: Path, monkeypatc
         (["train", "--recipe", "paper"], "data/DIV2K does not exist"),
         (["train", "--resume"], "no run under runs/ to resume: start one with 'fmen train'"),
         (["train", "--resume", "--out", "photos"], "photos: no run to resume"),
-        (["validate"], "no trained weights under runs/: train with 'fmen train', or name a file with --weights"),
         (["validate", "--weights", "photos/one.png"], "photos/one.png: not a weights file"),
         (["validate", "--weights", "none.pth"], "none.pth: no such weights file"),
         (["validate", "--weights", "w.safetensors", "--data", "nowhere"], "nowhere does not exist"),
@@ -124,6 +123,8 @@ def test_ctrl_c_outside_the_training_loop_is_no_traceback(work: Path, monkeypatc
         (["upscale", "photos", "-o", "out", "--tile", "x"], "--tile x: give a number of pixels, or auto"),
         (["upscale", "photos", "-o", "out", "--weights", "w.safetensors", "--tile", "3"], "a tile of 3 pixels"),
         (["reparam", "photos", "out.safetensors"], "photos: is a folder"),
+        (["reparam", "w.safetensors"], "w.safetensors: exists already; name the weights and the file to write"),
+        (["reparam", "w.safetensors", "a", "b"], "b: one argument too many; give the weights and the file to write"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )

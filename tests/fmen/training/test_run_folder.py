@@ -15,7 +15,7 @@ import yaml
 from typer.testing import CliRunner
 
 from fmen.cli.main import app
-from fmen.sources.runs import RunError, newest_weights
+from fmen.sources.runs import RunError, weights_of_runs
 from fmen.training.initialization import initial_network
 from fmen.training.loop import train
 from fmen.training.recipe import Recipe, RecipeError, dump_recipe
@@ -27,8 +27,7 @@ RecipeMaker = Callable[..., Recipe]
 
 def test_runs_are_numbered_and_the_newest_is_found(tmp_path: Path) -> None:
     recipe = Recipe(name="quick", steps=1, learning_rate=1e-3)
-    with pytest.raises(RunError, match="no trained weights under"):
-        newest_weights(tmp_path)
+    assert weights_of_runs(tmp_path) == []
     with pytest.raises(RunError, match="no run under"):
         newest_run(tmp_path)
     names = []
@@ -39,7 +38,8 @@ def test_runs_are_numbered_and_the_newest_is_found(tmp_path: Path) -> None:
         for file in (run.best, run.resume):
             write_at(file, 1e9 - age)
     assert names == ["fmen-s_x4_quick", "fmen-s_x4_quick-2", "fmen-s_x4_quick-3"]
-    assert newest_weights(tmp_path) == tmp_path / "fmen-s_x4_quick-2" / "best.safetensors"
+    order = ["fmen-s_x4_quick-2", "fmen-s_x4_quick-3", "fmen-s_x4_quick"]
+    assert weights_of_runs(tmp_path) == [tmp_path / name / "best.safetensors" for name in order]
     assert newest_run(tmp_path).folder.name == "fmen-s_x4_quick-2"
 
 
@@ -54,9 +54,9 @@ def test_the_newest_weights_are_those_of_the_newest_run_whether_it_validates_or_
     write_at(older.best, 100)
     write_at(older.last, 110)
     write_at(newer.last, 200)
-    assert newest_weights(tmp_path) == newer.last
+    assert weights_of_runs(tmp_path) == [newer.last, older.best]
     write_at(older.last, 300)
-    assert newest_weights(tmp_path) == older.best, "the older run has gone on"
+    assert weights_of_runs(tmp_path) == [older.best, newer.last], "the older run has gone on"
 
 
 def test_the_cosine_of_a_resumed_run_keeps_its_length_unless_it_is_given(tiny: RecipeMaker, tmp_path: Path) -> None:

@@ -449,16 +449,16 @@ def test_ctrl_c_leaves_whole_files_only(tree: Path, monkeypatch: pytest.MonkeyPa
     assert {path.name for path in (tree / "out").rglob("*") if path.is_file()} <= {".fmen-upscale.jsonl"}
 
 
-def test_weights_come_from_the_package_or_else_from_the_newest_run(tree: Path) -> None:
+def test_weights_come_from_the_newest_run_or_else_from_the_package(tree: Path) -> None:
     _, stderr = fmen("in/one.png", "-o", "big.png", status=2)
     assert "no trained weights for x4: bundled are none, and there is no run under runs/" in stderr
     (tree / "runs" / "r").mkdir(parents=True)
     save(network(), tree / "runs" / "r" / "best.safetensors")
     assert b"weights runs/r/best.safetensors" in fmen("in/one.png", "-o", "big.png")[0]
     (tree / "bundled").mkdir()
-    save(network(), tree / "bundled" / "fmen-s_x2.safetensors")
+    (tree / "runs" / "r" / "best.safetensors").rename(tree / "bundled" / "fmen-s_x2.safetensors")
     bundled = fmen("in/one.png", "-o", "big.png", "--scale", "2", "--overwrite")[0]
-    assert f"weights {tree}/bundled/fmen-s_x2.safetensors".encode() in bundled
+    assert b"weights fmen-s_x2 (bundled): fmen x2" in bundled
     assert b"fmen-s_x2" in fmen("in/one.png", "-o", "big.png", "--weights", "fmen-s_x2", "--overwrite")[0]
 
 

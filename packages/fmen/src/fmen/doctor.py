@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from fmen.sources.datasets import DATA
-from fmen.sources.runs import RunError, newest_weights
+from fmen.sources.runs import weights_of_runs
 from fmen_core.precision import has_bf16
 from fmen_core.pretrained import PUBLISHED, bundled, cache_folder
 from fmen_core.tiling import free_memory
@@ -150,7 +150,5 @@ def weights() -> Iterator[Finding]:
     yield Finding(
         bool(here), "published", ", ".join(here) or "none downloaded; see: fmen weights list, fmen weights get NAME"
     )
-    try:
-        yield Finding(True, "newest run", str(newest_weights()))
-    except RunError:
-        yield Finding(False, "newest run", "none under runs/; make one with: fmen train")
+    runs = weights_of_runs()
+    yield Finding(bool(runs), "newest run", str(runs[0]) if runs else "none under runs/; make one with: fmen train")

@@ -13,7 +13,7 @@ from torch import nn
 from fmen.errors import UserError
 from fmen.sources.datasets import measured_source
 from fmen.sources.networks import Note, has_blocks, load_network
-from fmen.sources.weights import named_or_newest_weights
+from fmen.sources.weights import choose_weights, weights_title
 from fmen_core import Upscaler
 from fmen_core.architecture import sr_model
 from fmen_data import PairDataset, open_dataset, write_image
@@ -83,7 +83,7 @@ def run_validation(
     """Measure a weights file on one or more datasets.
 
     Args:
-        weights: A file or a name. None for the best weights of the newest run.
+        weights: As :func:`fmen.sources.weights.choose_weights` takes it.
         data: Datasets as ``--data`` names them. By default, DIV2K's validation images under ``data/`` if they exist,
             else the sample.
         model: The network, as :func:`fmen.sources.networks.load_network` takes it; required for a user's network.
@@ -98,13 +98,13 @@ def run_validation(
         One report per dataset.
 
     Raises:
-        UserError: There is no run, the user's network cannot be used, or two datasets have the same name.
+        UserError: The user's network cannot be used, or two datasets have the same name.
         ModelError: The weights or the device cannot be used.
         DataError: A dataset cannot be read.
     """
-    file = named_or_newest_weights(weights)
+    file = choose_weights(weights, model=model)
     network = load_network(file, model, note=note)
-    echo(f"weights {file}: {describe_network(network)}")
+    echo(f"weights {weights_title(file)}: {describe_network(network)}")
     scale = sr_model(network).scale
     datasets = [open_dataset(measured_source(source, scale), scale=scale, split="val") for source in data or (None,)]
     if len({dataset.name for dataset in datasets}) < len(datasets):

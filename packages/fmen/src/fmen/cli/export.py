@@ -22,11 +22,18 @@ class FileFormat(str, Enum):
 
 
 def export(
-    weights: Annotated[Path, typer.Argument(metavar="FILE|NAME", help="Weights of any network, in either form.")],
     file_format: Annotated[
         FileFormat, typer.Option("--format", help="Format of the file. pth: the names of FMEN's authors' repository.")
     ],
     out: Annotated[Path, typer.Option(metavar="FILE", help="The file to write.")],
+    weights: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[FILE|NAME]",
+            help="Weights of any network, in either form. Default: the newest run's, or the bundled FMEN-S.",
+            show_default=False,
+        ),
+    ] = None,
     model: Model = None,
     data_range: Annotated[
         float | None,
@@ -41,10 +48,10 @@ def export(
     The exported file is loaded again and compared with PyTorch.
     """
     from fmen.export.run import export_weights
-    from fmen_core import find_weights
+    from fmen.sources.weights import choose_weights, weights_title
 
-    exported = export_weights(
-        find_weights(weights), out, file_format.value, data_range=data_range, model=model, note=warn
-    )
+    file = choose_weights(weights, model=model)
+    typer.echo(f"weights {weights_title(file)}")
+    exported = export_weights(file, out, file_format.value, data_range=data_range, model=model, note=warn)
     typer.echo(f"{exported.path}: {exported.content}")
     typer.echo(f"checked with {exported.reader} against PyTorch: {exported.difference}")

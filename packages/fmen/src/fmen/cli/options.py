@@ -54,7 +54,8 @@ class AutoPrecision(str, Enum):
 
 
 Weights = Annotated[
-    Path | None, typer.Option(metavar="FILE|NAME", help="Trained weights. Default: the newest run's best.")
+    Path | None,
+    typer.Option(metavar="FILE|NAME", help="Trained weights. Default: the newest run's, or the bundled FMEN-S."),
 ]
 Data = Annotated[
     str | None,

@@ -37,20 +37,20 @@ def report(
     """Write a page of curves, tables and images.
 
     The page is one HTML file without external resources. It has a section for each input that is named. Without
-    --run, --weights, --validate and --bench, it shows the newest run.
+    --run, --weights, --validate and --bench, it shows the newest run, or without one the bundled FMEN-S.
     """
     from fmen.report.page import make_gallery, write_report
     from fmen.sources.networks import user_class
-    from fmen.sources.runs import newest_weights
+    from fmen.sources.weights import choose_weights, is_bundled, weights_title
     from fmen.training.run_folder import Run
-    from fmen_core import find_weights
 
     out.parent.mkdir(parents=True, exist_ok=True)  # before the images, not after
     if run is None and weights is None and (data is not None or not (validate or bench)):
-        run = newest_weights().parent
+        found = choose_weights(None, model=model)
+        run, weights = (None, found) if is_bundled(found) else (found.parent, None)
     chosen = None if run is None else Run(run)
     if weights is not None:
-        weights = find_weights(weights)
+        weights = choose_weights(weights)
     elif chosen is not None and (data is not None or chosen.weights.is_file()):
         weights = chosen.weights
         if data is None and model is None and (name := user_class(weights)):
@@ -67,6 +67,6 @@ def report(
             full=full,
             note=warn,
         )
-        typer.echo(f"images: {len(gallery.images)} of {gallery.dataset}, weights {weights}")
+        typer.echo(f"images: {len(gallery.images)} of {gallery.dataset}, weights {weights_title(weights)}")
     write_report(out, run=chosen, validations=validate or [], bench=bench, gallery=gallery)
     typer.echo(f"{out}: {out.stat().st_size / 1e6:.1f} MB")

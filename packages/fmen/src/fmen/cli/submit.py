@@ -166,10 +166,14 @@ def inputs(model: str | None, weights: Path | None, data: str | None) -> tuple[n
     """The network and the dataset that the options name; the files are printed."""
     from fmen.sources.datasets import measured_source
     from fmen.sources.networks import load_network
-    from fmen.sources.weights import named_or_newest_weights
+    from fmen.sources.weights import choose_weights, is_bundled, weights_title
 
-    file, source = named_or_newest_weights(weights), measured_source(data, scale=4)
-    typer.echo(f"weights {file}, data {data or source}")
+    file, source = choose_weights(weights, model=model), measured_source(data, scale=4)
+    typer.echo(f"weights {weights_title(file)}, data {data or source}")
+    if is_bundled(file):
+        typer.echo(
+            "note: these are the bundled weights, not yours; train with 'fmen train', or name yours with --weights"
+        )
     return load_network(file, model, note=typer.echo), source
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
-from fmen.cli.options import AutoPrecision, Device, Model, warn
+from fmen.cli.options import AutoPrecision, Device, Model, Weights, warn
 from fmen.errors import UserError
 
 if TYPE_CHECKING:
@@ -50,15 +50,13 @@ def upscale(
         str | None,
         typer.Option("--output", "-o", metavar="PATH", help="Folder, or file for one image; - is stdout (PNG)."),
     ] = None,
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE|NAME", help="Trained weights. Default: the bundled FMEN-S, or the newest run's best."
-        ),
-    ] = None,
+    weights: Weights = None,
     model: Model = None,
     scale: Annotated[
-        int | None, typer.Option(metavar="N", min=2, max=4, help="Enlarge by 2, 3 or 4. Default: 4.")
+        int | None,
+        typer.Option(
+            metavar="N", min=2, max=4, help="Enlarge by 2, 3 or 4. Default: as the network does, 4 without a run."
+        ),
     ] = None,
     outscale: Annotated[str | None, typer.Option(metavar="FACTOR", help="Enlarge by any factor, such as 2.5.")] = None,
     width: Annotated[int | None, typer.Option(min=1, metavar="PIXELS", help="Width of the results.")] = None,
@@ -101,13 +99,14 @@ def upscale(
 
     jobs, faults = plan(inputs, output, f".{format_.value}")
     from fmen.sources.networks import source_of
-    from fmen.sources.weights import choose_weights, weights_of_all_scales
-    from fmen.upscaling.networks import Networks, needed_scale
+    from fmen.sources.weights import choose_weights, weights_title
+    from fmen.upscaling.networks import SCALES, Networks, needed_scale
 
     if weights is None and model is None and scale is None and (width or max_side):  # the factor depends on the image
-        files = weights_of_all_scales()
+        files = list(dict.fromkeys(choose_weights(None, each) for each in SCALES))
     else:
-        files = [choose_weights(weights, scale or needed_scale(None if size is None else size.factor), model)]
+        factor = None if size is None else size.factor
+        files = [choose_weights(weights, scale or (needed_scale(factor) if factor else None), model)]
     networks = Networks.load(
         files, model, note=warn, size=size, precision=precision.value, device=device, tile=side, self_ensemble=ensemble
     )
@@ -127,7 +126,7 @@ def upscale(
         from fmen.upscaling.cluster import run_on_ray
 
         for file, network in zip(networks.files, networks.models, strict=True):
-            say(f"weights {file}: {network.name} x{network.scale}")
+            say(f"weights {weights_title(file)}: {network.name} x{network.scale}")
         folder = output_folder(inputs, output)
         failed, failures = run_on_ray(todo, networks, settings, folder, workers=workers, say=say)
         advice = f"see {failures}" if failed else advice
@@ -139,11 +138,12 @@ def upscale(
 
 def run_here(todo: Sequence[Job], networks: Networks, settings: Settings, say: Callable[[str], None]) -> int:
     """Upscale in this process; return the number of images that could not be upscaled."""
+    from fmen.sources.weights import weights_title
     from fmen.upscaling.batch import BatchUpscaler
 
     first = networks.upscaler()
     for file, model in zip(networks.files, networks.models, strict=True):
-        say(f"weights {file}: {model.name} x{model.scale}, {first.precision} on {first.device}")
+        say(f"weights {weights_title(file)}: {model.name} x{model.scale}, {first.precision} on {first.device}")
     batch = BatchUpscaler(networks, settings, progress=sys.stderr.isatty())
     return batch.run(todo, say=say, complain=warn)
 

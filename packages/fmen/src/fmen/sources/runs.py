@@ -17,19 +17,13 @@ class RunError(UserError):
     """A run is missing, exists already, or cannot be resumed. The message is one line and names the remedy."""
 
 
-def newest_folder(root: Path, *names: str) -> Path | None:
-    """Return the folder under ``root`` with the newest file of one of these names."""
+def newest_folders(root: Path, *names: str) -> list[Path]:
+    """Return the folders under ``root`` that have a file of one of these names; the last written file's is first."""
     files = [file for name in names for file in root.glob(f"*/{name}")]
-    return max(files, key=lambda file: file.stat().st_mtime).parent if files else None
+    ordered = sorted(files, key=lambda file: file.stat().st_mtime, reverse=True)
+    return list(dict.fromkeys(file.parent for file in ordered))
 
 
-def newest_weights(root: Path = RUNS) -> Path:
-    """Return the best weights of the run that wrote weights last.
-
-    Raises:
-        RunError: There are no weights.
-    """
-    found = newest_folder(root, BEST, LAST)
-    if found is None:
-        raise RunError(f"no trained weights under {root}/: train with 'fmen train', or name a file with --weights")
-    return found / BEST if (found / BEST).is_file() else found / LAST
+def weights_of_runs(root: Path = RUNS) -> list[Path]:
+    """Return the weights of every run, the best ones if there are any. The run that wrote weights last is first."""
+    return [folder / (BEST if (folder / BEST).is_file() else LAST) for folder in newest_folders(root, BEST, LAST)]

@@ -6,57 +6,46 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from fmen.sources.runs import RunError, newest_weights
-from fmen_core import WeightsError, download_weights, find_weights
+from fmen.sources.runs import RUNS, weights_of_runs
+from fmen_core import WeightsError, download_weights, find_weights, read_metadata
 from fmen_core.pretrained import bundled
 
 
-def choose_weights(weights: str | None, scale: int, model: str | None = None) -> Path:
-    """Return the weights file to upscale with.
+def choose_weights(weights: str | Path | None, scale: int | None = None, model: str | None = None) -> Path:
+    """Return the weights file that a command uses.
 
     Args:
-        weights: A file or a name. None for the bundled FMEN-S or, without one for this scale, the best weights of the
-            newest run.
-        scale: Upscaling factor; ignored if ``weights`` is given.
-        model: Without ``weights``: the network, instead of FMEN-S. A user's network has no bundled weights.
+        weights: A file or a name. None for the best weights of the newest run or, without a run, the bundled ones.
+        scale: Upscaling factor. The newest run with this scale precedes bundled weights, and they precede runs with
+            another scale. None for the newest run whatever its scale, and for bundled weights of x4.
+        model: The network of the bundled weights, FMEN-S by default. A user's network has none.
 
     Raises:
         WeightsError: The file or the name does not exist, or there are no weights.
     """
     if weights is not None:
         return find_weights(weights)
-    names = [model] if model else ["fmen-s", "fmen"]
-    path = next((bundled()[f"{name}_x{scale}"] for name in names if f"{name}_x{scale}" in bundled()), None)
-    if path is not None:
-        return path
-    try:
-        return newest_weights()
-    except RunError:
+    runs = weights_of_runs()
+    matching = [file for file in runs if scale is None or read_metadata(file).get("scale") == str(scale)]
+    inside = bundled().get(f"{model or 'fmen-s'}_x{scale or 4}")
+    chosen = [*matching[:1], *([inside] if inside else []), *runs[:1]]
+    if not chosen:
         available = ", ".join(bundled()) or "none"
         raise WeightsError(
-            f"no trained weights for x{scale}: bundled are {available}, and there is no run under runs/; "
+            f"no trained weights for x{scale or 4}: bundled are {available}, and there is no run under {RUNS}/; "
             "name some with --weights ('fmen weights list' shows published ones)"
-        ) from None
+        )
+    return chosen[0]
 
 
-def weights_of_all_scales() -> list[Path]:
-    """Return the bundled weights of FMEN-S for every scale; without any, the best weights of the newest run.
-
-    Raises:
-        WeightsError: There are none.
-    """
-    found = [path for scale in (2, 3, 4) if (path := bundled().get(f"fmen-s_x{scale}"))]
-    return found or [choose_weights(None, 4)]
+def is_bundled(file: Path) -> bool:
+    """Return whether a weights file is one of the bundled ones."""
+    return file in bundled().values()
 
 
-def named_or_newest_weights(weights: Path | None) -> Path:
-    """Return the weights file to measure or to pack: a file, a name, or the best weights of the newest run.
-
-    Raises:
-        WeightsError: The file or the name does not exist.
-        RunError: ``weights`` is None and there is no run.
-    """
-    return newest_weights() if weights is None else find_weights(weights)
+def weights_title(file: Path) -> str:
+    """Return what the output of a command calls a weights file: its path, or the name of bundled weights."""
+    return f"{file.stem} (bundled)" if is_bundled(file) else str(file)
 
 
 def download(name: str, *, progress: bool = True, url: str | None = None) -> Path:

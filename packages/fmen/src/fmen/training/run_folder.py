@@ -22,7 +22,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from fmen.sources.runs import BEST, LAST, RUNS, RunError, newest_folder
+from fmen.sources.runs import BEST, LAST, RUNS, RunError, newest_folders
 from fmen.training.recipe import Recipe, current_keys, dump_recipe, load_recipe, make_recipe
 from fmen.training.schedule import cosine_length
 from fmen_data.atomic import atomic_write_bytes
@@ -169,10 +169,10 @@ def newest_run(root: Path = RUNS) -> Run:
     Raises:
         RunError: There is no run.
     """
-    found = newest_folder(root, "resume.pt", "resume-1.pt")
-    if found is None:
+    found = newest_folders(root, "resume.pt", "resume-1.pt")
+    if not found:
         raise RunError(f"no run under {root}/ to resume: start one with 'fmen train', or name its folder with --out")
-    return Run(found)
+    return Run(found[0])
 
 
 def resumed_recipe(run: Run, overrides: Mapping[str, object]) -> Recipe:
