@@ -170,6 +170,8 @@ class Processes:
             if not self.done.is_set():
                 if self._claim():
                     print("error: another process of the run has ended; its messages say why", file=sys.stderr)
+                if self.first:  # It may serve the store, which the others read until they end.
+                    time.sleep(HEARTBEAT)
                 leave(1)
 
     def _claim(self) -> bool:
