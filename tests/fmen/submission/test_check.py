@@ -30,7 +30,7 @@ from fmen.submission.check.package import (
     psnr_agrees,
     read_metrics,
 )
-from fmen.submission.check.run import check_submission, verdict
+from fmen.submission.check.run import check_submission, unpack, verdict
 from fmen.submission.check.server_archive import DIV2K
 from fmen.submission.images import open_images
 from fmen.submission.rules import LAYOUTS, SubmissionError
@@ -554,3 +554,13 @@ def test_a_strangers_code_has_limits(tmp_path: Path, monkeypatch: pytest.MonkeyP
     script.write_text("import resource; print(resource.getrlimit(resource.RLIMIT_CPU)[0]); bytearray(2**50)")
     run = run_fresh([str(script)], readable=[], **options)  # type: ignore[arg-type]
     assert run.stdout == "30\n" and "MemoryError" in run.stderr
+
+
+def test_the_largest_size_itself_is_unpacked(
+    report: SubmissionReport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = sum(map(len, read(report.path).values()))
+    monkeypatch.setattr("fmen.submission.check.run.LARGEST", size)
+    assert unpack(report.path, tmp_path / "fits") == []
+    monkeypatch.setattr("fmen.submission.check.run.LARGEST", size - 1)
+    assert len(unpack(report.path, tmp_path / "too large")) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -126,3 +127,15 @@ def test_images_that_cannot_be_used_are_left_out_on_request(
     assert capsys.readouterr().err == f"left out: {tmp_path}/set/bad.png is empty; get the file again or remove it\n"
     with pytest.raises(DataError, match="is empty"):
         open_patches([Stage(recipe.model_copy(update={"skip_bad": False}))], Processes())
+
+
+def test_images_that_do_not_fit_on_the_device_are_refused_with_both_sizes(
+    tiny: RecipeMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = [SimpleNamespace(size=3 * 2**30)]
+    sampler = SimpleNamespace(caches=[SimpleNamespace(lr=images, hr=images)])
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (7 * 2**30, 8 * 2**30))
+    said = r"the images take 6\.0 GiB, more than half of the GPU's 7\.0 free GiB; use --set feed=cpu"
+    with pytest.raises(RecipeError, match=said):
+        resident(tiny(feed="device"), sampler, CUDA)  # type: ignore[arg-type]
+    assert resident(tiny(feed="auto"), sampler, CUDA) is False  # type: ignore[arg-type]

@@ -291,3 +291,11 @@ def test_a_signal_stops_a_validation_which_the_resumed_run_repeats(
     assert found == expected and found.keys() == {3, 6}
     assert outcomes[-1].best == max(expected.values())
     assert_equal(weights_of(parts.best), weights_of(whole.best))
+
+
+def test_a_run_that_diverges_stops_at_the_next_line_of_the_log(
+    tiny: RecipeMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fmen.training.loop.take_step", lambda *args: take_step(*args) * math.nan)
+    with pytest.raises(TrainingError, match="training diverged by step 2"):
+        train(tiny(log_every=2, save_every=100), Run(tmp_path / "run"))

@@ -8,9 +8,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from tqdm import tqdm
 
 from fmen.upscaling import batch
-from fmen.upscaling.batch import READERS, BatchUpscaler
+from fmen.upscaling.batch import READERS, BatchUpscaler, TileBar
 from fmen.upscaling.jobs import Job, plan
 from fmen.upscaling.manifest import Settings, pending
 from fmen.upscaling.networks import Networks
@@ -173,3 +174,18 @@ def test_a_bug_in_a_thread_is_not_taken_for_a_bad_image(
     monkeypatch.setattr(batch, "write_photo", broken)
     with pytest.raises(KeyError, match="bug"):
         silently(BatchUpscaler(networks, SETTINGS), jobs)
+
+
+def test_the_bar_over_the_tiles_of_an_image_disappears_when_it_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[dict[str, object]] = []
+
+    def fake(**options: object) -> object:
+        made.append(options)
+        return tqdm(disable=True)
+
+    monkeypatch.setattr("fmen.upscaling.batch.tqdm", fake)
+    with TileBar("a.png", True) as bar:
+        bar.show(1, 4)
+    with TileBar("b.png", True) as bar:
+        bar.show(1, 1)
+    assert [(options["desc"], options["total"], options["leave"]) for options in made] == [("a.png", 4, False)]
