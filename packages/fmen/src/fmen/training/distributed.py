@@ -171,7 +171,7 @@ class Processes:
                 if self._claim():
                     print("error: another process of the run has ended; its messages say why", file=sys.stderr)
                 if self.first:  # It may serve the store, which the others read until they end.
-                    time.sleep(HEARTBEAT)
+                    time.sleep(2 * HEARTBEAT)
                 leave(1)
 
     def _claim(self) -> bool:
