@@ -241,7 +241,7 @@ def fuzz(count: int, *, seed: int = 0, only: Sequence[str] = (), progress: bool 
         progress: Show a bar with the number of tracebacks.
     """
     silence_decoders()
-    cv2.setLogLevel(0)
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     with tempfile.TemporaryDirectory(prefix="fmen-fuzz-") as name:
         folder = Path(name)
         everything = (*image_kinds(), *text_kinds(), *binary_kinds(folder))
