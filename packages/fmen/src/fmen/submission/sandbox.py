@@ -21,6 +21,7 @@ import sys
 from collections.abc import Sequence
 from functools import cache, partial
 from importlib.abc import MetaPathFinder
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -78,9 +79,9 @@ def run_fresh(
         threads: Number of CPU threads; results are bitwise equal to those of this process only with as many threads.
         cuda: Whether GPUs are visible.
         timeout: Time limit in seconds.
-        readable: If given, the code is a stranger's. CPU time, memory and file sizes are limited. With bubblewrap, the
-            process sees only the system's libraries, Python, these folders (read-only) and ``folder``, and it has no
-            network and an empty environment.
+        readable: If given, the code is a stranger's. CPU time, memory and file sizes are limited, except on Windows.
+            With bubblewrap, the process sees only the system's libraries, Python, these folders (read-only) and
+            ``folder``, and it has no network and an empty environment.
 
     Raises:
         subprocess.TimeoutExpired: ``timeout`` has passed.
@@ -91,7 +92,8 @@ def run_fresh(
     command, environment = [sys.executable, "-I", *program], dict(os.environ) | own
     limits = None
     if readable is not None:
-        limits = partial(limit_resources, timeout, threads, cuda)
+        if find_spec("resource"):  # Not on Windows.
+            limits = partial(limit_resources, timeout, threads, cuda)
         bubblewrap = find_bubblewrap()
         if bubblewrap:
             environment = own
@@ -135,7 +137,7 @@ def walls(folder: Path, readable: Sequence[Path], cuda: bool) -> list[str]:
 
 def limit_resources(timeout: float | None, threads: int, cuda: bool) -> None:
     """Limit this process: 4 GiB per file, three quarters of the memory, and the CPU time of ``threads`` threads."""
-    import resource  # Not on Windows.
+    import resource
 
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 3 // 4
     limits = {resource.RLIMIT_FSIZE: LARGEST_FILE, resource.RLIMIT_CORE: 0}
