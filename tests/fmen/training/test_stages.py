@@ -19,7 +19,7 @@ from fmen.training.recipe import Recipe, RecipeError, dump_recipe, load_recipe, 
 from fmen.training.run_folder import Run, RunError, resumed_recipe
 from fmen.training.schedule import learning_rate
 from fmen.training.setup import check_recipe
-from fmen.training.stages import stages_of
+from fmen.training.stages import stage_before, stages_of
 from fmen_core import load, read_metadata
 
 RecipeMaker = Callable[..., Recipe]
@@ -58,6 +58,7 @@ def test_a_stage_is_a_recipe_with_its_own_values_and_the_common_ones(staged: Rec
         0,
     )
     assert two.recipe.ema == 0.9 and two.recipe.data == recipe.data
+    assert [stage_before([one, two], step).number for step in (1, 3, 4, 7)] == [1, 1, 2, 2]
     (alone,) = stages_of(one.recipe)
     assert (alone.recipe, alone.start, alone.stop) == (one.recipe, 0, 3)
 
