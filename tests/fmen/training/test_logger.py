@@ -184,13 +184,13 @@ def test_without_a_terminal_the_time_left_is_told_once_it_is_known_and_in_every_
     monkeypatch.setattr("time.perf_counter", lambda: 0.0)
     with Logger(Run(tmp_path), stage.recipe, step=0) as logger:
         logger.begin(stage)
-        for _ in range(FIRST_STEPS + 5):
+        for _ in range(FIRST_STEPS + 8):
             monkeypatch.setattr("time.perf_counter", lambda: logger.pace.last + 2.0)
             logger.tick()
-        logger.record({"step": 10, "psnr": 27.0}, stage)
+        logger.record({"step": 13, "psnr": 27.0}, stage)
     assert capsys.readouterr().err.splitlines() == [
         "about 33 min for 990 more steps (0.5 steps/s)",
-        "step      10/1000  27.00 dB  33 min left",
+        "step      13/1000  27.00 dB  33 min left",
     ]
 
 
@@ -203,7 +203,7 @@ def test_a_new_stage_is_named_and_its_rate_is_measured_again(
     with Logger(Run(tmp_path), recipe, step=0) as logger:
         for stage in (stages[0], stages[0], stages[1]):
             logger.begin(stage)
-        logger.pace.tick()
+            logger.pace.tick()
         assert logger.pace.unmeasured == FIRST_STEPS - 1
         logger.record({"step": 10, "psnr": 27.0}, stages[1])
     assert capsys.readouterr().err.splitlines() == [

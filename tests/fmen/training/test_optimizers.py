@@ -66,6 +66,7 @@ def test_every_optimizer_takes_the_recipes_rate_and_takes_steps(
     before = torch.cat([parameter.detach().flatten() for parameter in network.parameters()])
     optimizer = make_optimizer(recipe_of(optimizer=name, learning_rate=0.01, fused=True), network)
     assert isinstance(optimizer, OPTIMIZERS[name]) and optimizer.param_groups[0]["lr"] == 0.01
+    assert optimizer.defaults.get("fused", True) is True
     after = gradient_step(network, optimizer)
     assert after.isfinite().all() and (after != before).float().mean() > 0.9
 
