@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fmen.charts.curves import POINTS, draw_lines, draw_loss, draw_psnr, smooth, thin
+from fmen.charts.curves import POINTS, draw_lines, draw_loss, draw_psnr, draw_runs, smooth, thin
 from fmen.charts.networks import Network, draw_networks, inline_networks, save_networks
 from fmen.charts.style import ACCENT, GUEST, INK, inline_svg, render, thousands
 from fmen.charts.tables import format_markdown
@@ -188,6 +188,17 @@ def test_the_psnr_curve_marks_its_best_value_above_the_curve() -> None:
 def test_a_constant_psnr_has_an_axis() -> None:
     low, high = draw_psnr([(1, 30.0), (2, 30.0)]).axes[0].get_ylim()
     assert low == pytest.approx(29.85) and high == pytest.approx(30.375)
+
+
+def test_the_curves_of_several_runs_end_where_their_runs_end_and_start_near_the_best_value() -> None:
+    lines = {"long": [(1, 9.0), (100, 30.0), (200, 31.0)], "short": [(1, 10.0), (50, 29.0)]}
+    figure = draw_runs(lines, shown=3)
+    axes = figure.axes[0]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["long", "short"]
+    assert axes.get_xlim() == (0, 200) and axes.get_ylim()[0] == 28
+    assert [line.get_xdata()[-1] for line in axes.lines] == [200, 50]
+    assert len({line.get_color() for line in axes.lines}) == 2
+    assert not draw_runs({"": lines["long"]}).legends and draw_runs(lines).axes[0].get_ylim()[0] < 9
 
 
 def test_a_long_curve_is_thinned_to_means_and_keeps_its_end() -> None:

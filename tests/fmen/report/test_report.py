@@ -28,7 +28,7 @@ from fmen.report.images import (
     pick_windows,
 )
 from fmen.report.inputs import BenchRow, LogRow, ReportError, read_validation
-from fmen.report.page import remarks, training_curves, write_report
+from fmen.report.page import compared_curves, logged_series, remarks, training_curves, training_part, write_report
 from fmen.report.tables import challenge_table
 from fmen.training.run_folder import Run
 from fmen_core import create_model, save
@@ -239,14 +239,62 @@ def test_the_error_map_is_black_where_nothing_differs_and_its_blocks_are_means()
 
 def test_curves_describe_themselves_and_leave_out_what_was_not_logged() -> None:
     log = [LogRow(step=step, psnr=value, loss=30 / step) for step, value in ((1, 20.0), (2, 31.47), (3, 31.2))]
-    loss, psnr_curve = training_curves(log, "L1", "paper")
+    loss, psnr_curve = training_curves(logged_series(log, "L1", "paper"))
     assert (loss.caption, psnr_curve.caption) == ("Training loss (L1)", "Validation PSNR in dB (paper)")
     assert 'aria-label="Training loss (L1): from 30 at step 1 to 10 at step 3"' in loss.svgs["wide"]
     assert "best 31.47 at step 2, last 31.20 at step 3" in psnr_curve.svgs["narrow"]
     assert ">31.47 dB<" in psnr_curve.svgs["wide"]
-    assert [each.caption for each in training_curves([LogRow(step=5, loss=3.0)], "", "")] == ["Training loss"]
+    assert [each.caption for each in training_curves(logged_series([LogRow(step=5, loss=3.0)], "", ""))] == [
+        "Training loss"
+    ]
     nothing = [LogRow(step=1, loss=float("nan"), psnr=float("inf")), LogRow(step=2, loss=0.0)]
-    assert training_curves(nothing, "L1", "") == []
+    assert logged_series(nothing, "L1", "") == []
+
+
+def run_of(steps: int, rate: float) -> list[LogRow]:
+    return [LogRow(step=step, loss=9 / step, psnr=20 + step, lr=rate / step) for step in range(1, steps + 1)]
+
+
+def test_the_learning_rate_is_drawn_below_the_other_curves() -> None:
+    *_, rate = training_curves(logged_series(run_of(3, 3e-3), "L1", "paper"))
+    assert rate.caption == "Learning rate"
+    assert 'aria-label="Learning rate: from 0.003 at step 1 to 0.001 at step 3"' in rate.svgs["wide"]
+
+
+def test_several_runs_are_drawn_in_one_chart_with_a_legend() -> None:
+    series = {name: logged_series(run_of(steps, 1e-3), "L1", "paper") for name, steps in (("first", 3), ("second", 5))}
+    charts = compared_curves(series)
+    assert [chart.caption for chart in charts] == [
+        "Training loss (L1)",
+        "Validation PSNR in dB (paper)",
+        "Learning rate",
+    ]
+    for chart in charts:
+        assert ">first<" in chart.svgs["wide"] and ">second<" in chart.svgs["narrow"]
+    assert "first: Validation PSNR in dB (paper): best 23.00 at step 3" in charts[1].svgs["wide"]
+    assert "second: Validation PSNR in dB (paper): best 25.00 at step 5" in charts[1].svgs["wide"]
+
+
+def test_runs_of_different_protocols_and_losses_share_only_the_learning_rate() -> None:
+    series = {
+        "first": logged_series(run_of(3, 1e-3), "L1", "paper"),
+        "second": logged_series(run_of(3, 1e-3), "L2", "ntire"),
+    }
+    assert [chart.caption for chart in compared_curves(series)] == [
+        *("Training loss (L1)", "Training loss (L2)"),
+        *("Validation PSNR in dB (paper)", "Validation PSNR in dB (ntire)"),
+        "Learning rate",
+    ]
+
+
+def test_two_runs_have_their_facts_and_are_called_by_their_paths_where_their_names_are_equal(tmp_path: Path) -> None:
+    runs = [Run(tmp_path / parent / "run") for parent in ("a", "b")]
+    for run in runs:
+        run.folder.mkdir(parents=True)
+        run.metrics.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0}\n', encoding="utf-8")
+    part = training_part(runs)
+    assert [facts[0] for facts in part["facts"]] == [("Run", str(run.folder)) for run in runs]
+    assert all(str(run.folder) in part["curves"][0].svgs["wide"] for run in runs)
 
 
 def test_each_network_has_a_tooltip_with_its_figures(page: Path) -> None:
@@ -314,7 +362,7 @@ def test_a_page_that_cannot_be_written_leaves_the_old_one(
 
     monkeypatch.setattr("jinja2.Template.generate", full)
     with pytest.raises(OSError, match=r"No space left on device: .*r\.html"):
-        write_report(tmp_path / "r.html", run=Run(work / "runs" / "fmen-s_x4_quick"))
+        write_report(tmp_path / "r.html", runs=[Run(work / "runs" / "fmen-s_x4_quick")])
     assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
 
 

@@ -60,13 +60,14 @@ def test_the_report_shows_every_curve_and_a_recipe_with_one_set_is_written_as_be
 ) -> None:
     run = Run(tmp_path / "run")
     train(several, run)
-    captions = [chart.caption for chart in training_part(run)["curves"]]
+    captions = [chart.caption for chart in training_part([run])["curves"]]
     assert captions == [
         "Training loss (L1)",
         "Validation PSNR in dB (ntire)",
         f"Validation PSNR in dB on {photos.name} (paper)",
         "Validation PSNR in dB on sample-val (ntire)",
         "Validation PSNR in dB on sample-val (paper)",
+        "Learning rate",
     ]
     assert run.recipe().val_protocol == ("ntire", "paper")
     values = yaml.safe_load(dump_recipe(tiny(val_data="sample")))

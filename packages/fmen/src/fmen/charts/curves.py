@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -95,6 +96,39 @@ def draw_psnr(
             va="bottom",
             fontweight="bold",
         )
+    return figure
+
+
+def draw_runs(
+    lines: Mapping[str, Sequence[Point]],
+    *,
+    logarithmic: bool = False,
+    shown: float = math.inf,
+    width: float = 480,
+    height: float = 300,
+    size: float = 13,
+) -> Figure:
+    """Draw a value of one or more runs by step, each run in a color of its own.
+
+    Args:
+        lines: ``(step, value)`` by step, by the name of the run.
+        logarithmic: Draw the values, which are positive, on a logarithmic axis.
+        shown: The axis starts at most this far below the largest value.
+        width, height: In points.
+        size: Font size in points.
+    """
+    with chart_style(size):
+        figure, axes = step_axes(width, height, max(points[-1][0] for points in lines.values()))
+        for color, (name, points) in zip(cycle(COLORS), lines.items(), strict=False):
+            marker = "o" if len(points) == 1 else None
+            axes.plot(*zip(*thin(points), strict=True), label=name, color=color, linewidth=2, marker=marker)
+        if logarithmic:
+            axes.set_yscale("log")
+            name_log_ticks(axes)
+        low, largest = axes.get_ylim()[0], max(value for points in lines.values() for _, value in points)
+        axes.set_ylim(bottom=max(low, largest - shown))
+        if len(lines) > 1:  # outside the axes, where it covers no line
+            figure.legend(loc="outside lower left", fontsize=0.85 * size)
     return figure
 
 

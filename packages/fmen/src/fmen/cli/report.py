@@ -12,7 +12,10 @@ from fmen.cli.options import Device, Model, Protocol, warn
 
 def report(
     run: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Run folder: shows its curves, and images of its weights.")
+        list[Path] | None,
+        typer.Option(
+            metavar="DIR", help="Run folder: shows its curves, and images of the first's weights. Repeatable."
+        ),
     ] = None,
     validate: Annotated[
         list[Path] | None, typer.Option(metavar="FILE.json", help="From fmen validate --json. Repeatable.")
@@ -45,14 +48,15 @@ def report(
     from fmen.training.run_folder import Run
 
     out.parent.mkdir(parents=True, exist_ok=True)  # before the images, not after
-    if run is None and weights is None and (data is not None or not (validate or bench)):
+    folders = run or []
+    if not folders and weights is None and (data is not None or not (validate or bench)):
         found = choose_weights(None, model=model)
-        run, weights = (None, found) if is_bundled(found) else (found.parent, None)
-    chosen = None if run is None else Run(run)
+        folders, weights = ([], found) if is_bundled(found) else ([found.parent], None)
+    runs = [Run(folder) for folder in folders]
     if weights is not None:
         weights = choose_weights(weights)
-    elif chosen is not None and (data is not None or chosen.weights.is_file()):
-        weights = chosen.weights
+    elif runs and (data is not None or runs[0].weights.is_file()):
+        weights = runs[0].weights
         if data is None and model is None and (name := user_class(weights)):
             warn(f"note: images are left out; name the network of the run with --model {name}")
             weights = None
@@ -68,5 +72,5 @@ def report(
             note=warn,
         )
         typer.echo(f"images: {len(gallery.images)} of {gallery.dataset}, weights {weights_title(weights)}")
-    write_report(out, run=chosen, validations=validate or [], bench=bench, gallery=gallery)
+    write_report(out, runs=runs, validations=validate or [], bench=bench, gallery=gallery)
     typer.echo(f"{out}: {out.stat().st_size / 1e6:.1f} MB")

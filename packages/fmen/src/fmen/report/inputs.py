@@ -72,6 +72,7 @@ class LogRow(BaseModel):
     step: int
     seconds: float = 0.0
     loss: float | None = None
+    lr: float | None = None
     psnr: float | None = None
 
     @property

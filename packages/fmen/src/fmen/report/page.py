@@ -9,19 +9,20 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from importlib import metadata
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from tqdm import tqdm
 
-from fmen.charts.curves import Point, draw_loss, draw_psnr
+from fmen.charts.curves import SHOWN_DB, Point, draw_loss, draw_psnr, draw_runs, smooth
 from fmen.charts.networks import Network, inline_networks
 from fmen.charts.style import inline_svg
 from fmen.report.images import BUDGET, ERROR_CEILING, PAGE_BUDGET, ComparedImage, Kind, compare
@@ -50,6 +51,22 @@ class Chart:
 
     caption: str
     svgs: dict[str, Markup]
+
+
+class Series(NamedTuple):
+    """A value that a run logged: ``"loss"``, ``"psnr"`` or ``"rate"``, its caption, and its points by step."""
+
+    kind: str
+    caption: str
+    points: Sequence[Point]
+
+    def label(self) -> str:
+        """Describe the curve in words."""
+        (first_step, first), (last_step, last) = self.points[0], self.points[-1]
+        if self.kind != "psnr":
+            return f"{self.caption}: from {first:.3g} at step {first_step:,} to {last:.3g} at step {last_step:,}"
+        best_step, best = max(self.points, key=lambda point: point[1])
+        return f"{self.caption}: best {best:.2f} at step {best_step:,}, last {last:.2f} at step {last_step:,}"
 
 
 @dataclass(frozen=True)
@@ -119,7 +136,7 @@ def make_gallery(
 def write_report(
     out: Path,
     *,
-    run: Run | None = None,
+    runs: Sequence[Run] = (),
     validations: Sequence[Path] = (),
     bench: Path | None = None,
     gallery: Gallery | None = None,
@@ -128,7 +145,7 @@ def write_report(
 
     Args:
         out: The HTML file.
-        run: The folder of a training run.
+        runs: The folders of training runs; the curves of several are drawn in the same charts.
         validations: Files of ``fmen validate --json``.
         bench: A file of ``fmen bench --json``.
         gallery: The images.
@@ -139,7 +156,7 @@ def write_report(
     """
     titles = network_titles()
     parts = {
-        "training": None if run is None else training_part(run),
+        "training": training_part(runs) if runs else None,
         "validation": validation_part(validations, titles) if validations else None,
         "networks": None if bench is None else networks_part(bench, titles),
         "images": images_part(gallery, titles) if gallery and gallery.images else None,
@@ -167,8 +184,21 @@ def write_report(
         raise OSError(error.errno, error.strerror, str(out)) from error
 
 
-def training_part(run: Run) -> dict[str, Any]:
-    """Return the curves and the key facts of a run."""
+def training_part(runs: Sequence[Run]) -> dict[str, Any]:
+    """Return the curves and the key facts of one or more runs."""
+    series = {run_title(run, runs): run_series(run) for run in runs}
+    curves = compared_curves(series) if len(runs) > 1 else training_curves(*series.values())
+    return {"curves": curves, "facts": [run_facts(run) for run in runs]}
+
+
+def run_title(run: Run, runs: Sequence[Run]) -> str:
+    """Return the name of a run's folder, or its path where another run has the same name."""
+    names = [other.folder.name for other in runs]
+    return run.folder.name if names.count(run.folder.name) == 1 else str(run.folder)
+
+
+def run_facts(run: Run) -> list[tuple[str, str]]:
+    """Return the key facts of a run: their names and values."""
     log, recipe = read_metrics(run), read_recipe(run)
     step, seconds = log[-1].step, log[-1].seconds
     facts = [("Run", str(run.folder)), ("Steps", f"{step:,}" + (f" of {recipe.steps:,}" if recipe else ""))]
@@ -185,13 +215,18 @@ def training_part(run: Run) -> dict[str, Any]:
     if run.versions.is_file():
         machine = json.loads(run.versions.read_text(encoding="utf-8"))
         facts.append(("Device", str(machine.get("device", "unknown"))))
+    return facts
+
+
+def run_series(run: Run) -> list[Series]:
+    """Return the values that a run logged, with the names of its loss and of its protocol."""
+    log, recipe = read_metrics(run), read_recipe(run)
     losses = dict.fromkeys(part.loss_title for part in recipe.stage_recipes()) if recipe else {}
-    loss, protocol = ", then ".join(losses), recipe.val_protocol[0] if recipe else ""
-    return {"curves": training_curves(log, loss, protocol), "facts": facts}
+    return logged_series(log, ", then ".join(losses), recipe.val_protocol[0] if recipe else "")
 
 
-def training_curves(log: Sequence[LogRow], loss: str, protocol: str) -> list[Chart]:
-    """Draw loss and PSNR by step, whichever of them the run logged.
+def logged_series(log: Sequence[LogRow], loss: str, protocol: str) -> list[Series]:
+    """Return loss, PSNR and learning rate by step, whichever of them a run logged.
 
     Args:
         log: The lines of the log, by step.
@@ -200,33 +235,61 @@ def training_curves(log: Sequence[LogRow], loss: str, protocol: str) -> list[Cha
     """
     losses = [(row.step, row.loss) for row in log if row.loss is not None and row.loss > 0 and math.isfinite(row.loss)]
     psnrs = [(row.step, row.psnr) for row in log if row.psnr is not None and math.isfinite(row.psnr)]
-    charts = []
-    if losses:
-        caption = f"Training loss ({loss})" if loss else "Training loss"
-        (first_step, first), (last_step, last) = losses[0], losses[-1]
-        label = f"{caption}: from {first:.3g} at step {first_step:,} to {last:.3g} at step {last_step:,}"
-        charts.append(draw_curve("loss", caption, label, losses, draw_loss))
-    if psnrs:
-        caption = f"Validation PSNR in dB ({protocol})" if protocol else "Validation PSNR in dB"
-        (best_step, best), (last_step, last) = max(psnrs, key=lambda point: point[1]), psnrs[-1]
-        label = f"{caption}: best {best:.2f} at step {best_step:,}, last {last:.2f} at step {last_step:,}"
-        charts.append(draw_curve("psnr", caption, label, psnrs, draw_psnr))
-    for number, name in enumerate(dict.fromkeys(name for row in log for name in row.further)):
+    caption = f"Validation PSNR in dB ({protocol})" if protocol else "Validation PSNR in dB"
+    series = [Series("loss", f"Training loss ({loss})" if loss else "Training loss", losses)]
+    series.append(Series("psnr", caption, psnrs))
+    for name in dict.fromkeys(name for row in log for name in row.further):
         points = [(row.step, row.further[name]) for row in log if name in row.further]
         place, protocol = name.removeprefix("psnr/").rsplit("/", 1)
-        caption = f"Validation PSNR in dB on {place} ({protocol})"
-        label = f"{caption}: best {max(value for _, value in points):.2f}, last {points[-1][1]:.2f}"
-        charts.append(draw_curve(f"psnr-{number}", caption, label, points, draw_psnr))
-    return charts
+        series.append(Series("psnr", f"Validation PSNR in dB on {place} ({protocol})", points))
+    rates = [(row.step, row.lr) for row in log if row.lr is not None]
+    series.append(Series("rate", "Learning rate", rates))
+    return [each for each in series if each.points]
 
 
-def draw_curve(name: str, caption: str, label: str, points: Sequence[Point], draw: Callable[..., Figure]) -> Chart:
-    """Draw a curve for every kind of screen."""
-    svgs = {
-        kind: Markup(inline_svg(draw(points, width=width), f"{name}-{kind}", label))
-        for kind, width in CURVE_WIDTHS.items()
+def training_curves(series: Sequence[Series]) -> list[Chart]:
+    """Draw the curves of one run."""
+    return [
+        Chart(each.caption, draw_widths(f"{each.kind}-{number}", each.label(), partial(DRAW[each.kind], each.points)))
+        for number, each in enumerate(series)
+    ]
+
+
+def compared_curves(runs: Mapping[str, Sequence[Series]]) -> list[Chart]:
+    """Draw the curves of several runs, those with the same loss or the same protocol in one chart.
+
+    Args:
+        runs: What each run logged, by its name.
+    """
+    charts: dict[tuple[str, str], dict[str, Series]] = {}
+    for name, series in runs.items():
+        for each in series:
+            charts.setdefault((each.kind, each.caption), {})[name] = each
+    drawn = []
+    for number, (kind, caption) in enumerate(sorted(charts, key=lambda chart: list(DRAW).index(chart[0]))):
+        lines = {
+            name: smooth(each.points) if kind == "loss" else each.points for name, each in charts[kind, caption].items()
+        }
+        label = "; ".join(f"{name}: {each.label()}" for name, each in charts[kind, caption].items())
+        draw = partial(draw_runs, lines, logarithmic=kind == "loss", shown=SHOWN_DB if kind == "psnr" else math.inf)
+        drawn.append(Chart(caption, draw_widths(f"{kind}-{number}", label, draw)))
+    return drawn
+
+
+def draw_rate(points: Sequence[Point], *, width: float) -> Figure:
+    """Draw the learning rate of one run."""
+    return draw_runs({"": points}, width=width)
+
+
+DRAW: dict[str, Callable[..., Figure]] = {"loss": draw_loss, "psnr": draw_psnr, "rate": draw_rate}
+"""What draws a series of one run, by its kind, in the order of the page."""
+
+
+def draw_widths(name: str, label: str, draw: Callable[..., Figure]) -> dict[str, Markup]:
+    """Draw a chart for every kind of screen."""
+    return {
+        kind: Markup(inline_svg(draw(width=width), f"{name}-{kind}", label)) for kind, width in CURVE_WIDTHS.items()
     }
-    return Chart(caption, svgs)
 
 
 def validation_part(files: Sequence[Path], titles: dict[str, str]) -> dict[str, Any]:
