@@ -255,7 +255,8 @@ def test_the_command_prints_the_file_and_the_comparison(weights: Path, tmp_path:
     out = tmp_path / "fmen.pth"
     result = CliRunner().invoke(app, ["export", str(weights), "--format", "pth", "--out", str(out)])
     assert result.exit_code == 0
-    first, second = result.stdout.splitlines()
+    named, first, second = result.stdout.splitlines()
+    assert named.startswith(f"weights {weights}")
     assert first == f"{out}: {fmen_core.load(weights).name} x4 as a bare state dict"
     assert second.startswith("checked with fmen_core.load against PyTorch: largest difference 0 of 255, 0 of")
 

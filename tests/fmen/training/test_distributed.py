@@ -174,7 +174,8 @@ def pair(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[st
     recipe = Recipe(steps=1, learning_rate=1e-3, device="cpu", val_data=f"{photos}", data=(str(photos),))
     ended = launch(2, lambda: two_processes(photos, recipe, folder), folder)
     assert ended.statuses == [0, 0], ended.text
-    assert ended.text == ""
+    # torch.compile may warn, depending on what the process has compiled before, about the profiler in DDP's forward.
+    assert [line for line in ended.text.splitlines() if "record_function" not in line] == []
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 

@@ -290,6 +290,18 @@ def test_a_file_that_is_not_a_photograph_is_refused_in_one_line(content: bytes, 
         read_photo(content, "a")
 
 
+def test_an_image_that_does_not_fit_into_the_memory_is_refused_with_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(picture()[..., :3]).save(buffer, "BMP")
+
+    def exhausted(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("PIL.Image.Image.convert", exhausted)
+    with pytest.raises(DataError, match="a has 20x12 pixels, too many for the memory"):
+        read_photo(buffer.getvalue(), "a")
+
+
 def test_a_tiff_file_whose_second_page_has_no_size_is_refused_in_one_line() -> None:
     content = bytearray(tiff(picture()))
     (first,) = struct.unpack_from("<I", content, 4)

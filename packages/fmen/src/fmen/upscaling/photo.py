@@ -113,6 +113,11 @@ def read_photo(content: bytes, name: str | Path) -> Photo:
         if content.startswith(TIFF_SIGNATURES):
             raise DataError(f"{name} is an unsupported kind of TIFF file; convert it to PNG") from None
         raise DataError(f"{name} is not a readable image; give PNG, JPEG, WebP, TIFF or BMP") from None
+    except MemoryError:
+        size = f"{image.width}x{image.height}"
+        raise DataError(
+            f"{name} has {size} pixels, too many for the memory, or is damaged; cut it into parts"
+        ) from None
     except (OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, struct.error) as error:
         if isinstance(error, DataError):
             raise
