@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
+import math
 import os
 import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -29,7 +33,7 @@ from fmen.report.images import (
 )
 from fmen.report.inputs import BenchRow, LogRow, ReportError, read_validation
 from fmen.report.page import compared_curves, logged_series, remarks, training_curves, training_part, write_report
-from fmen.report.tables import challenge_table
+from fmen.report.tables import Cell, Table, challenge_table
 from fmen.training.run_folder import Run
 from fmen_core import create_model, save
 from fmen_data import imresize, open_dataset, write_image
@@ -249,6 +253,33 @@ def test_curves_describe_themselves_and_leave_out_what_was_not_logged() -> None:
     ]
     nothing = [LogRow(step=1, loss=float("nan"), psnr=float("inf")), LogRow(step=2, loss=0.0)]
     assert logged_series(nothing, "L1", "") == []
+
+
+def test_a_table_is_saved_as_csv_with_all_digits(tmp_path: Path) -> None:
+    rows = [
+        {"model": "span", "params": 150688, "psnr": None, "score": 0.5},
+        {"model": 'a "b", c', "params": 1234567, "psnr": 28.123456, "score": 2e6},
+    ]
+    common = {"flops": 10, "activations": 1, "convs": 22, "runtime_ms": 1.5, "peak_memory_bytes": 2**20}
+    file = tmp_path / "b.json"
+    file.write_text(json.dumps([common | row for row in rows]), encoding="utf-8")
+    write_report(tmp_path / "r.html", bench=file)
+    ((data, name),) = re.findall(
+        r'href="data:text/csv;charset=utf-8,([^"]*)" download="([^"]*)"',
+        (tmp_path / "r.html").read_text(encoding="utf-8"),
+    )
+    assert name == "Challenge table.csv"
+    head, *lines = csv.reader(io.StringIO(unquote(data)))
+    assert [line[0] for line in lines] == ["SPAN", 'a "b", c']
+    table = {line[0]: dict(zip(head, line, strict=True)) for line in lines}
+    assert table["SPAN"]["PSNR [dB]"] == "" and table["SPAN"]["Params [M]"] == "0.150688"
+    assert table['a "b", c']["PSNR [dB]"] == "28.123456" and table['a "b", c']["Score"] == "2000000.0"
+
+
+def test_the_csv_of_a_comparison_ends_with_the_means_and_names_sizes_and_identical_images() -> None:
+    cells = (Cell("one", link="image-1"), Cell("∞", math.inf), Cell("−0.12", -0.1234), Cell("4 × 3", 12))
+    table = Table(("Image", "PSNR", "Gain", "Size"), (cells,), (Cell("mean"), *cells[1:3], Cell("")))
+    assert table.csv().splitlines() == ["Image,PSNR,Gain,Size", "one,inf,-0.1234,4 × 3", "mean,inf,-0.1234,"]
 
 
 def run_of(steps: int, rate: float) -> list[LogRow]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,6 +38,14 @@ class Cell:
     note: str = ""
     link: str = ""
 
+    def plain(self) -> str:
+        """Return the figure with all its digits, or the words; empty where there is no figure."""
+        try:
+            float(self.text.replace(",", "").replace("−", "-"))
+        except ValueError:
+            return {"–": "", "∞": "inf"}.get(self.text, self.text)
+        return self.text if self.order is None else str(self.order)
+
 
 @dataclass(frozen=True)
 class Table:
@@ -45,6 +55,13 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
     foot: tuple[Cell, ...] = ()
     ours: frozenset[int] = frozenset()
+
+    def csv(self) -> str:
+        """Return the table as CSV: the header, the rows, and the last row if there is one."""
+        text = io.StringIO()
+        lines = [*self.rows, self.foot] if self.foot else self.rows
+        csv.writer(text).writerows([self.head, *([cell.plain() for cell in line] for line in lines)])
+        return text.getvalue()
 
 
 class Column(NamedTuple):
