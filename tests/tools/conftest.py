@@ -1,4 +1,4 @@
-"""The scripts of ``tools/bench``, as modules."""
+"""The scripts of ``tools`` and ``tools/bench``, as modules."""
 
 from __future__ import annotations
 
@@ -11,7 +11,24 @@ from types import ModuleType
 import pytest
 from torch.utils.benchmark import Measurement, Timer
 
-BENCH = Path(__file__).resolve().parents[2] / "tools" / "bench"
+TOOLS = Path(__file__).resolve().parents[2] / "tools"
+BENCH = TOOLS / "bench"
+
+
+def load(name: str, file: Path) -> ModuleType:
+    """Execute a script as a module."""
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def load_tool() -> Callable[[str], ModuleType]:
+    """Loads a script of ``tools`` by its name, without ``.py``."""
+    return lambda name: load(name, TOOLS / f"{name}.py")
 
 
 @pytest.fixture(autouse=True)
@@ -28,13 +45,4 @@ def no_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
 def bench(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
     """Loads a script by its name, without ``.py``, as ``python tools/bench/NAME.py`` would find its neighbours."""
     monkeypatch.syspath_prepend(str(BENCH))
-
-    def load(name: str) -> ModuleType:
-        spec = importlib.util.spec_from_file_location(f"bench_{name}", BENCH / f"{name}.py")
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        monkeypatch.setitem(sys.modules, spec.name, module)
-        spec.loader.exec_module(module)
-        return module
-
-    return load
+    return lambda name: load(f"bench_{name}", BENCH / f"{name}.py")

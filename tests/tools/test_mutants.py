@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -23,13 +22,8 @@ def f(x: Literal[7], *, strict: bool = True) -> int:
 
 
 @pytest.fixture
-def mutants(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("mutants", ROOT / "tools" / "mutants.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "mutants", module)
-    spec.loader.exec_module(module)
-    return module
+def mutants(load_tool: Callable[[str], ModuleType]) -> ModuleType:
+    return load_tool("mutants")
 
 
 def test_every_operator_number_and_truth_value_outside_of_text_and_annotations_is_a_fault(

@@ -16,27 +16,9 @@ from fmen.cli.main import app
 from fmen.training.logger import Logger
 from fmen.training.run_folder import Run
 from fmen_core import FMENTraining, create_model, load, read_metadata, save
-from fmen_data import imresize, list_images, read_image, write_image
+from fmen_data import list_images, read_image
 
 TRAIN = ["train", "--recipe", "quick", "--data", "photos", "--set", "patch=8", "--set", "batch=2"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-@pytest.fixture
-def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder with two photographs in ``photos/``."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("FMEN_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("FMEN_DEBUG", raising=False)
-    rng = np.random.default_rng(0)
-    (tmp_path / "photos").mkdir()
-    for name in ("one", "two"):
-        write_image(tmp_path / "photos" / f"{name}.png", imresize(rng.integers(0, 256, (6, 8, 3), np.uint8), 8))
-    return tmp_path
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import re
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -17,27 +16,8 @@ from fmen.training.recipe import Recipe, recipe_names
 from fmen.training.recipe_types import STAGE_KEYS
 from fmen.training.run_folder import Run
 from fmen.training.stages import Stage
-from fmen_data import imresize, write_image
 
 TRAIN = ["train", "--recipe", "quick", "--data", "photos", "--set", "patch=8", "--set", "batch=2"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-@pytest.fixture
-def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder with two photographs in ``photos/``."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("FMEN_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("FMEN_DEBUG", raising=False)
-    rng = np.random.default_rng(0)
-    (tmp_path / "photos").mkdir()
-    for name in ("one", "two"):
-        write_image(tmp_path / "photos" / f"{name}.png", imresize(rng.integers(0, 256, (6, 8, 3), np.uint8), 8))
-    return tmp_path
 
 
 def fmen(*arguments: str | Path, status: int = 0) -> tuple[str, str]:
