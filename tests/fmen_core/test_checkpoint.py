@@ -274,7 +274,7 @@ def test_metadata_describes_the_network(form: str, tmp_path: Path) -> None:
     metadata = read_metadata(tmp_path / "w.safetensors")
     sizes = {**{key: value for key, value in SIZES.items() if key != "scale"}, "up_blocks": [2, 1, 3, 1]}
     assert json.loads(metadata.pop("sizes")) == (sizes | {"ratio": 2, "block": "rrrb"} if form == "training" else sizes)
-    assert metadata.pop("fmen_core") and len(metadata.pop("checksum")) == 32
+    assert metadata.pop("fmen_core") and len(metadata.pop("fmen_core_checksum")) == 32
     assert metadata == {
         "format": "pt",
         "name": "fmen",

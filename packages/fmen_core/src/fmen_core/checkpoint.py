@@ -36,6 +36,9 @@ INTEGERS = ("num_batches_tracked", "sample_indices", "center_indices")
 """The ends of the keys of integer tensors: BatchNorm's counter and the positions of HAESR's window attention."""
 
 
+CHECKSUM = "fmen_core_checksum"
+"""The metadata entry with the checksum of the tensors; other software may use a shorter name for another checksum."""
+
 DAMAGED = (
     *(RuntimeError, EOFError, SafetensorError, struct.error, ValueError, LookupError, AttributeError, TypeError),
     *(OSError, AssertionError, zipfile.BadZipFile, zlib.error),
@@ -145,7 +148,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a safetensors file; ``ValueError`` if they do not match the checksum from ``save``."""
     with safe_open(path, framework="pt") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - safe_open cannot be iterated
-        expected = (file.metadata() or {}).get("checksum")
+        expected = (file.metadata() or {}).get(CHECKSUM)
     if expected not in (None, checksum(tensors)):
         raise ValueError("wrong checksum")
     return tensors
@@ -254,7 +257,7 @@ def save(model: nn.Module, path: str | Path, *, recipe: str = "", metadata: Mapp
         "sizes": json.dumps({name: value for name, value in arguments.items() if name not in ("scale", "form")}),
         "recipe": recipe,
         "fmen_core": importlib.metadata.version("fmen-core"),
-        "checksum": checksum(tensors),
+        CHECKSUM: checksum(tensors),
         **(metadata or {}),
     }
     write_file(path, serialize(tensors, entries))
