@@ -83,7 +83,12 @@ PROMISES = (
     Promise(
         "A folder of images is upscaled to its end: an image that is damaged, too small, or too large for the memory "
         "is reported, an interruption leaves whole files only, and a restart skips what is done.",
-        (f"{UPSCALING}/test_batch.py", f"{UPSCALING}/test_jobs.py", f"{UPSCALING}/test_upscaling.py"),
+        (
+            f"{UPSCALING}/test_batch.py",
+            f"{UPSCALING}/test_jobs.py",
+            f"{UPSCALING}/test_photo.py",
+            f"{UPSCALING}/test_upscaling.py",
+        ),
     ),
     Promise("On Ray, a killed worker loses nothing.", (f"{UPSCALING}/test_cluster.py",)),
     Promise(

@@ -1,4 +1,4 @@
-"""The command ``fmen upscale`` for tests."""
+"""A small network, and the command ``fmen upscale``."""
 
 from __future__ import annotations
 
@@ -10,8 +10,27 @@ import torch
 from typer.testing import CliRunner
 
 from fmen.cli.main import app
+from fmen_core import FMENTraining
 
 Command = Callable[..., tuple[str, str]]
+
+
+@pytest.fixture(scope="session")
+def network() -> FMENTraining:
+    """A small x2 network that returns something like its input enlarged."""
+    torch.manual_seed(0)
+    model = FMENTraining(scale=2, n_feats=8, mid_feats=8, down_blocks=1, up_blocks=(1, 1))
+    with torch.no_grad():
+        model.head.weight.zero_()
+        model.lr_conv.weight.zero_()
+        model.lr_conv.bias.zero_()
+        model.tail[0].weight.zero_()
+        for channel in range(3):
+            model.head.weight[channel, channel, 1, 1] = 1.0
+            model.tail[0].weight[4 * channel : 4 * channel + 4, channel, 1, 1] = 1.0
+        model.head.bias.zero_()
+        model.tail[0].bias.zero_()
+    return model
 
 
 @pytest.fixture

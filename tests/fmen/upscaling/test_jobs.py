@@ -1,4 +1,4 @@
-"""Names that a million files bring: links in loops, folders called x.png, line breaks; and what is asked for."""
+"""Which files are read and written: inputs and outputs, links in loops, folders called x.png."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pytest
 from fmen.upscaling.jobs import Job, plan
 from fmen.upscaling.manifest import Settings, pending, read_records, write_records
 from fmen.upscaling.storage import shown
+from fmen_data import DataError
 
 Command = Callable[..., tuple[str, str]]
 
@@ -24,6 +25,18 @@ def write(*files: str | Path) -> None:
     for file in files:
         Path(file).parent.mkdir(parents=True, exist_ok=True)
         Path(file).write_bytes(cv2.imencode(".png", GRAY)[1].tobytes())
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A working folder with images in ``in`` and below it."""
+    monkeypatch.chdir(tmp_path)
+    write("in/one.png", "in/sub/two.jpg", "in/sub/.hidden/three.png")
+    Path("in/note.txt").write_text("not an image")
+
+
+def planned(inputs: list[str], output: str, suffix: str = ".png") -> list[tuple[str, str]]:
+    return [(str(job.source), str(job.target)) for job in plan(inputs, output, suffix)[0]]
 
 
 def test_entries_that_only_look_like_images_are_reported_and_the_rest_is_done(upscale: Command) -> None:
@@ -116,3 +129,56 @@ def test_the_manifest_of_an_earlier_version_is_valid(tmp_path: Path) -> None:
     assert pending([job], Settings("w", "fp32", False, 95)) == []
     assert pending([job], Settings("w", "fp32", False, 95, "factor 5/2")) == [job]
     assert read_records(tmp_path) == {"out.png": origin}
+
+
+@pytest.mark.usefixtures("tree")
+def test_the_output_mirrors_the_tree_of_a_folder() -> None:
+    expected = [("in/one.png", "out/one.webp"), ("in/sub/two.jpg", "out/sub/two.webp")]
+    assert planned(["in"], "out", ".webp") == expected
+    assert planned(["in/**/*"], "out", ".webp") == expected
+    assert planned(["in/sub/*.jpg"], "out") == [("in/sub/two.jpg", "out/two.png")]
+    assert planned(["in/one.png", "in/sub"], "out") == [
+        ("in/one.png", "out/one.png"),
+        ("in/sub/two.jpg", "out/two.png"),
+    ]
+
+
+@pytest.mark.usefixtures("tree")
+def test_a_single_image_goes_to_a_file_or_into_a_folder() -> None:
+    assert planned(["in/one.png"], "big.jpg") == [("in/one.png", "big.jpg")]
+    assert planned(["in/one.png"], "big") == [("in/one.png", "big/one.png")]
+    assert planned(["in/one.png"], "big.d/") == [("in/one.png", "big.d/one.png")]
+    assert planned(["-"], "-") == [("None", "None")]
+
+
+@pytest.mark.usefixtures("tree")
+def test_images_that_differ_in_their_suffix_alone_keep_it_in_the_names_of_the_results() -> None:
+    write("in/one.jpg")
+    targets = [target for _, target in planned(["in"], "out")]
+    assert targets == ["out/one.jpg.png", "out/one.png.png", "out/sub/two.png"]
+
+
+@pytest.mark.usefixtures("tree")
+def test_results_inside_the_input_folder_are_not_taken_for_input() -> None:
+    write("in/large/one.png")
+    assert [source for source, _ in planned(["in"], "in/large")] == ["in/one.png", "in/sub/two.jpg"]
+
+
+@pytest.mark.usefixtures("tree")
+@pytest.mark.parametrize(
+    ("inputs", "output", "said"),
+    [
+        (["none.png"], "out", "none.png: no such file or folder"),
+        (["in/*.webp"], "out", r"in/\*.webp: no image matches the pattern"),
+        (["empty"], "out", "empty: no images there"),
+        (["in"], "big.png", "2 images cannot all go to big.png; name a folder with --output"),
+        (["in"], "-", "2 images cannot all go to -"),
+        (["in/one.png"], "big.gif", "unknown image format '.gif'"),
+        (["in/one.png", "in/one.png"], "out", "in/one.png and in/one.png would both become out/one.png"),
+        (["in/one.png"], "in", "in/one.png would be written over"),
+    ],
+)
+def test_a_plan_that_cannot_be_carried_out_is_refused(inputs: list[str], output: str, said: str) -> None:
+    Path("empty").mkdir()
+    with pytest.raises(DataError, match=said):
+        plan(inputs, output)

@@ -1,329 +1,34 @@
-"""Enlarging photographs: what belongs to a picture besides its pixels, which files are read and written, bad input."""
+"""The command ``fmen upscale``: what is done again, what is skipped, options, errors, interruptions."""
 
 from __future__ import annotations
 
 import io
 import os
-import struct
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
-import tifffile
 import torch
-from PIL import ExifTags, Image, ImageCms, ImageOps
+from PIL import Image
 from typer.testing import CliRunner
 
 from fmen.cli.main import app
 from fmen.upscaling import batch as upscaling
-from fmen.upscaling.enlarge import enlarge, spread_colours
-from fmen.upscaling.jobs import plan
-from fmen.upscaling.photo import Photo, read_photo, write_photo
+from fmen.upscaling.photo import Photo
 from fmen_core import FMENTraining, ModelError, Upscaler, pretrained, save
-from fmen_data import DataError, imresize
 
-ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-def network() -> FMENTraining:
-    """A small x2 network that returns something like its input enlarged."""
-    torch.manual_seed(0)
-    model = FMENTraining(scale=2, n_feats=8, mid_feats=8, down_blocks=1, up_blocks=(1, 1))
-    with torch.no_grad():
-        model.head.weight.zero_()
-        model.lr_conv.weight.zero_()
-        model.lr_conv.bias.zero_()
-        model.tail[0].weight.zero_()
-        for channel in range(3):
-            model.head.weight[channel, channel, 1, 1] = 1.0
-            model.tail[0].weight[4 * channel : 4 * channel + 4, channel, 1, 1] = 1.0
-        model.head.bias.zero_()
-        model.tail[0].bias.zero_()
-    return model
-
-
-@pytest.fixture(scope="module")
-def upscaler() -> Upscaler:
-    return Upscaler(network(), device="cpu")
+PICTURE = np.random.default_rng(0).integers(0, 256, (12, 20, 3), np.uint8)
 
 
 @pytest.fixture
-def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder with weights and an no bundled weights."""
+def work(network: FMENTraining, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with a weights file, where no weights are bundled."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(pretrained, "BUNDLED", tmp_path / "bundled")
     monkeypatch.setenv("FMEN_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("FMEN_DEBUG", raising=False)
-    save(network(), tmp_path / "w.safetensors")
+    save(network, tmp_path / "w.safetensors")
     return tmp_path
-
-
-def picture(height: int = 12, width: int = 20, channels: int = 3) -> np.ndarray:
-    coarse = np.random.default_rng(0).integers(0, 256, (height // 4, width // 4, channels), np.uint8)
-    return imresize(coarse, 4) if channels == 3 else np.dstack([imresize(coarse[..., i], 4) for i in range(channels)])
-
-
-def encoded(array: np.ndarray, kind: str, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def tiff(array: np.ndarray, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    tifffile.imwrite(buffer, array, **options)
-    return buffer.getvalue()
-
-
-def fmen(*arguments: str | Path, status: int = 0, stdin: bytes | None = None) -> tuple[bytes, str]:
-    result = CliRunner().invoke(app, ["upscale", *map(str, arguments)], input=stdin)
-    assert result.exit_code == status, result.output
-    return result.stdout_bytes, result.stderr
-
-
-# --- photographs ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_photographs_are_read_upright(orientation: int) -> None:
-    exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = orientation
-    content = encoded(picture(), "PNG", exif=exif.tobytes())
-    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
-    photo = read_photo(content, "a.png")
-    assert np.array_equal(photo.pixels, np.asarray(expected))
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("depth", [np.uint8, np.uint16])
-def test_tiff_files_are_read_upright(orientation: int, depth: type) -> None:
-    exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = orientation
-    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(encoded(picture(), "PNG", exif=exif.tobytes()))))
-    factor = np.iinfo(depth).max // 255
-    content = tiff(picture().astype(depth) * factor, photometric="rgb", extratags=[(274, "H", 1, orientation, True)])
-    assert np.array_equal(read_photo(content, "a.tif").pixels, np.asarray(expected).astype(depth) * factor)
-
-
-def test_sixteen_bit_tiff_files_may_have_white_as_zero_or_colours_multiplied_by_alpha() -> None:
-    gray = picture()[..., 0].astype(np.uint16) * 257
-    assert np.array_equal(read_photo(tiff(65535 - gray, photometric="miniswhite"), "a").pixels[..., 0], gray)
-    alpha = np.full((12, 20), 0x8000, np.uint16)
-    straight = picture().astype(np.uint16) * 257
-    multiplied = (straight * (alpha[..., None] / 65535)).round().astype(np.uint16)
-    content = tiff(np.dstack([multiplied, alpha]), photometric="rgb", extrasamples=["assocalpha"])
-    assert np.abs(read_photo(content, "a").pixels.astype(int) - straight).max() <= 1
-
-
-def test_names_in_exif_data_keep_their_letters(tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[ExifTags.Base.Artist] = "Zoë Müller".encode()
-    for suffix in (".jpg", ".png"):
-        write_photo(tmp_path / f"a{suffix}", read_photo(encoded(picture(), "JPEG", exif=exif.tobytes()), "a.jpg"))
-        with Image.open(tmp_path / f"a{suffix}") as image:
-            assert image.getexif()[ExifTags.Base.Artist].encode("latin-1").decode() == "Zoë Müller"
-
-
-@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
-def test_exif_data_and_profile_are_kept_without_orientation_and_size(
-    tmp_path: Path, upscaler: Upscaler, suffix: str
-) -> None:
-    exif = Image.Exif()
-    exif[ExifTags.Base.Orientation], exif[ExifTags.Base.Make] = 6, "Maker"
-    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.DateTimeOriginal] = "2024:01:02 03:04:05"
-    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.ExifImageWidth] = 20
-    large = enlarge(upscaler, read_photo(encoded(picture(), "JPEG", exif=exif.tobytes(), icc_profile=ICC), "a.jpg"))
-    write_photo(tmp_path / f"a{suffix}", large)
-    with Image.open(tmp_path / f"a{suffix}") as image:
-        assert image.size == (24, 40)
-        assert image.info["icc_profile"] == ICC
-        written = image.getexif()
-    assert ExifTags.Base.Orientation not in written
-    assert written[ExifTags.Base.Make] == "Maker"
-    details = written.get_ifd(ExifTags.IFD.Exif)
-    assert details[ExifTags.Base.DateTimeOriginal] == "2024:01:02 03:04:05"
-    assert ExifTags.Base.ExifImageWidth not in details
-
-
-@pytest.mark.parametrize("suffix", [".png", ".tiff"])
-@pytest.mark.parametrize(("channels", "gray"), [(3, False), (4, False), (1, True)])
-def test_sixteen_bits_stay_sixteen_bits(
-    tmp_path: Path, upscaler: Upscaler, suffix: str, channels: int, gray: bool
-) -> None:
-    deep = picture(channels=channels).astype(np.uint16) * 256 + 17
-    source = tmp_path / f"in{suffix}"
-    cv2.imwrite(str(source), deep)
-    photo = read_photo(source.read_bytes(), source)
-    assert (photo.pixels.dtype, photo.gray, photo.alpha is None) == (np.uint16, gray, channels != 4)
-    assert np.array_equal(photo.pixels, deep[..., 2::-1] if channels >= 3 else deep.repeat(3, 2))
-    large = enlarge(upscaler, Photo(photo.pixels, photo.alpha, photo.gray, icc=ICC))
-    write_photo(tmp_path / f"out{suffix}", large)
-    again = read_photo((tmp_path / f"out{suffix}").read_bytes(), "out")
-    assert again.icc == ICC and again.gray == gray
-    assert np.array_equal(again.pixels, large.pixels)
-    assert channels != 4 or np.array_equal(again.alpha, large.alpha)
-    assert (again.pixels % 257 != 0).any()
-
-
-@pytest.mark.parametrize("suffix", [".jpg", ".webp"])
-def test_formats_of_eight_bits_get_the_nearest_gray_level(tmp_path: Path, suffix: str) -> None:
-    flat = np.full((8, 8, 3), 100 * 257 + 127, np.uint16)
-    write_photo(tmp_path / f"a{suffix}", Photo(flat))
-    assert abs(int(read_photo((tmp_path / f"a{suffix}").read_bytes(), "a").pixels[4, 4, 0]) - 100) <= 1
-
-
-@pytest.mark.parametrize("mode", ["L", "1"])
-def test_gray_stays_gray(tmp_path: Path, upscaler: Upscaler, mode: str) -> None:
-    buffer = io.BytesIO()
-    Image.fromarray(picture()).convert(mode).save(buffer, "PNG")
-    write_photo(tmp_path / "a.png", enlarge(upscaler, read_photo(buffer.getvalue(), "a.png")))
-    assert Image.open(tmp_path / "a.png").mode == "L"
-
-
-@pytest.mark.parametrize("kind", ["unassalpha", "assocalpha"])
-def test_gray_tiff_files_keep_their_alpha_channel(tmp_path: Path, upscaler: Upscaler, kind: str) -> None:
-    gray, alpha = np.full((8, 12), 90, np.uint8), np.full((8, 12), 255, np.uint8)
-    alpha[:, :6] = 128
-    stored = gray if kind == "unassalpha" else (gray * (alpha / 255)).round().astype(np.uint8)
-    content = tiff(np.dstack([stored, alpha]), photometric="minisblack", planarconfig="contig", extrasamples=[kind])
-    photo = read_photo(content, "a.tif")
-    assert photo.gray and photo.alpha is not None and np.array_equal(photo.alpha, alpha)
-    assert np.abs(photo.pixels.astype(int) - 90).max() <= 1
-    write_photo(tmp_path / "a.tif", enlarge(upscaler, photo))
-    again = read_photo((tmp_path / "a.tif").read_bytes(), "a.tif")
-    assert again.gray and again.alpha is not None
-    assert again.alpha[:, :8].max() == 128 and (again.alpha[:, 16:] == 255).all()
-
-
-def test_palettes_and_cmyk_become_rgb() -> None:
-    image = Image.fromarray(picture())
-    for mode, kind in (("P", "PNG"), ("CMYK", "TIFF")):
-        buffer = io.BytesIO()
-        image.convert(mode).save(buffer, kind)
-        photo = read_photo(buffer.getvalue(), "a")
-        assert photo.pixels.shape == (12, 20, 3) and not photo.gray and photo.alpha is None
-
-
-def test_hidden_colours_do_not_reach_the_visible_ones() -> None:
-    alpha = np.zeros((9, 12), np.uint8)
-    alpha[3:6, 4:8] = 255
-    pixels = np.where(alpha[..., None] > 0, np.uint8(200), np.uint8(0)).repeat(3, 2)
-    assert (spread_colours(pixels, alpha) == 200).all()
-    assert np.array_equal(spread_colours(pixels, np.zeros_like(alpha)), pixels)
-    pixels[3, 4] = (1, 2, 3)
-    assert spread_colours(pixels, alpha)[0, 0].tolist() == [1, 2, 3]
-
-
-@pytest.mark.parametrize("suffix", [".png", ".webp", ".tiff"])
-def test_transparency_is_enlarged_and_leaves_opaque_what_is_opaque(tmp_path: Path, suffix: str) -> None:
-    rgba = np.dstack([picture(), np.zeros((12, 20), np.uint8)])
-    rgba[2:10, 3:15, 3] = 255
-    noisy = network()
-    with torch.no_grad():
-        noisy.tail[0].bias.sub_(3.0)  # a network that makes black of 2 and 252 of white
-    large = enlarge(Upscaler(noisy, device="cpu"), read_photo(encoded(rgba, "PNG"), "a.png"))
-    assert large.alpha is not None
-    assert (large.alpha[6:18, 8:28] == 255).all() and (large.alpha[:2] == 0).all()
-    write_photo(tmp_path / f"a{suffix}", large)
-    assert np.array_equal(read_photo((tmp_path / f"a{suffix}").read_bytes(), "a").alpha, large.alpha)
-
-
-def test_an_opaque_alpha_channel_is_dropped() -> None:
-    opaque = np.dstack([picture(), np.full((12, 20), 255, np.uint8)])
-    assert read_photo(encoded(opaque, "PNG"), "a.png").alpha is None
-
-
-@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
-def test_a_jpeg_that_libjpeg_warns_about_is_refused_with_its_reason(mode: str) -> None:
-    buffer = io.BytesIO()
-    Image.fromarray(picture(120, 160)).convert(mode).save(buffer, "JPEG", quality=95)
-    data = buffer.getvalue()
-    assert read_photo(data, "a").gray == (mode == "L")
-    middle = 2 * len(data) // 3
-    with pytest.raises(DataError, match=r"a is damaged \((Corrupt JPEG data|Premature end).*\); get the file again"):
-        read_photo(data[:middle] + b"\xff\xd9" + data[middle:], "a")
-
-
-def test_the_pixels_of_a_jpeg_are_those_that_pillow_decodes() -> None:
-    for mode in ("RGB", "L", "CMYK"):
-        buffer = io.BytesIO()
-        Image.fromarray(picture(61, 83)).convert(mode).save(buffer, "JPEG")
-        expected = np.array(Image.open(buffer).convert("RGB"))
-        assert np.array_equal(read_photo(buffer.getvalue(), "a").pixels, expected)
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        (b"", "a is empty"),
-        (b"text", "a is not a readable image; give PNG, JPEG, WebP, TIFF or BMP"),
-        (encoded(picture(), "PNG")[:-20], r"a is truncated \(the PNG ends before its IEND chunk\)"),
-        (encoded(picture(), "TIFF")[:-300], "a is damaged"),
-        (encoded(picture()[..., 0].astype(np.float32), "TIFF"), "a has 32 bits per channel; convert it to 8 or 16"),
-        (
-            encoded(picture(), "TIFF", save_all=True, append_images=[Image.fromarray(picture())]),
-            "a has 2 frames; extract one of them",
-        ),
-        (
-            tiff(picture().transpose(2, 0, 1).astype(np.uint16), photometric="rgb", planarconfig="separate"),
-            "a has planar colour channels; save it with interleaved channels",
-        ),
-        (
-            tiff(picture()[..., :2].copy(), photometric="minisblack", planarconfig="contig"),
-            "a has an extra channel of unspecified meaning; remove it, or mark it as alpha",
-        ),
-        (
-            tiff(picture()[..., :2].astype(np.uint16), photometric="minisblack", extrasamples=["unassalpha"]),
-            "a is an unsupported kind of TIFF file; convert it to PNG",
-        ),
-    ],
-    ids=["empty", "text", "truncated", "damaged", "float", "pages", "planes", "extra", "deep gray alpha"],
-)
-def test_a_file_that_is_not_a_photograph_is_refused_in_one_line(content: bytes, said: str) -> None:
-    with pytest.raises(DataError, match=said):
-        read_photo(content, "a")
-
-
-def test_an_image_that_does_not_fit_into_the_memory_is_refused_with_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    buffer = io.BytesIO()
-    Image.fromarray(picture()[..., :3]).save(buffer, "BMP")
-
-    def exhausted(*_: object) -> None:
-        raise MemoryError
-
-    monkeypatch.setattr("PIL.Image.Image.convert", exhausted)
-    with pytest.raises(DataError, match="a has 20x12 pixels, too many for the memory"):
-        read_photo(buffer.getvalue(), "a")
-
-
-def test_a_tiff_file_whose_second_page_has_no_size_is_refused_in_one_line() -> None:
-    content = bytearray(tiff(picture()))
-    (first,) = struct.unpack_from("<I", content, 4)
-    (entries,) = struct.unpack_from("<H", content, first)
-    struct.pack_into("<I", content, first + 2 + 12 * entries, len(content))
-    content += struct.pack("<HHHIII", 1, ExifTags.Base.Orientation, 3, 1, 1, 0)
-    with pytest.raises(DataError, match=r"a is damaged \(Missing dimensions\)"):
-        read_photo(bytes(content), "a")
-
-
-def test_what_a_format_cannot_hold_is_refused(tmp_path: Path) -> None:
-    transparent = Photo(picture(), alpha=np.zeros((12, 20), np.uint8))
-    with pytest.raises(DataError, match=r"a.jpg: JPEG has no transparency; choose png, webp or tiff"):
-        write_photo(tmp_path / "a.jpg", transparent)
-    with pytest.raises(DataError, match="16384x1 pixels are more than WEBP can hold"):
-        write_photo(tmp_path / "a.webp", Photo(np.zeros((1, 16384, 3), np.uint8)))
-    with pytest.raises(DataError, match=r"unknown image format '.gif'; use one of .png"):
-        write_photo(tmp_path / "a.gif", transparent)
-    assert not list(tmp_path.iterdir())
-
-
-# --- which files ------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -331,69 +36,15 @@ def tree(work: Path) -> Path:
     """Pictures in a folder and in one below it."""
     (work / "in" / "sub" / ".hidden").mkdir(parents=True)
     for name in ("one.png", "sub/two.jpg", "sub/.hidden/three.png"):
-        Image.fromarray(picture()).save(work / "in" / name)
+        Image.fromarray(PICTURE).save(work / "in" / name)
     (work / "in" / "note.txt").write_text("no picture")
     return work
 
 
-def planned(inputs: list[str], output: str, suffix: str = ".png") -> list[tuple[str, str]]:
-    return [(str(job.source), str(job.target)) for job in plan(inputs, output, suffix)[0]]
-
-
-@pytest.mark.usefixtures("tree")
-def test_the_output_mirrors_the_tree_of_a_folder() -> None:
-    expected = [("in/one.png", "out/one.webp"), ("in/sub/two.jpg", "out/sub/two.webp")]
-    assert planned(["in"], "out", ".webp") == expected
-    assert planned(["in/**/*"], "out", ".webp") == expected
-    assert planned(["in/sub/*.jpg"], "out") == [("in/sub/two.jpg", "out/two.png")]
-    assert planned(["in/one.png", "in/sub"], "out") == [
-        ("in/one.png", "out/one.png"),
-        ("in/sub/two.jpg", "out/two.png"),
-    ]
-
-
-@pytest.mark.usefixtures("tree")
-def test_a_single_image_goes_to_a_file_or_into_a_folder() -> None:
-    assert planned(["in/one.png"], "big.jpg") == [("in/one.png", "big.jpg")]
-    assert planned(["in/one.png"], "big") == [("in/one.png", "big/one.png")]
-    assert planned(["in/one.png"], "big.d/") == [("in/one.png", "big.d/one.png")]
-    assert planned(["-"], "-") == [("None", "None")]
-
-
-def test_pictures_that_differ_in_their_suffix_alone_keep_it_in_the_names_of_the_results(tree: Path) -> None:
-    Image.fromarray(picture()).save(tree / "in" / "one.jpg")
-    targets = [target for _, target in planned(["in"], "out")]
-    assert targets == ["out/one.jpg.png", "out/one.png.png", "out/sub/two.png"]
-
-
-def test_results_inside_the_input_folder_are_not_taken_for_input(tree: Path) -> None:
-    Image.fromarray(picture()).save(tree / "in" / "big.png")
-    (tree / "in" / "big.png").rename(tree / "in" / "sub" / "old.png")
-    (tree / "in" / "large").mkdir()
-    (tree / "in" / "sub" / "old.png").rename(tree / "in" / "large" / "one.png")
-    assert [source for source, _ in planned(["in"], "in/large")] == ["in/one.png", "in/sub/two.jpg"]
-
-
-@pytest.mark.parametrize(
-    ("inputs", "output", "said"),
-    [
-        (["none.png"], "out", "none.png: no such file or folder"),
-        (["in/*.webp"], "out", r"in/\*.webp: no image matches the pattern"),
-        (["empty"], "out", "empty: no images there"),
-        (["in"], "big.png", "2 images cannot all go to big.png; name a folder with --output"),
-        (["in"], "-", "2 images cannot all go to -"),
-        (["in/one.png"], "big.gif", "unknown image format '.gif'"),
-        (["in/one.png", "in/one.png"], "out", "in/one.png and in/one.png would both become out/one.png"),
-        (["in/one.png"], "in", "in/one.png would be written over"),
-    ],
-)
-def test_a_plan_that_cannot_be_carried_out_is_refused(tree: Path, inputs: list[str], output: str, said: str) -> None:
-    (tree / "empty").mkdir()
-    with pytest.raises(DataError, match=said):
-        plan(inputs, output)
-
-
-# --- the command ------------------------------------------------------------------------------------------------------
+def fmen(*arguments: str | Path, status: int = 0, stdin: bytes | None = None) -> tuple[bytes, str]:
+    result = CliRunner().invoke(app, ["upscale", *map(str, arguments)], input=stdin)
+    assert result.exit_code == status, result.output
+    return result.stdout_bytes, result.stderr
 
 
 def test_what_is_done_is_skipped_until_the_source_changes(tree: Path) -> None:
@@ -412,7 +63,9 @@ def test_what_is_done_is_skipped_until_the_source_changes(tree: Path) -> None:
 
 
 def test_standard_input_and_output_carry_nothing_but_the_image(work: Path) -> None:
-    stdout, stderr = fmen("-", "-o", "-", "--weights", "w.safetensors", stdin=encoded(picture(), "JPEG"))
+    buffer = io.BytesIO()
+    Image.fromarray(PICTURE).save(buffer, "JPEG")
+    stdout, stderr = fmen("-", "-o", "-", "--weights", "w.safetensors", stdin=buffer.getvalue())
     assert Image.open(io.BytesIO(stdout)).size == (40, 24)
     assert "standard input (20x12) -> standard output (40x24)" in stderr
 
@@ -461,11 +114,11 @@ def test_ctrl_c_leaves_whole_files_only(tree: Path, monkeypatch: pytest.MonkeyPa
     assert {path.name for path in (tree / "out").rglob("*") if path.is_file()} <= {".fmen-upscale.jsonl"}
 
 
-def test_weights_come_from_the_newest_run_or_else_from_the_package(tree: Path) -> None:
+def test_weights_come_from_the_newest_run_or_else_from_the_package(tree: Path, network: FMENTraining) -> None:
     _, stderr = fmen("in/one.png", "-o", "big.png", status=2)
     assert "no trained weights for x4: bundled are none, and there is no run under runs/" in stderr
     (tree / "runs" / "r").mkdir(parents=True)
-    save(network(), tree / "runs" / "r" / "best.safetensors")
+    save(network, tree / "runs" / "r" / "best.safetensors")
     assert b"weights runs/r/best.safetensors" in fmen("in/one.png", "-o", "big.png")[0]
     (tree / "bundled").mkdir()
     (tree / "runs" / "r" / "best.safetensors").rename(tree / "bundled" / "fmen-s_x2.safetensors")
@@ -535,6 +188,6 @@ def test_a_record_that_was_cut_off_is_ignored(tree: Path) -> None:
 
 
 def test_a_file_that_fmen_did_not_write_is_not_overwritten(tree: Path) -> None:
-    Image.fromarray(picture()).save("big.png")
+    Image.fromarray(PICTURE).save("big.png")
     assert b"big.png exists already" in fmen("in/one.png", "-o", "big.png", "--weights", "w.safetensors")[0]
     assert Image.open("big.png").size == (20, 12)
