@@ -1,8 +1,10 @@
-"""Images in, training batches out: MATLAB-exact bicubic, datasets of LR/HR pairs, an HDF5 cache, random patches."""
+"""Images in, training batches out: MATLAB-exact bicubic, datasets of LR/HR pairs, an HDF5 cache, random patches,
+degradations."""
 
 from .bicubic import imresize
 from .cache import PatchCache
 from .datasets import Pair, PairDataset, Source, open_dataset, parse_source
+from .degradation import Degradation
 from .errors import DataError
 from .images import image_size, list_images, read_image, write_image
 from .patches import PatchSampler
@@ -12,6 +14,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "DataError",
+    "Degradation",
     "Pair",
     "PairDataset",
     "PatchCache",

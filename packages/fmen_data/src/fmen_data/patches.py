@@ -6,7 +6,8 @@ Training therefore resumes exactly, and any number of ranks sees the same sample
 
 Images are sampled uniformly, as in EDSR's loader, not in proportion to their area; with weights, first a cache by its
 weight, then an image of that cache uniformly. Positions are sampled uniformly within the
-image; orientations uniformly from the eight flips and rotations of the square.
+image; orientations uniformly from the eight flips and rotations of the square. A degradation is applied to the LR
+patch in its orientation, with a generator of its own for every slot.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor
 
 from .cache import PatchCache
+from .degradation import Degradation, step_generator
 from .errors import DataError
 
 Batch = tuple[Tensor, Tensor]
@@ -39,6 +41,7 @@ class PatchSampler:
         batch: int = 16,
         seed: int = 0,
         weights: Sequence[float] | None = None,
+        degradation: Degradation | None = None,
     ) -> None:
         """Prepare sampling.
 
@@ -49,6 +52,7 @@ class PatchSampler:
             seed: An integer from 0 to 2**64 - 1.
             weights: Expected share of each cache in the patches, up to a common factor; not negative, not all 0. By
                 default every image is equally likely.
+            degradation: Of the LR patches; None for the LR images as they are.
 
         Raises:
             DataError: An argument is out of range, the caches' scales differ, or an image is smaller than a patch.
@@ -66,6 +70,7 @@ class PatchSampler:
         self._lr: list[Any] = [image for cache in caches for image in cache.lr]
         self._hr: list[Any] = [image for cache in caches for image in cache.hr]
         self.caches = tuple(caches)
+        self.degradation = degradation
         self.weights = None if weights is None else tuple(weights)
         self._places = [(cache, index) for cache in caches for index in range(len(cache))]
         self._sound = np.zeros(len(self._places), bool)
@@ -81,7 +86,7 @@ class PatchSampler:
         self._positions = sizes - patch + 1
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restore, (self.caches, self.patch, self.batch_size, self.seed, self.weights)
+        return _restore, (self.caches, self.patch, self.batch_size, self.seed, self.weights, self.degradation)
 
     def draw(self, step: int) -> npt.NDArray[np.int64]:
         """Sample a step: int64 ``(batch, 4)``, rows of image, top, left (LR pixels) and orientation (0..7)."""
@@ -125,16 +130,20 @@ class PatchSampler:
         Raises:
             DataError: An image of the cache is damaged.
         """
+        slots = range(rank, self.batch_size, world_size)
         samples = self.draw(step)[rank::world_size].tolist()
         lr_side, hr_side = self.patch, self.patch * self.scale
         lr = torch.empty((len(samples), lr_side, lr_side, 3), dtype=torch.uint8)
         hr = torch.empty((len(samples), hr_side, hr_side, 3), dtype=torch.uint8)
         lr_out, hr_out = lr.numpy(), hr.numpy()
-        for slot, (image, top, left, orientation) in enumerate(samples):
+        for index, (image, top, left, orientation) in enumerate(samples):
             self.check(image)
-            place_patch(self._lr[image][top : top + lr_side, left : left + lr_side], lr_out[slot], orientation)
+            place_patch(self._lr[image][top : top + lr_side, left : left + lr_side], lr_out[index], orientation)
             top, left = top * self.scale, left * self.scale
-            place_patch(self._hr[image][top : top + hr_side, left : left + hr_side], hr_out[slot], orientation)
+            place_patch(self._hr[image][top : top + hr_side, left : left + hr_side], hr_out[index], orientation)
+            if self.degradation is not None:
+                generator = step_generator(self.seed, step, slots[index])
+                lr_out[index] = self.degradation(lr_out[index], hr_out[index], generator)
         return lr.permute(0, 3, 1, 2), hr.permute(0, 3, 1, 2)
 
     def batches(
@@ -173,9 +182,14 @@ class PatchSampler:
 
 
 def _restore(
-    caches: tuple[PatchCache, ...], patch: int, batch: int, seed: int, weights: tuple[float, ...] | None
+    caches: tuple[PatchCache, ...],
+    patch: int,
+    batch: int,
+    seed: int,
+    weights: tuple[float, ...] | None,
+    degradation: Degradation | None,
 ) -> PatchSampler:
-    return PatchSampler(caches, patch=patch, batch=batch, seed=seed, weights=weights)
+    return PatchSampler(caches, patch=patch, batch=batch, seed=seed, weights=weights, degradation=degradation)
 
 
 def place_patch(source: npt.NDArray[np.uint8], out: npt.NDArray[np.uint8], orientation: int) -> None:

@@ -18,14 +18,19 @@ from torch import Tensor
 from fmen.training.distributed import Processes
 from fmen.training.recipe import Recipe, RecipeError
 from fmen.training.stages import Stage
-from fmen_data import PairDataset, PatchCache, PatchSampler, open_dataset, prepare_cache
+from fmen_data import Degradation, PairDataset, PatchCache, PatchSampler, open_dataset, prepare_cache
+from fmen_data.bicubic import Image
 from fmen_data.datasets import Source, find_official, parse_source
+from fmen_data.degradation import step_generator
 
 SAMPLE = "sample"
 DATA = "data"
 
 MEMORY_SHARE = 0.5
 """The share of a GPU's free memory that ``feed: auto`` gives to images; the rest is for the training step."""
+
+VALIDATION_SEED = 2**63
+"""The seed of the degradations of validation images: above every seed of a recipe."""
 
 Batch = tuple[Tensor, Tensor]
 
@@ -55,6 +60,7 @@ def open_patches(stages: Sequence[Stage], processes: Processes) -> list[PatchSam
             batch=stage.recipe.batch,
             seed=stage.recipe.seed,
             weights=stage.recipe.data_weights,
+            degradation=degradation_of(stage.recipe),
         )
         for stage in stages
     ]
@@ -67,6 +73,18 @@ def open_validation(recipe: Recipe) -> list[PairDataset]:
         official = (folder for folder in map(Path, (*recipe.data, DATA)) if find_official(folder, "val", recipe.scale))
         sources += [SAMPLE] if SAMPLE in recipe.data else [*official][:1]
     return [open_dataset(source, scale=recipe.scale, split="val") for source in sources]
+
+
+def degradation_of(recipe: Recipe) -> Degradation | None:
+    """Return the degradation of the recipe's LR images."""
+    return None if recipe.degradation is None else Degradation.from_dict(recipe.degradation)
+
+
+def read_validation(recipe: Recipe, images: PairDataset, index: int) -> tuple[Image, Image]:
+    """Return the LR and the HR image of a pair; a recipe with a degradation always degrades it in the same way."""
+    lr, hr = images.read(index)
+    degradation = degradation_of(recipe)
+    return (lr if degradation is None else degradation(lr, hr, step_generator(VALIDATION_SEED, 0, index))), hr
 
 
 def batches(
@@ -139,7 +157,7 @@ def resident(recipe: Recipe, sampler: PatchSampler, device: torch.device) -> boo
     Raises:
         RecipeError: The recipe requires it, and they do not fit.
     """
-    if recipe.feed == "cpu" or (recipe.feed == "auto" and device.type != "cuda"):
+    if recipe.degradation is not None or recipe.feed == "cpu" or (recipe.feed == "auto" and device.type != "cuda"):
         return False
     if device.type != "cuda":
         return True

@@ -37,7 +37,7 @@ from fmen.training.boards import Image
 from fmen.training.checkpoint import State, newest_checkpoint
 from fmen.training.cuda_graph import set_learning_rate
 from fmen.training.distributed import Processes, distribute, join
-from fmen.training.feed import batches, open_patches, open_validation
+from fmen.training.feed import batches, open_patches, open_validation, read_validation
 from fmen.training.logger import FURTHER, Clock, Logger
 from fmen.training.optimizers import make_optimizer
 from fmen.training.recipe import Recipe
@@ -329,7 +329,7 @@ def measure(
         vote = processes.vote(stop.number)
         index = start + processes.rank
         if index < len(images):
-            name, (lr, hr) = images.pairs[index].name, images.read(index)
+            name, (lr, hr) = images.pairs[index].name, read_validation(recipe, images, index)
             sr = upscaler(lr)
             found = [psnr_of(name, sr, hr, recipe.scale, protocol) for protocol in recipe.val_protocol]
             values[index] = torch.tensor(found, dtype=values.dtype)

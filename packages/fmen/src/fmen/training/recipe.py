@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fmen.errors import UserError
-from fmen.training.recipe_types import STAGE_KEYS, FirstAndMore, Loss, OneOrMore, Optimizer
+from fmen.training.recipe_types import STAGE_KEYS, Degraded, FirstAndMore, Loss, OneOrMore, Optimizer
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -64,6 +64,9 @@ class Recipe(BaseModel):
     skip_bad: bool = Field(False, description="leave out training images that cannot be used, and name them")
     data_weights: tuple[Annotated[float, Field(ge=0)], ...] | None = Field(
         None, description="share of each dataset in the patches, one number per dataset; default: all images equally"
+    )
+    degradation: Degraded = Field(
+        None, description="degrade LR patches and validation images: real (blur, noise, JPEG), or some of its values"
     )
     patch: int = Field(64, ge=8, le=512, description="side of the LR patches, in pixels")
     batch: int = Field(64, ge=1, le=4096, description="patches per step, over all processes together")
@@ -204,6 +207,8 @@ class Recipe(BaseModel):
             faults.append(f"data_weights has {len(self.data_weights)} numbers for {len(self.data)} datasets")
         if self.data_weights is not None and not sum(self.data_weights):
             faults.append("data_weights are all 0; give one dataset a weight above 0")
+        if self.degradation is not None and self.feed == "device":
+            faults.append("degradation is applied on the CPU; leave feed = 'device' out")
         if self.final_learning_rate > self.learning_rate:
             faults.append(
                 f"final_learning_rate ({self.final_learning_rate:g}) is above learning_rate ({self.learning_rate:g})"

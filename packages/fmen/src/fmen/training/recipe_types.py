@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, PlainSerializer
+
+from fmen_data import DataError, Degradation
 
 T = TypeVar("T")
 
@@ -22,6 +24,7 @@ STAGE_KEYS = (
     "steps",
     "data",
     "data_weights",
+    "degradation",
     "patch",
     "batch",
     "accumulate",
@@ -78,3 +81,21 @@ Loss = Annotated[
     PlainSerializer(lambda weights: next(iter(weights)) if list(weights.values()) == [1.0] else weights),
 ]
 """Weights by the names of loss functions; a name alone has the weight 1."""
+
+REAL = "real"
+
+
+def _degradation(value: object) -> object:
+    """Convert the name of a degradation, or some of its values, to all values, and check them."""
+    if value is None:
+        return None
+    if value != REAL and not isinstance(value, Mapping):
+        raise ValueError("give real, or some of its values such as {noise_sigma: [0, 10], clean: 0.5}")
+    try:
+        return Degradation.from_dict({} if value == REAL else value).to_dict()
+    except DataError as error:
+        raise ValueError(str(error).removeprefix("degradation: ")) from None
+
+
+Degraded = Annotated[dict[str, Any] | None, BeforeValidator(_degradation)]
+"""The values of a ``fmen_data.Degradation``; the name ``real`` stands for its defaults."""
