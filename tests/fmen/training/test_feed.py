@@ -11,7 +11,15 @@ import pytest
 import torch
 
 from fmen.training.distributed import Processes
-from fmen.training.feed import ResidentPatches, batches, open_patches, open_validation, parse_source, resident
+from fmen.training.feed import (
+    ResidentPatches,
+    batches,
+    open_patches,
+    open_validation,
+    parse_source,
+    read_validation,
+    resident,
+)
 from fmen.training.recipe import Recipe, RecipeError
 from fmen.training.stages import Stage
 from fmen_data import DataError, write_image
@@ -139,3 +147,28 @@ def test_images_that_do_not_fit_on_the_device_are_refused_with_both_sizes(
     with pytest.raises(RecipeError, match=said):
         resident(tiny(feed="device"), sampler, CUDA)  # type: ignore[arg-type]
     assert resident(tiny(feed="auto"), sampler, CUDA) is False  # type: ignore[arg-type]
+
+
+def test_a_degradation_changes_the_lr_patches_of_its_stage_alone(tiny: RecipeMaker) -> None:
+    always = {"clean": 0.0, "noise": 1.0, "noise_sigma": [20, 20]}
+    stages = [Stage(tiny()), Stage(tiny(degradation=always), start=6)]
+    (plain, hr), (noisy, same) = (sampler.batch(3) for sampler in open_patches(stages, ALONE))
+    assert torch.equal(hr, same)
+    assert (noisy.float() - plain.float()).std() > 8
+
+
+def test_degraded_patches_are_never_cut_on_a_gpu(tiny: RecipeMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**40, 2**40))
+    recipe = tiny(degradation="real")
+    assert not resident(recipe, open_patches([Stage(recipe)], ALONE)[0], CUDA)
+
+
+def test_validation_images_are_degraded_always_in_the_same_way(tiny: RecipeMaker, photos: Path) -> None:
+    plain, degraded = tiny(val_data=str(photos)), tiny(val_data=str(photos), degradation={"clean": 0.0, "noise": 1.0})
+    (images,) = open_validation(degraded)
+    for index in range(2):
+        lr, hr = read_validation(degraded, images, index)
+        again, _ = read_validation(degraded.model_copy(update={"seed": 5}), images, index)
+        clean, reference = read_validation(plain, images, index)
+        assert np.array_equal(lr, again) and np.array_equal(hr, reference)
+        assert not np.array_equal(lr, clean)

@@ -24,7 +24,7 @@ from fmen.training.schedule import learning_rate
 
 
 def test_the_bundled_recipes_are_valid_and_carry_their_names() -> None:
-    assert set(recipe_names()) == {"paper", "fast", "cpu", "quick", "staged"}
+    assert set(recipe_names()) == {"paper", "fast", "cpu", "quick", "real", "staged"}
     for name in recipe_names():
         assert load_recipe(name).name == name
 
@@ -124,6 +124,9 @@ def test_settings_are_read_as_people_mean_them() -> None:
         ("final_learning_rate=0.5", "final_learning_rate (0.5) is above learning_rate (0.002)"),
         ("schedule_steps=999", "steps (1000) exceeds schedule_steps (999)"),
         ("data=[]", "data = []"),
+        ("degradation=rael", "degradation = 'rael': give real, or some of its values such as {noise_sigma: [0, 10]"),
+        ("degradation={noize: 1}", "degradation = {'noize': 1}: there is no 'noize'; choose from clean, twice, "),
+        ("degradation={jpeg: 2}", "jpeg = 2; give a share from 0 to 1"),
         ("lr", "write it as key=value"),
         ("lr=[1", "the value is not valid YAML"),
     ],
@@ -203,6 +206,7 @@ def test_fast_uses_tf32_and_paper_does_not() -> None:
         "paper": False,
         "cpu": False,
         "quick": False,
+        "real": False,
         "staged": True,
     }
 
@@ -219,6 +223,7 @@ def test_a_key_that_a_recipe_omits_has_its_default() -> None:
         "data": ("data",),
         "skip_bad": False,
         "data_weights": None,
+        "degradation": None,
         "patch": 64,
         "batch": 64,
         "accumulate": 1,
@@ -291,3 +296,16 @@ def test_a_value_is_accepted_up_to_its_limits(key: str, least: Any, below: Any, 
     for value in (below, above):
         with pytest.raises(RecipeError, match=key):
             make_recipe(base | {key: value})
+
+
+def test_a_degradation_is_written_with_all_its_values_and_read_back(tmp_path: Path) -> None:
+    recipe = load_recipe("quick", parse_settings(["degradation={noise_sigma: [0, 5]}"]))
+    assert recipe.degradation is not None and recipe.degradation["noise_sigma"] == (0.0, 5.0)
+    assert recipe.degradation.keys() == load_recipe("real").degradation.keys()
+    (tmp_path / "quick.yaml").write_text(dump_recipe(recipe))
+    assert load_recipe(tmp_path / "quick.yaml") == recipe
+
+
+def test_degraded_patches_are_made_on_the_cpu() -> None:
+    with pytest.raises(RecipeError, match="degradation is applied on the CPU; leave feed = 'device' out"):
+        load_recipe("real", {"feed": "device"})

@@ -57,7 +57,7 @@ class Degradation:
         blur: Probability of blur in a pass.
         blur_sigma: Range of the Gaussian's standard deviations, in pixels.
         noise: Probability of noise in a pass.
-        noise_sigma: Range of the noise's standard deviation, in gray levels; that of Poisson noise holds for middle gray.
+        noise_sigma: Range of the noise's standard deviation, in gray levels; Poisson noise has it at middle gray.
         jpeg: Probability of JPEG in a pass.
         jpeg_quality: Range of libjpeg's quality.
     """
@@ -79,9 +79,10 @@ class Degradation:
                 if not _is_number(value) or not 0 <= value <= 1:
                     raise DataError(f"degradation: {field.name} = {value!r}; give a share from 0 to 1")
                 continue
+            default: Any = field.default
             least, largest = LIMITS.get(field.name, (0.25, 4.0))
             if not isinstance(value, Sequence) or len(value) != 2 or not all(map(_is_number, value)):
-                raise DataError(f"degradation: {field.name} = {value!r}; give two numbers, such as {list(field.default)}")
+                raise DataError(f"degradation: {field.name} = {value!r}; give two numbers, such as {list(default)}")
             if not least <= value[0] <= value[1] <= largest:
                 raise DataError(
                     f"degradation: {field.name} = {list(value)}; give two numbers in ascending order, "
@@ -124,7 +125,7 @@ class Degradation:
             factor = min(generator.uniform(*self.resize), scale)
             height, width = (max(1, round(side * factor)) for side in lr.shape[:2])
             image = self._degrade(_resize(hr, height, width, cv2.INTER_AREA), generator)
-            image = _resize(image, *lr.shape[:2], KERNELS[generator.integers(len(KERNELS))])
+            image = _resize(image, len(lr), lr.shape[1], KERNELS[generator.integers(len(KERNELS))])
         return self._degrade(image, generator)
 
     def _degrade(self, image: Image, generator: np.random.Generator) -> Image:
@@ -187,11 +188,11 @@ def add_noise(image: Image, sigma: Range, generator: np.random.Generator) -> Ima
         return image
     shape = (*image.shape[:2], 1) if gray else image.shape
     if poisson:
-        level = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None] if gray else image
+        level = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None] if gray else image, np.float64)
         gain = strength**2 / MIDDLE_GRAY  # gray levels per photon
-        noise = generator.poisson(level / gain).astype(np.float32) * np.float32(gain) - level
+        noise = generator.poisson(level / gain) * gain - level
     else:
-        noise = generator.standard_normal(shape, np.float32) * np.float32(strength)
+        noise = generator.normal(0, strength, shape)
     return np.asarray(np.clip(np.rint(image + noise), 0, 255), np.uint8)
 
 

@@ -89,10 +89,11 @@ def _degradation(value: object) -> object:
     """Convert the name of a degradation, or some of its values, to all values, and check them."""
     if value is None:
         return None
-    if value != REAL and not isinstance(value, Mapping):
+    given = {} if value == REAL else value
+    if not isinstance(given, Mapping):
         raise ValueError("give real, or some of its values such as {noise_sigma: [0, 10], clean: 0.5}")
     try:
-        return Degradation.from_dict({} if value == REAL else value).to_dict()
+        return Degradation.from_dict(given).to_dict()
     except DataError as error:
         raise ValueError(str(error).removeprefix("degradation: ")) from None
 
