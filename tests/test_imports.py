@@ -21,7 +21,7 @@ LAYERS = (
     ("export", "integrations", "submission", "training", "upscaling"),
     ("sources",),
     ("charts",),
-    ("errors", "json_file"),
+    ("errors", "json_file", "threads"),
 )
 """The parts of the application from top to bottom. Each imports parts of lower layers only."""
 

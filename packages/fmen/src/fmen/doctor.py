@@ -7,6 +7,7 @@ import platform
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -14,6 +15,8 @@ import torch
 
 from fmen.sources.datasets import DATA
 from fmen.sources.runs import weights_of_runs
+from fmen.threads import available_cores, seconds_by_threads, use_threads
+from fmen_core import create_model, reparameterize
 from fmen_core.precision import has_bf16
 from fmen_core.pretrained import PUBLISHED, bundled, cache_folder
 from fmen_core.tiling import free_memory
@@ -88,8 +91,8 @@ def software() -> Iterator[Finding]:
 def devices() -> Iterator[Finding]:
     """Find the CPU, its memory, and GPUs."""
     cpu = torch.device("cpu")
-    cores, threads = os.cpu_count(), torch.get_num_threads()
-    yield Finding(True, "cpu", f"{processor_name()}, cores: {cores}, threads: {threads} (set by OMP_NUM_THREADS)")
+    yield Finding(True, "cpu", f"{processor_name()}, cores: {os.cpu_count()}, available: {available_cores()}")
+    yield threads()
     bf16 = has_bf16(cpu)
     yield Finding(bf16, "bf16", "supported by the CPU" if bf16 else "not supported by the CPU: auto uses fp32")
     yield Finding(True, "memory", f"{free_memory(cpu) / 1e9:.1f} GB free")
@@ -102,6 +105,21 @@ def devices() -> Iterator[Finding]:
         built = torch.version.cuda
         why = f"no GPU or driver for CUDA {built}" if built else "this PyTorch is built for the CPU only"
         yield Finding(False, "cuda", f"{why}; commands run on the CPU")
+
+
+def threads() -> Finding:
+    """Find the number of threads, and whether fewer are faster now."""
+    use_threads(None)
+    count = torch.get_num_threads()
+    if count == 1:
+        return Finding(True, "threads", "1 (set by --threads, or by OMP_NUM_THREADS)")
+    network = reparameterize(create_model("fmen-s"))
+    with torch.inference_mode():
+        seconds = seconds_by_threads(partial(network, torch.zeros(1, 3, 96, 96)), (count, 1))
+    times = f"a 96x96 image takes {1e3 * seconds[count]:.0f} ms, and {1e3 * seconds[1]:.0f} ms with 1"
+    if seconds[1] < seconds[count]:
+        return Finding(False, "threads", f"{count}, but {times}, as other work uses the cores: try --threads 1")
+    return Finding(True, "threads", f"{count} (set by --threads, or by OMP_NUM_THREADS); {times}")
 
 
 def processor_name() -> str:

@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from fmen_core.architecture import sr_model
 from fmen_core.blocks.attention import SpatialGate
+from fmen_core.control_groups import control_groups
 from fmen_core.errors import ModelError
 from fmen_core.precision import PROBE_SIDE
 from fmen_core.reparam import reparameterize
@@ -114,7 +115,7 @@ def free_memory(device: torch.device, *, proc: Path = Path("/proc"), cgroups: Pa
     if device.type == "cuda":
         reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + reserved
-    free = list(_cgroup_free(proc / "self" / "cgroup", cgroups))
+    free = list(_cgroup_free(proc, cgroups))
     meminfo = proc / "meminfo"
     if meminfo.is_file():
         available = _fields(meminfo).get("MemAvailable:")
@@ -122,27 +123,20 @@ def free_memory(device: torch.device, *, proc: Path = Path("/proc"), cgroups: Pa
     return max(0, min(free)) if free else UNKNOWN_FREE
 
 
-def _cgroup_free(membership: Path, root: Path) -> Iterator[int]:
+def _cgroup_free(proc: Path, mount: Path) -> Iterator[int]:
     """Yield the bytes that each limited control group of this process leaves free.
 
     ``inactive_file`` is page cache that the kernel drops when memory is needed, so it counts as free.
     """
-    groups = membership.read_text().splitlines() if membership.is_file() else ["0::/", "1:memory:/"]
-    for line in groups:
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            mount, names = root, ("memory.max", "memory.current", "inactive_file")
-        elif "memory" in controllers.split(","):
-            mount, names = root / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-        else:
-            continue
-        # A limit of an outer group holds for the inner ones. In a container, the path may be that of the host.
-        inner = mount / path.lstrip("/")
-        for group in {mount, *(folder for folder in (inner, *inner.parents) if mount in folder.parents)}:
-            limit, usage, statistics = group / names[0], group / names[1], group / "memory.stat"
-            if limit.is_file() and usage.is_file() and limit.read_text().strip().isdecimal():
-                cache = _fields(statistics).get(names[2], 0) if statistics.is_file() else 0
-                yield int(limit.read_text()) - int(usage.read_text()) + cache
+    files = {
+        1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        2: ("memory.max", "memory.current", "inactive_file"),
+    }
+    for version, group in control_groups("memory", proc=proc, mount=mount):
+        limit, usage, statistics = (group / name for name in (*files[version][:2], "memory.stat"))
+        if limit.is_file() and usage.is_file() and limit.read_text().strip().isdecimal():
+            cache = _fields(statistics).get(files[version][2], 0) if statistics.is_file() else 0
+            yield int(limit.read_text()) - int(usage.read_text()) + cache
 
 
 def _fields(file: Path) -> dict[str, int]:

@@ -14,7 +14,6 @@ Rounding the luma costs about 0.02 dB. All three agree to 1e-9 with KAIR's ``cal
 from __future__ import annotations
 
 import math
-import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -80,7 +79,7 @@ def ssim(sr: Image, hr: Image, *, border: int = 4, protocol: Protocol = "ntire")
         return _ssim_sum(a[top:bottom], b[top:bottom])
 
     # NumPy and OpenCV release the GIL. The strips are summed in order, so the result does not depend on timing.
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
+    with ThreadPoolExecutor(min(max(1, cv2.getNumThreads()), 8)) as pool:
         total = math.fsum(pool.map(strip, range(0, rows, _STRIP)))
     columns, channels = a.shape[1] - 2 * _MARGIN, a.shape[2] if a.ndim == 3 else 1
     return total / int(rows * columns * channels)

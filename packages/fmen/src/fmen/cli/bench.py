@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fmen.cli.options import Device, Json, warn
+from fmen.cli.options import Device, Json, Threads, warn
 from fmen.errors import UserError
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ def bench(
     runs: Annotated[int, typer.Option(metavar="N", min=1, help="Timed runs per network.")] = 20,
     lr_size: Annotated[str, typer.Option(metavar="HxW", help="LR image for runtime and memory.")] = "256x256",
     device: Device = "auto",
+    threads: Threads = None,
     json_file: Json = None,
     markdown: Markdown = None,
     plot: Plot = None,
@@ -74,7 +75,10 @@ def bench(
     from fmen.benchmark.models import SLOW, choose_models
     from fmen.benchmark.run import SCORE, run_bench
     from fmen.benchmark.table import sort_rows
+    from fmen.threads import use_threads
     from fmen_core import find_weights
+
+    use_threads(threads)
 
     challenge = None if year is None else challenge_of(year)
     if plot is not None:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from fmen.cli.options import Device, Precision, examples
+from fmen.cli.options import Device, Precision, Threads, examples
 from fmen.errors import UserError
 
 data_app = typer.Typer(
@@ -158,7 +158,10 @@ def prepare(
 
     'fmen train' does this by itself. A valid, up-to-date cache is reused; any other is rebuilt.
     """
+    from fmen.threads import available_cores
     from fmen_data import PatchCache, open_dataset, parse_source, prepare_cache
+
+    workers = workers or available_cores()
 
     def report(line: str) -> None:
         typer.echo(f"left out: {line}", err=True)
@@ -190,14 +193,17 @@ def label(
     ] = None,
     precision: Annotated[Precision, typer.Option(help="Arithmetic of the convolutions.")] = Precision.fp32,
     device: Device = "auto",
+    threads: Threads = None,
 ) -> None:
     """Make training pairs from a stronger network's outputs.
 
     The outputs are called pseudo-labels. Existing pairs in --out are skipped; they must come from the same teachers.
     """
+    from fmen.threads import use_threads
     from fmen.training.pseudo_labels import check_teachers, label_folder
     from fmen_core import Upscaler, find_weights, load
 
+    use_threads(threads)
     files = [find_weights(file) for file in weights]
     teachers = [Upscaler(load(file), device=device, precision=precision.value) for file in files]
     scales = sorted({teacher.scale for teacher in teachers})

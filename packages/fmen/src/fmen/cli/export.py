@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fmen.cli.options import Model, warn
+from fmen.cli.options import Model, Threads, warn
 
 
 class FileFormat(str, Enum):
@@ -42,6 +42,7 @@ def export(
             help="Value of white, for onnx and torchscript. Default: the network's own; chaiNNer requires 1.",
         ),
     ] = None,
+    threads: Threads = None,
 ) -> None:
     """Export a network to ONNX and other formats.
 
@@ -49,7 +50,9 @@ def export(
     """
     from fmen.export.run import export_weights
     from fmen.sources.weights import choose_weights, weights_title
+    from fmen.threads import use_threads
 
+    use_threads(threads)
     file = choose_weights(weights, model=model)
     typer.echo(f"weights {weights_title(file)}")
     exported = export_weights(file, out, file_format.value, data_range=data_range, model=model, note=warn)

@@ -65,6 +65,9 @@ Data = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Where to run the network.")]
+Threads = Annotated[
+    int | None, typer.Option(metavar="N", min=1, help="CPU threads. Default: one per core that is available.")
+]
 Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the results as JSON.")]
 
 

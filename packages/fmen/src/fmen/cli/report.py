@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fmen.cli.options import Device, Model, Protocol, warn
+from fmen.cli.options import Device, Model, Protocol, Threads, warn
 
 
 def report(
@@ -36,6 +36,7 @@ def report(
         typer.Option("--full", help="Embed images without loss. Default: at most 800 kB per image and 50 MB in all."),
     ] = False,
     device: Device = "auto",
+    threads: Threads = None,
 ) -> None:
     """Write a page of curves, tables and images.
 
@@ -45,8 +46,10 @@ def report(
     from fmen.report.page import make_gallery, write_report
     from fmen.sources.networks import user_class
     from fmen.sources.weights import choose_weights, is_bundled, weights_title
+    from fmen.threads import use_threads
     from fmen.training.run_folder import Run
 
+    use_threads(threads)
     out.parent.mkdir(parents=True, exist_ok=True)  # before the images, not after
     folders = run or []
     if not folders and weights is None and (data is not None or not (validate or bench)):

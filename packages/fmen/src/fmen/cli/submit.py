@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fmen.cli.options import Data, Device, Model, Weights, examples
+from fmen.cli.options import Data, Device, Model, Threads, Weights, examples
 from fmen.errors import UserError
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def submit(
     out: Annotated[Path | None, typer.Option(metavar="FILE.zip", help="The package. Default: submission.zip.")] = None,
     layout: Layout = Challenge.ntire2022,
     device: Device = "auto",
+    threads: Threads = None,
     check_file: Annotated[Path | None, typer.Option("--check", metavar="ZIP", hidden=True)] = None,
     write_results: Annotated[bool, typer.Option("--results", hidden=True)] = False,
     split: Annotated[Split, typer.Option(hidden=True)] = Split.valid,
@@ -66,11 +67,11 @@ def submit(
     if context.invoked_subcommand is not None:
         reject_misplaced_options(context)
     elif check_file is not None:
-        check(check_file, data, False, layout, split, device)
+        check(check_file, data, False, layout, split, device, threads)
     elif write_results:
-        results(model, weights, data, team, out or Path("results.zip"), layout, split, device)
+        results(model, weights, data, team, out or Path("results.zip"), layout, split, device, threads)
     else:
-        build(model, weights, data, team, out or Path("submission.zip"), layout, device)
+        build(model, weights, data, team, out or Path("submission.zip"), layout, device, threads)
 
 
 def reject_misplaced_options(context: typer.Context) -> None:
@@ -94,10 +95,13 @@ def build(
     out: Path,
     layout: Challenge,
     device: str,
+    threads: int | None,
 ) -> None:
     """Build a package, and print its PSNR."""
     from fmen.submission.build import build_submission
+    from fmen.threads import use_threads
 
+    use_threads(threads)
     network, source = inputs(model, weights, data)
     report = build_submission(network, source, team, out, origin=origin_of(network), **settings(layout, device))
     for note in report.notes:
@@ -121,6 +125,7 @@ def check(
     layout: Layout = Challenge.ntire2022,
     split: ImageSplit = Split.valid,
     device: Device = "auto",
+    threads: Threads = None,
 ) -> None:
     """Check a package or an archive of results before the organisers do.
 
@@ -128,8 +133,10 @@ def check(
     organisers cannot use the file or if a declared figure is wrong.
     """
     from fmen.submission.check.run import check_submission, verdict
+    from fmen.threads import use_threads
     from fmen_data.datasets import parse_source
 
+    use_threads(threads)
     source = None if data is None else parse_source(data)
     findings = check_submission(
         file, source, layout=layout.value, split=split.value, run_code=run_code, cuda=device != "cpu"
@@ -153,10 +160,13 @@ def results(
     layout: Layout = Challenge.ntire2022,
     split: ImageSplit = Split.valid,
     device: Device = "auto",
+    threads: Threads = None,
 ) -> None:
     """Write the archive of SR images for the evaluation server."""
     from fmen.submission.server_archive import build_results
+    from fmen.threads import use_threads
 
+    use_threads(threads)
     archive = build_results(*inputs(model, weights, data), team, out, split=split.value, **settings(layout, device))
     mean = "" if archive.psnr is None else f", PSNR {archive.psnr:.4f} dB"
     typer.echo(f"{archive.path}: {archive.images} images of {archive.dataset}, {archive.seconds:.3f} s each{mean}")

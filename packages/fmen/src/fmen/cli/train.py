@@ -96,6 +96,10 @@ def train(
         float | None,
         typer.Option(metavar="N", help="Train for about N minutes, to which the recipe's steps are fitted."),
     ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="CPU threads. Default: 1 or one per core, whichever is faster."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Run folder. Default: a new one under runs/.")] = None,
     resume: Annotated[
         Resume | None,
@@ -114,10 +118,12 @@ def train(
     ] = False,
 ) -> None:
     """Train a network."""
+    from fmen.threads import use_threads
     from fmen.training.distributed import join
     from fmen.training.loop import train as run_training
     from fmen.training.recipe import VARIANTS, RecipeError, parse_settings
 
+    use_threads(threads)
     say, note = printer(), printer(err=True)
     with join() as processes:
         if variant and model:
@@ -131,6 +137,7 @@ def train(
             "val_data": tuple(val_data) if val_data else None,
             "minutes": minutes,
             "weights": init,
+            "threads": threads,
         }
         given |= {"data": tuple(data) if data else None, "skip_bad": skip_bad or None}
         overrides = {key: value for key, value in given.items() if value is not None}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
-from fmen.cli.options import AutoPrecision, Device, Model, Weights, warn
+from fmen.cli.options import AutoPrecision, Device, Model, Threads, Weights, warn
 from fmen.errors import UserError
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ def upscale(
         str, typer.Option(metavar="auto|N|none", help="Side of the tiles in pixels. auto: as the memory allows.")
     ] = "auto",
     device: Device = "auto",
+    threads: Threads = None,
     engine: Annotated[
         Engine, typer.Option(help="ray: many processes, on this machine or on a cluster.")
     ] = Engine.local,
@@ -91,12 +92,16 @@ def upscale(
     output = output or ask_for_output(inputs)
     side = parse_tile(tile)
     size = parse_size(scale, outscale, width, max_side)
+    if engine is Engine.ray and threads:
+        raise UserError("--engine ray has one thread per core of its processes; give their number with --workers")
     if engine is Engine.ray and "-" in (*inputs, output):
         raise UserError("--engine ray reads and writes files; for standard input and output use --engine local")
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", CACHED_PRIMITIVES)  # read at PyTorch's first convolution
+    from fmen.threads import use_threads
     from fmen.upscaling.jobs import output_folder, plan
     from fmen.upscaling.manifest import Settings, pending
 
+    use_threads(threads)
     jobs, faults = plan(inputs, output, f".{format_.value}")
     from fmen.sources.networks import source_of
     from fmen.sources.weights import choose_weights, weights_title

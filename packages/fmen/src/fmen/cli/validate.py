@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fmen.cli.options import Device, Json, Model, Precision, Protocol, Weights, warn
+from fmen.cli.options import Device, Json, Model, Precision, Protocol, Threads, Weights, warn
 
 
 def validate(
@@ -29,6 +29,7 @@ def validate(
     save_images: Annotated[Path | None, typer.Option(metavar="DIR", help="Write the SR images there.")] = None,
     precision: Annotated[Precision, typer.Option(help="Arithmetic of the convolutions.")] = Precision.fp32,
     device: Device = "auto",
+    threads: Threads = None,
 ) -> None:
     """Measure PSNR and SSIM.
 
@@ -36,8 +37,10 @@ def validate(
     --threshold names another one.
     """
     from fmen.json_file import write_json
+    from fmen.threads import use_threads
     from fmen.validation import reports_json, reports_table, run_validation
 
+    use_threads(threads)
     if json_file:
         json_file.parent.mkdir(parents=True, exist_ok=True)  # fails before the measurement, not after
     reports = run_validation(

@@ -33,6 +33,7 @@ from torch import nn
 
 from fmen.errors import UserError
 from fmen.sources.networks import save_network
+from fmen.threads import threads_restored
 from fmen.training.boards import Image
 from fmen.training.checkpoint import State, newest_checkpoint
 from fmen.training.cuda_graph import set_learning_rate
@@ -55,7 +56,7 @@ from fmen.training.signals import StopRequest
 from fmen.training.stages import Stage, stage_before, stages_of
 from fmen.training.step import make_graph, take_step
 from fmen.training.teachers import Teachers, open_teachers
-from fmen.training.time_budget import fit_to_time
+from fmen.training.time_budget import Trial, fit_to_time, fix_threads
 from fmen_core import Upscaler
 from fmen_data import PairDataset, PatchSampler
 from fmen_eval import EvaluationError, Protocol, psnr
@@ -110,6 +111,7 @@ def train(
     """
     with ExitStack() as stack:
         processes = processes or stack.enter_context(join())
+        stack.enter_context(threads_restored())
         ready = prepare(recipe, run, processes, announce, resume=resume)
         recipe, stages, state, device = ready.recipe, ready.stages, ready.state, ready.device
         logger = stack.enter_context(Logger(run, recipe, step=state.step, silent=not processes.first))
@@ -184,12 +186,14 @@ def prepare(recipe: Recipe, run: Run, processes: Processes, announce: Callable[[
     state = (load_state if resume else new_state)(stages[0], run, device, processes)
     network = wrap(state.model, recipe, processes, device)
     images, samplers = open_validation(recipe), open_patches(stages, processes)
+    trial = Trial(recipe, state, samplers[0], teachers[0], processes, device)
+    recipe = fix_threads(recipe, trial.steps(state.model), processes, device, announce, resume=resume)
     if recipe.minutes:
         announce(f"measuring how many steps fit into {recipe.minutes:g} minutes")
         each = partial(measure, recipe, state.network, device=device, processes=processes, stop=StopRequest())
         once = (lambda: [each(dataset) for dataset in images]) if images else None
-        recipe = fit_to_time(recipe, state, network, samplers[0], teachers[0], once, processes, device, begun)
-        stages = stages_of(recipe)
+        recipe = fit_to_time(recipe, trial.steps(network), once, processes, begun)
+    stages = stages_of(recipe)
     if processes.first:
         run.begin(recipe, machine(recipe, device, processes), state.step if resume else None)
     announce(f"run {run.folder}: {recipe.network} x{recipe.scale}, {recipe.steps} steps on {device_name(device)}")

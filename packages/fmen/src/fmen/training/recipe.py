@@ -111,6 +111,9 @@ class Recipe(BaseModel):
     ema: float = Field(0.0, ge=0, lt=1, description="decay of the averaged weights, which are then saved; 0: none")
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU where there is one")
+    threads: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = Field(
+        "auto", description="threads of a step on the CPU; auto: 1 or one per core, whichever is faster at the start"
+    )
     feed: Literal["auto", "cpu", "device"] = Field(
         "auto", description="where patches are cut; auto: on a GPU whose memory holds all images"
     )

@@ -30,6 +30,7 @@ from fmen_data.atomic import atomic_write_bytes
 RESUMABLE = (
     "steps",
     "schedule_steps",
+    "threads",
     "feed",
     "val_every",
     "save_every",
@@ -39,7 +40,8 @@ RESUMABLE = (
     "val_protocol",
     "tensorboard",
 )
-"""Keys that a resumed run may change. ``steps`` alone leaves the learning rate of every step unchanged."""
+"""Keys that a resumed run may change. ``steps`` alone leaves the learning rate of every step unchanged; ``threads``
+changes the last bits of the results."""
 
 PACKAGES = (
     "fmen",
@@ -186,7 +188,7 @@ def resumed_recipe(run: Run, overrides: Mapping[str, object]) -> Recipe:
     recipe = recipe.model_copy(update={"schedule_steps": cosine_length(recipe)})
     overrides = current_keys(overrides, source="--resume")
     # The run's recipe has what "auto" was at its start.
-    overrides = {key: value for key, value in overrides.items() if value != "auto" or key in RESUMABLE}
+    overrides = {key: value for key, value in overrides.items() if value != "auto" or key == "feed"}
     wanted = make_recipe(recipe.model_dump() | dict(overrides), source="--resume")
     for key in (key.partition(".")[0] for key in overrides):
         moved = key == "model" and wanted.network == recipe.network  # the user's file has another path now

@@ -1,6 +1,6 @@
-"""``fmen train --minutes``: a recipe that ends after a given time.
+"""What a run measures before its first step: the steps that fit into ``--minutes``, and the number of threads.
 
-A few steps are timed before the run, on the network and the patches of the run, whose state is then restored. The
+A few steps are timed on the network and the patches of the run, whose state is then restored. With ``--minutes``, the
 recipe's steps become those that fit; warm-up, schedule, stages and the steps between two validations shrink or grow
 with them.
 """
@@ -10,14 +10,17 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
+from fmen.threads import available_cores, seconds_by_threads
 from fmen.training.checkpoint import State
-from fmen.training.cuda_graph import CudaGraph, set_learning_rate
+from fmen.training.cuda_graph import set_learning_rate
 from fmen.training.distributed import Processes
 from fmen.training.feed import to_device
 from fmen.training.pace import FIRST_STEPS
@@ -38,41 +41,64 @@ VALIDATIONS = 10
 """Most validations of a run."""
 
 
+@dataclass(frozen=True)
+class Trial:
+    """Steps that are timed before a run.
+
+    Attributes:
+        recipe: The resolved recipe.
+        state: The state before the first step.
+        sampler: The patches of the first stage.
+        teachers: Those of the first stage.
+        processes: All take their share of each batch.
+        device: The device of this process.
+    """
+
+    recipe: Recipe
+    state: State
+    sampler: PatchSampler
+    teachers: Teachers | None
+    processes: Processes
+    device: torch.device
+
+    @contextmanager
+    def steps(self, network: nn.Module) -> Iterator[Callable[[int], object]]:
+        """Yield a function that takes the step with the given number. The state is afterwards as it was before.
+
+        Args:
+            network: ``state.model``, or what runs it compiled or in several processes.
+        """
+        first, state, processes = stages_of(self.recipe)[0].recipe, self.state, self.processes
+        with unchanged(state):
+            graph = make_graph(self.recipe, state, self.device)
+            set_learning_rate(state.optimizer, first.learning_rate / 100)  # as far as a first step in a warm-up
+
+            def take(step: int) -> None:
+                patches = self.sampler.batch(step, rank=processes.rank, world_size=processes.size)
+                lr, hr = to_device(*patches, first, self.device)
+                take_step(first, state, network, lr, hr, graph, self.teachers)
+
+            yield take
+
+
 def fit_to_time(
     recipe: Recipe,
-    state: State,
-    network: nn.Module,
-    sampler: PatchSampler,
-    teachers: Teachers | None,
+    trial: AbstractContextManager[Callable[[int], object]],
     validation: Callable[[], object] | None,
     processes: Processes,
-    device: torch.device,
     begun: float,
 ) -> Recipe:
-    """Return the recipe with the steps that fit into its minutes. The state is afterwards as it was before.
+    """Return the recipe with the steps that fit into its minutes.
 
     Args:
         recipe: The resolved recipe.
-        state: The state before the first step.
-        network: ``state.model``, or what runs it compiled or in several processes.
-        sampler: The patches of the first stage.
-        teachers: Those of the first stage.
+        trial: ``Trial.steps(network)``.
         validation: Validates the network, or None without validation images.
         processes: The slowest one decides.
-        device: The device of this process.
         begun: The value of ``time.perf_counter()`` from which the minutes count.
     """
     assert recipe.minutes
-    first = stages_of(recipe)[0].recipe
-    graph: CudaGraph | None = None
-
-    def take(step: int) -> None:
-        patches = sampler.batch(step, rank=processes.rank, world_size=processes.size)
-        take_step(first, state, network, *to_device(*patches, first, device), graph, teachers)
-
-    with unchanged(state):
-        graph = make_graph(recipe, state, device)
-        set_learning_rate(state.optimizer, first.learning_rate / 100)  # as far as a first step in a warm-up
+    with trial as take:
         step = seconds_per_step(take, limit=60 * recipe.minutes * SHARE)
     since = time.perf_counter()
     if validation:
@@ -80,6 +106,47 @@ def fit_to_time(
     each = time.perf_counter() - since if validation else 0.0
     spent = processes.largest(time.perf_counter() - begun)
     return fit(recipe, 60 * recipe.minutes - spent, processes.largest(step), processes.largest(each))
+
+
+def fix_threads(
+    recipe: Recipe,
+    trial: AbstractContextManager[Callable[[int], object]],
+    processes: Processes,
+    device: torch.device,
+    announce: Callable[[str], None],
+    *,
+    resume: bool,
+) -> Recipe:
+    """Set PyTorch's number of threads, and return the recipe with it.
+
+    ``threads: auto`` is measured once, before a new run on the CPU: results differ in their last bits by the number of
+    threads. On a GPU, where they do not, the recipe stays as it is.
+
+    Args:
+        recipe: The resolved recipe.
+        trial: ``Trial.steps(network)``, of the network that is not compiled.
+        processes: Several processes are not measured, since each has its share of the cores.
+        device: The device of this process.
+        announce: Called with one line about what was measured.
+        resume: The run has steps that were computed with PyTorch's default, if the recipe has no number.
+    """
+    if recipe.threads != "auto":
+        torch.set_num_threads(recipe.threads)
+        cores = available_cores()
+        if device.type == "cpu" and recipe.threads > cores:
+            announce(f"note: {recipe.threads} threads on {cores} cores; --threads {cores} changes only the last bits")
+        return recipe
+    if device.type != "cpu":
+        return recipe
+    count = torch.get_num_threads()
+    if count > 1 and processes.size == 1 and not resume:
+        with trial as take:
+            seconds = seconds_by_threads(partial(take, 0), (count, 1))
+        count = min(seconds, key=lambda each: seconds[each])
+        times = ", ".join(f"{seconds[each]:.3g} s with {each}" for each in sorted(seconds))
+        announce(f"threads: {count}, the faster of two (a step takes {times})")
+        torch.set_num_threads(count)
+    return recipe.model_copy(update={"threads": count})
 
 
 @contextmanager
