@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import json
@@ -9,31 +10,28 @@ import math
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+from urllib.error import URLError
 from urllib.parse import unquote
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
 
 from fmen.cli.main import app
-from fmen.report.images import (
-    BUDGET,
-    CROP,
-    LOSSLESS,
-    PAGE_BUDGET,
-    PREVIEW_QUALITIES,
-    ComparedImage,
-    compare,
-    error_map,
-    pick_windows,
-)
+from fmen.report.encoding import BUDGET, LOSSLESS, PAGE_BUDGET, PREVIEW_QUALITIES
+from fmen.report.gallery import SHOWN_SIDE, name_networks, read_picture
+from fmen.report.images import CROP, ComparedImage, Quality, compare, error_map, pick_windows
 from fmen.report.inputs import BenchRow, LogRow, ReportError, read_validation
-from fmen.report.page import compared_curves, logged_series, remarks, training_curves, training_part, write_report
-from fmen.report.tables import Cell, Table, challenge_table
+from fmen.report.page import page_protocol, remarks, write_report
+from fmen.report.tables import Cell, Table, challenge_table, comparison_table, mean
+from fmen.report.training import compared_curves, logged_series, of_protocol, training_curves, training_part
 from fmen.training.run_folder import Run
 from fmen_core import create_model, save
 from fmen_data import imresize, open_dataset, write_image
@@ -171,16 +169,16 @@ def test_bad_input_is_one_line_and_exit_status_2(work: Path, arguments: list[str
 
 def test_an_image_of_noise_stays_within_its_budget() -> None:
     hr = np.random.default_rng(0).integers(0, 256, (600, 800, 3), np.uint8)
-    image = compare("noise", imresize(hr, 0.25), hr, blurred, scale=4, protocol="ntire")
+    image = compare("noise", imresize(hr, 0.25), hr, [blurred], scale=4, protocol="ntire")
     assert len(image.crops) == 3
     assert image.quality in PREVIEW_QUALITIES[2:] and image.bytes <= BUDGET
-    assert image.ours.psnr == psnr(blurred(imresize(hr, 0.25)), hr)
+    assert image.measured["sr"].psnr == psnr(blurred(imresize(hr, 0.25)), hr)
 
 
 def test_a_hundred_images_of_the_size_of_div2k_share_fifty_megabytes() -> None:
     _, photograph = open_dataset("sample", scale=4).read(1)
     hr = np.tile(photograph, (4, 4, 1))[:1352, :2040]
-    image = compare("large", imresize(hr, 0.25), hr, blurred, scale=4, protocol="ntire", budget=PAGE_BUDGET // 100)
+    image = compare("large", imresize(hr, 0.25), hr, [blurred], scale=4, protocol="ntire", budget=PAGE_BUDGET // 100)
     assert len(image.crops) == 3
     assert 0.5 * PAGE_BUDGET < 100 * image.bytes <= PAGE_BUDGET
     assert image.layers["hr"].width >= 480
@@ -188,7 +186,7 @@ def test_a_hundred_images_of_the_size_of_div2k_share_fifty_megabytes() -> None:
 
 def small(**other: Any) -> ComparedImage:
     hr = imresize(np.random.default_rng(1).integers(0, 256, (10, 14, 3), np.uint8), 12)
-    return compare("small", imresize(hr, 0.25), hr, blurred, scale=4, protocol="ntire", **other)
+    return compare("small", imresize(hr, 0.25), hr, [blurred], scale=4, protocol="ntire", **other)
 
 
 def test_a_small_image_is_stored_without_loss() -> None:
@@ -209,7 +207,7 @@ def test_crops_show_the_largest_differences_and_then_the_largest_error() -> None
     bicubic[40:60, 480:520] = 200
     bicubic[300:310, 20:60] = 100
     ours[200:240, 300:340] = bicubic[200:240, 300:340] = 90  # equally wrong
-    windows = [window for window, _ in pick_windows(bicubic, ours, hr, 4)]
+    windows = [window for window, _ in pick_windows({"bicubic": bicubic, "sr": ours}, hr, 4)]
 
     def covers(window: tuple[int, int, int, int], top: int, left: int, bottom: int, right: int) -> bool:
         above, before, height, width = window
@@ -226,7 +224,7 @@ def test_crops_are_apart_if_the_image_is_large_enough() -> None:
     hr = rng.integers(0, 40, (480, 480, 3), np.uint8)
     ours = hr.copy()
     ours[120:360, 120:360] += 9  # the largest differences are all in one place
-    (top, left, *_), *others = [window for window, _ in pick_windows(hr, ours, hr, 4)]
+    (top, left, *_), *others = [window for window, _ in pick_windows({"bicubic": hr, "sr": ours}, hr, 4)]
     assert len(others) == 2
     assert all(abs(top - below) >= 2 * CROP or abs(left - beside) >= 2 * CROP for below, beside, *_ in others)
 
@@ -323,15 +321,165 @@ def test_two_runs_have_their_facts_and_are_called_by_their_paths_where_their_nam
     for run in runs:
         run.folder.mkdir(parents=True)
         run.metrics.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0}\n', encoding="utf-8")
-    part = training_part(runs)
+    part = training_part(runs, "ntire")
     assert [facts[0] for facts in part["facts"]] == [("Run", str(run.folder)) for run in runs]
     assert all(str(run.folder) in part["curves"][0].svgs["wide"] for run in runs)
 
 
+RUN = "runs/fmen-s_x4_quick/best.safetensors"
+
+
+def options(text: str) -> list[str]:
+    """The layers in the first menu of a page."""
+    return re.findall(r'<option value="([^"]+)"', text.split("</select>")[0])
+
+
+def test_pictures_without_hr_are_upscaled_and_not_measured(work: Path) -> None:
+    said = fmen(work, *("report", "--pictures", "photos", "--weights", RUN, "--out", "own.html", "--device", "cpu"))
+    assert f"images: 2 of photos, weights {RUN}" in said
+    text = (work / "own.html").read_text(encoding="utf-8")
+    assert options(text) == ["lr", "bicubic", "sr"]
+    assert "no HR image to compare with: there is no PSNR" in text
+    assert not re.search(r"\d dB|>dB<|>SSIM", text)
+    assert "<dd>320 × 480</dd>" in text and "<dd>1536 × 1152</dd>" in text  # four times the pictures' size
+
+
+def test_of_a_large_picture_without_hr_the_middle_is_shown(tmp_path: Path) -> None:
+    pixels = np.zeros((10, SHOWN_SIDE + 6, 3), np.uint8)
+    pixels[:, 3] = 255
+    write_image(tmp_path / "wide.png", pixels)
+    said: list[str] = []
+    name, lr, hr = read_picture(tmp_path / "wide.png", said.append)
+    assert (name, lr.shape, hr) == ("wide.png, the middle 1024x10 of 1030x10 pixels", (10, SHOWN_SIDE, 3), None)
+    assert lr[:, 0].min() == 255 and lr[:, 1:].max() == 0
+    assert said == [f"note: {tmp_path / 'wide.png'}: shows the middle 1024x10 of 1030x10 pixels"]
+
+
+def test_pictures_without_hr_exclude_what_needs_hr(work: Path) -> None:
+    assert "--data needs them" in fmen(work, "report", "--pictures", "photos", "--data", "sample", status=2)
+    assert "--perceptual needs them" in fmen(work, "report", "--pictures", "photos", "--perceptual", status=2)
+
+
+def test_several_networks_and_bicubic_are_in_one_menu_and_one_table(work: Path, tmp_path: Path) -> None:
+    save(create_model("span", n_feats=8), tmp_path / "mine.safetensors")
+    arguments = ("--weights", RUN, "--weights", str(tmp_path / "mine.safetensors"), "--data", "photos")
+    fmen(work, "report", *arguments, "--max-images", "1", "--out", "two.html", "--device", "cpu")
+    text = (work / "two.html").read_text(encoding="utf-8")
+    errors = ["error-bicubic", "error-sr", "error-sr2"]
+    assert options(text) == ["lr", "bicubic", "sr", "sr2", "hr", *errors]
+    head = re.findall(r'<button type="button">([^<]*)</button>', text.split("</thead>")[0].split("<thead>")[1])
+    assert head[1:4] == ["Bicubic [dB]", "FMEN-S [dB]", "SPAN [dB]"] and "Gain [dB]" not in head
+    assert "FMEN-S, SPAN ×4 on photos" in text and "where the networks differ most" in text
+
+
+def test_networks_of_several_scales_share_no_page(work: Path, tmp_path: Path) -> None:
+    save(create_model("fmen-s", scale=2), tmp_path / "two.safetensors")
+    said = fmen(work, "report", "--weights", RUN, "--weights", str(tmp_path / "two.safetensors"), status=2)
+    assert "is for x2" in said and "name weights of one scale" in said
+
+
+def test_networks_of_one_kind_are_told_apart_by_their_run_or_file() -> None:
+    network, other = create_model("fmen-s"), create_model("span", n_feats=8)
+    files = [Path("runs/a/best.safetensors"), Path("runs/b/best.safetensors"), Path("span.pth")]
+    assert [each.title for each in name_networks([network, network, other], files)] == [
+        *("FMEN-S (a)", "FMEN-S (b)", "SPAN")
+    ]
+    alike = [Path("x/a/best.safetensors"), Path("y/a/best.safetensors")]
+    assert [each.title for each in name_networks([network, network], alike)] == [f"FMEN-S ({file})" for file in alike]
+
+
+def test_the_largest_difference_of_several_networks_is_between_them() -> None:
+    bicubic = np.zeros((200, 600, 3), np.uint8)
+    first, second = bicubic.copy(), bicubic.copy()
+    first[:60, :60] = second[:60, :60] = 200  # both differ from bicubic
+    first[100:140, 500:540] = 9
+    ((top, left, *_), _), *_ = pick_windows({"bicubic": bicubic, "sr": first, "sr2": second}, None, 4)
+    assert top <= 100 <= top + CROP and left <= 500 <= left + CROP
+
+
+def test_a_page_has_one_protocol_and_names_it(work: Path, tmp_path: Path) -> None:
+    images = [{"name": "a", "psnr": 30.0, "ssim": 0.9}]
+    content = {"model": "m", "weights": "w", "protocol": "paper", "scale": 4, "images": images, "mean": images[0]}
+    (tmp_path / "paper.json").write_text(json.dumps(content))
+    assert page_protocol([], [tmp_path / "paper.json"]) == "paper" and page_protocol([], []) == "ntire"
+    write_report(tmp_path / "r.html", validations=[tmp_path / "paper.json"], bench=work / "bench.json")
+    text = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "PSNR and SSIM by paper: on luma (BT.601), not rounded" in text
+    assert "PSNR is left out: &#39;fmen bench&#39; measures it by ntire." in text and "30.30" not in text
+    with pytest.raises(ReportError, match="validation: measured by ntire, but this page is by paper"):
+        write_report(tmp_path / "r.html", validations=[tmp_path / "paper.json", work / "validation.json"])
+
+
+def test_a_run_that_measured_several_protocols_shows_the_one_of_the_page() -> None:
+    log = [LogRow(step=1, psnr=30.0, **{"psnr/Set5/ntire": 28.0}), LogRow(step=2, loss=1.0)]  # type: ignore[arg-type]
+    series = logged_series(log, "L1", "paper")
+    assert [each.caption for each in of_protocol(series, "ntire")] == [
+        *("Training loss (L1)", "Validation PSNR in dB on Set5 (ntire)")
+    ]
+    assert [each.protocol for each in of_protocol(series, "kair-y") if each.kind == "psnr"] == ["paper", "ntire"]
+
+
+class Metric:
+    """Stands in for a metric of pyiqa: the mean absolute difference of two images in [0, 1]."""
+
+    def __call__(self, sr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
+        assert sr.shape == hr.shape and sr.ndim == 4 and sr.shape[1] == 3 and sr.min() >= 0 and sr.max() <= 1
+        return (sr - hr).abs().mean()
+
+
+def pyiqa(monkeypatch: pytest.MonkeyPatch, create: Any) -> None:
+    """Install a module pyiqa whose ``create_metric`` is ``create``."""
+    module = ModuleType("pyiqa")
+    setattr(module, "create_metric", create)  # noqa: B010
+    monkeypatch.setitem(sys.modules, "pyiqa", module)
+
+
+def test_lpips_and_dists_are_measured_on_request(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    pyiqa(monkeypatch, lambda name, device: made.append(name) or Metric())
+    arguments = ("--weights", RUN, "--data", "photos", "--max-images", "1", "--device", "cpu")
+    fmen(work, "report", *arguments, "--perceptual", "--out", "lpips.html")
+    text = (work / "lpips.html").read_text(encoding="utf-8")
+    assert made == ["lpips", "dists"]
+    assert all(f">{column}</button>" in text for column in ("Bicubic LPIPS", "FMEN-S LPIPS", "FMEN-S DISTS"))
+    assert "lower is better" in text
+
+
+def test_without_pyiqa_or_its_weights_there_is_one_line(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ("report", "--weights", RUN, "--perceptual", "--out", "x.html")
+    monkeypatch.setitem(sys.modules, "pyiqa", None)
+    assert "--perceptual needs pyiqa: pip install 'fmen[perceptual]'" in fmen(work, *arguments, status=2)
+
+    def offline(name: str, device: torch.device) -> Metric:
+        raise URLError("no network")
+
+    pyiqa(monkeypatch, offline)
+    assert "cannot download the weights of LPIPS (no network)" in fmen(work, *arguments, status=2)
+
+
+def test_means_of_lpips_are_missing_where_one_is() -> None:
+    images = [small(), small()]
+    titles = {"bicubic": "Bicubic", "sr": "FMEN-S"}
+    assert comparison_table(images, titles).head[1:4] == ("Bicubic [dB]", "FMEN-S [dB]", "Gain [dB]")
+    *figures, dists = mean([Quality(30, 0.9, 0.2, 0.1), Quality(32, 0.7, 0.4, None)])
+    assert figures == pytest.approx([31, 0.8, 0.3]) and dists is None
+
+
+def test_a_table_is_saved_as_latex(tmp_path: Path) -> None:
+    cells = (Cell("100% & a_b ×4"), Cell("0.150", 0.15, rank=1), Cell("−0.12", -0.1234))
+    table = Table(("Image", "Params [M]", "Gain"), (cells,), (Cell("mean"), *cells[1:]))
+    assert table.latex() == (
+        "% needs \\usepackage{booktabs}\n"
+        "\\begin{tabular}{lrr}\n\\toprule\nImage & Params [M] & Gain \\\\\n\\midrule\n"
+        "100\\% \\& a\\_b $\\times$4 & \\textbf{0.150} & $-$0.12 \\\\\n\\midrule\n"
+        "mean & \\textbf{0.150} & $-$0.12 \\\\\n\\bottomrule\n\\end{tabular}\n"
+    )
+
+
 def test_each_network_has_a_tooltip_with_its_figures(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    assert text.count("<title>FMEN-S: 15.0 ms, 60.0 MiB, 0.341 M parameters</title>") == 2  # wide and narrow
-    assert text.count("&lt;/script&gt;&amp;: 10.0 ms, 90.0 MiB, 0.151 M parameters</title>") == 2
+    assert text.count("<title>FMEN-S: 15.0 ms, 60.0 MiB, 0.341 M parameters</title>") == 3  # one per width
+    assert text.count("&lt;/script&gt;&amp;: 10.0 ms, 90.0 MiB, 0.151 M parameters</title>") == 3
 
 
 def test_element_ids_of_the_charts_are_unique_and_every_reference_has_its_element(page: Path) -> None:
@@ -378,7 +526,7 @@ def test_the_challenge_table_ranks_each_column_and_compares_with_the_baseline() 
 def test_remarks_name_the_dataset_the_score_and_the_conditions() -> None:
     row = bench_rows()[0].model_copy(update={"conditions": "2 threads", "dataset": "Set5", "score": 3.0})
     said = remarks([row])
-    assert said[1:] == ["PSNR on Set5, RGB.", "Score: as in the 2026 challenge; lower is better.", "2 threads."]
+    assert said[1:] == ["PSNR on Set5 (ntire).", "Score: as in the 2026 challenge; lower is better.", "2 threads."]
     assert len(remarks([row.model_copy(update={"conditions": "", "psnr": None, "score": None})])) == 1
 
 
@@ -465,6 +613,28 @@ def test_layers_and_crops_can_be_chosen(browser: Any) -> None:
     assert find(browser, ".layer[data-layer=hr]").get_attribute("src") == crop != whole
     find(browser, "article .views button[data-view='0']").click()
     assert find(browser, ".layer[data-layer=hr]").get_attribute("src") == whole
+
+
+def test_the_crop_that_is_looked_at_is_saved_with_both_sides(browser: Any) -> None:
+    find(browser, "article select[data-side=left] option[value=bicubic]").click()
+    find(browser, "article select[data-side=right] option[value=hr]").click()
+    find(browser, "article .views button[data-view='1']").click()
+    script = """
+        HTMLAnchorElement.prototype.click = function () { window.saved = [this.download, this.href]; };
+        document.querySelector(".save-png").click();
+        const crop = (kind) => document.querySelector(`[data-crop="1"] [data-layer="${kind}"] img`).src;
+        return [...window.saved, crop("bicubic"), crop("hr")]"""
+    name, saved, bicubic, hr = browser.execute_script(script)
+    find(browser, "article .views button[data-view='0']").click()
+    assert name == "one & <two>, crop 1, Bicubic and HR.png"
+    picture, left, right = (
+        cv2.imdecode(np.frombuffer(base64.b64decode(uri.split(",")[1]), np.uint8), cv2.IMREAD_COLOR)
+        for uri in (saved, bicubic, hr)
+    )
+    side = 4 * CROP
+    assert picture.shape == (side + 32, 2 * side + 8, 3)
+    assert np.array_equal(picture[:side:4, :side:4], left) and np.array_equal(picture[:side:4, side + 8 :: 4], right)
+    assert picture[side:, :side].min() < 100  # the name of the layer
 
 
 def test_every_picture_can_be_decoded(browser: Any) -> None:

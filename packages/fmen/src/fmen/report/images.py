@@ -1,4 +1,4 @@
-"""The images of a report: LR, bicubic, network, HR and the errors, whole and in crops, as data URIs.
+"""The images of a report: LR, bicubic, networks, HR and the errors, whole and in crops, as data URIs.
 
 Each image has a budget of bytes, so that a page with a hundred DIV2K images still opens and can be sent by mail. The
 crops, which are lossless, come first; the rest of the budget goes to previews of the whole image, lossless if they fit
@@ -7,26 +7,18 @@ and otherwise of the best quality and size that does.
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from fmen.errors import UserError
+from fmen.report.encoding import BUDGET, LOSSLESS, Image, Kind, Picture, PreviewQuality, encode, store
 from fmen_data import imresize
 from fmen_eval import EvaluationError, Protocol, psnr, ssim
-
-Image: TypeAlias = npt.NDArray[np.uint8]
-
-BUDGET = 800_000
-"""Bytes of an image in the page, including base64."""
-
-PAGE_BUDGET = 50_000_000
-"""Bytes of all images of a page; a hundred images have 500 kB each."""
 
 CROP = 96
 """Side of a crop in HR pixels; a multiple of every scale."""
@@ -34,61 +26,28 @@ CROP = 96
 ERROR_CEILING = 48
 """Difference in gray levels that the error map shows as its brightest color."""
 
-LOSSLESS = 101  # OpenCV writes lossless WebP for any quality above 100
-
-Kind = Literal["lr", "bicubic", "sr", "hr", "error-bicubic", "error-sr"]
-"""The layers to compare, in the order of the menu."""
-
-
-class PreviewQuality(NamedTuple):
-    """How previews are stored: the longest side in pixels (0: no limit), and the WebP quality."""
-
-    side: int
-    webp: int
-
-
-PREVIEW_QUALITIES = (
-    PreviewQuality(0, LOSSLESS),
-    PreviewQuality(0, 95),
-    PreviewQuality(1280, 90),
-    PreviewQuality(1120, 88),
-    PreviewQuality(960, 86),
-    PreviewQuality(800, 84),
-    PreviewQuality(640, 82),
-    PreviewQuality(480, 75),
-    PreviewQuality(320, 60),
-)
-"""From the best to the smallest previews."""
-
-ERROR_QUALITY = 75
-"""WebP quality of a lossy error map, which also has half the size of the other previews."""
+Distances: TypeAlias = Callable[[Image, Image], tuple[float, float]]
+"""Returns LPIPS and DISTS of an SR and an HR image."""
 
 
 class Quality(NamedTuple):
-    """PSNR in dB and SSIM."""
+    """PSNR in dB and SSIM; LPIPS and DISTS if they were asked for."""
 
     psnr: float
     ssim: float
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One layer in the page: a data URI, and its width and height in pixels."""
-
-    uri: str
-    width: int
-    height: int
+    lpips: float | None = None
+    dists: float | None = None
 
 
 @dataclass(frozen=True)
 class Crop:
-    """A window of the HR image, square where the image is large enough.
+    """A window of the image, square where the image is large enough.
 
     Attributes:
-        top, left, height, width: In HR pixels.
+        top, left, height, width: In SR pixels.
         reason: Why it was chosen, for the caption.
         layers: Lossless, by kind.
-        psnr: PSNR in dB on RGB within the window, of bicubic and of the network.
+        psnr: PSNR in dB within the window, of bicubic and of the networks; empty without HR.
     """
 
     top: int
@@ -105,10 +64,10 @@ class ComparedImage:
     """One image of the report.
 
     Attributes:
-        width, height: Of HR, in pixels.
+        width, height: Of SR, in pixels.
         layers: The previews, by kind.
         quality: How the previews are stored.
-        bicubic, ours: PSNR and SSIM of bicubic and of the network.
+        measured: The figures of bicubic and of the networks, by kind; empty without HR.
     """
 
     name: str
@@ -117,8 +76,7 @@ class ComparedImage:
     layers: Mapping[Kind, Picture]
     quality: PreviewQuality
     crops: tuple[Crop, ...]
-    bicubic: Quality
-    ours: Quality
+    measured: Mapping[Kind, Quality]
 
     @property
     def bytes(self) -> int:
@@ -131,60 +89,71 @@ class ComparedImage:
         """How the whole image is stored, as a sentence."""
         if self.quality.webp == LOSSLESS:
             return "Whole image and crops are lossless."
-        shown = self.layers["hr"]
+        shown = self.layers["sr"]
         size = "in full size" if shown.width == self.width else f"as a preview of {shown.width} × {shown.height}"
         return f"The whole image is shown {size}, as WebP of quality {self.quality.webp}; the crops are lossless."
+
+
+def network_kind(index: int) -> Kind:
+    """Return the kind of the layer of a network, by its place among the networks."""
+    return "sr" if index == 0 else f"sr{index + 1}"
 
 
 def compare(
     name: str,
     lr: Image,
-    hr: Image,
-    upscaler: Callable[[Image], Image],
+    hr: Image | None,
+    upscalers: Sequence[Callable[[Image], Image]],
     *,
     scale: int,
     protocol: Protocol,
+    distances: Distances | None = None,
     full: bool = False,
     budget: int = BUDGET,
 ) -> ComparedImage:
-    """Upscale one image with bicubic and the network, measure both, and encode the layers.
+    """Upscale one image with bicubic and the networks, measure them, and encode the layers.
 
     Args:
         name: Name of the image.
         lr: uint8 ``(h, w, 3)`` RGB.
-        hr: uint8 ``(h * scale, w * scale, 3)`` RGB.
-        upscaler: The network.
+        hr: uint8 ``(h * scale, w * scale, 3)`` RGB, or None if there is none: then nothing is measured.
+        upscalers: The networks.
         scale: 2, 3 or 4.
         protocol: Protocol of PSNR and SSIM.
+        distances: Computes LPIPS and DISTS.
         full: Store whole images without loss, whatever their size.
         budget: Bytes of the image in the page; the crops are stored even if they alone exceed it.
 
     Raises:
         UserError: The image cannot be measured; the message names it.
     """
-    ours, bicubic = upscaler(lr), imresize(lr, scale)
-
-    def measured(sr: Image) -> Quality:
-        return Quality(psnr(sr, hr, border=scale, protocol=protocol), ssim(sr, hr, border=scale, protocol=protocol))
-
-    try:
-        qualities = measured(bicubic), measured(ours)
-    except EvaluationError as error:
-        raise UserError(f"{name}: {error}") from error
-    layers: dict[Kind, Image] = {
-        "lr": lr,
-        "bicubic": bicubic,
-        "sr": ours,
-        "hr": hr,
-        "error-bicubic": error_map(bicubic, hr),
-        "error-sr": error_map(ours, hr),
-    }
-    crops = tuple(cut(layers, window, reason, scale) for window, reason in pick_windows(bicubic, ours, hr, scale))
+    upscaled = {"bicubic": imresize(lr, scale)}
+    upscaled |= {network_kind(index): upscaler(lr) for index, upscaler in enumerate(upscalers)}
+    measured: dict[Kind, Quality] = {}
+    if hr is not None:
+        try:
+            for kind, sr in upscaled.items():
+                perceived = distances(sr, hr) if distances else (None, None)
+                decibels = psnr(sr, hr, border=scale, protocol=protocol)
+                measured[kind] = Quality(decibels, ssim(sr, hr, border=scale, protocol=protocol), *perceived)
+        except EvaluationError as error:
+            raise UserError(f"{name}: {error}") from error
+    layers = all_layers(lr, upscaled, hr)
+    crops = tuple(cut(layers, window, reason, scale, protocol) for window, reason in pick_windows(upscaled, hr, scale))
     spent = sum(len(picture.uri) for crop in crops for picture in crop.layers.values())
-    whole = {**layers, **coarse_errors(bicubic, ours, hr, scale)}
-    previews, quality = store(whole, budget - spent, full=full)
-    height, width = hr.shape[:2]
-    return ComparedImage(name, width, height, previews, quality, crops, *qualities)
+    # At full resolution the errors of a whole image are noise, which needs more bytes than all other layers together.
+    previews, quality = store(all_layers(lr, upscaled, hr, block=scale), budget - spent, full=full)
+    height, width = upscaled["sr"].shape[:2]
+    return ComparedImage(name, width, height, previews, quality, crops, measured)
+
+
+def all_layers(lr: Image, upscaled: Mapping[Kind, Image], hr: Image | None, block: int = 1) -> dict[Kind, Image]:
+    """Return the layers in the order of the menu; the errors, which need HR, have a pixel per ``block`` x ``block``."""
+    layers: dict[Kind, Image] = {"lr": lr, **upscaled}
+    if hr is not None:
+        layers["hr"] = hr
+        layers |= {f"error-{kind}": error_map(sr, hr, block) for kind, sr in upscaled.items()}
+    return layers
 
 
 def error_map(sr: Image, hr: Image, block: int = 1) -> Image:
@@ -203,30 +172,22 @@ def error_map(sr: Image, hr: Image, block: int = 1) -> Image:
 Window: TypeAlias = tuple[int, int, int, int]  # top, left, height, width in HR pixels
 
 
-def coarse_errors(bicubic: Image, ours: Image, hr: Image, scale: int) -> dict[Kind, Image]:
-    """Return the error maps of a whole image, one pixel per LR pixel.
+def pick_windows(upscaled: Mapping[Kind, Image], hr: Image | None, scale: int) -> Iterator[tuple[Window, str]]:
+    """Yield three windows to look at: two where the methods differ most, and one where the first network errs most.
 
-    At full resolution they are noise, which needs more bytes than all other layers together.
-    """
-    return {"error-bicubic": error_map(bicubic, hr, scale), "error-sr": error_map(ours, hr, scale)}
-
-
-def pick_windows(bicubic: Image, ours: Image, hr: Image, scale: int) -> Iterator[tuple[Window, str]]:
-    """Yield the two windows where the methods differ most, and the one where the network differs most from HR.
-
+    The methods are the networks, or bicubic and the only network. Without HR, all windows are where they differ.
     Windows do not overlap and, if the image is large enough, are at a distance; a small image has fewer than three.
     Their corners are at whole LR pixels.
     """
-    height, width = (min(CROP, side // scale * scale) for side in hr.shape[:2])
-    between, wrong = (
-        window_sums(cv2.absdiff(ours, other).sum(axis=2), height, width, scale) for other in (bicubic, hr)
-    )
+    ours = upscaled["sr"]
+    methods = [sr for kind, sr in upscaled.items() if kind != "bicubic" or len(upscaled) == 2]
+    height, width = (min(CROP, side // scale * scale) for side in ours.shape[:2])
+    between = window_sums(np.max(methods, 0) - np.min(methods, 0), height, width, scale)
+    reasons = [(between, "largest difference"), (between, "second largest"), (between, "third largest")]
+    if hr is not None:
+        reasons[2] = (window_sums(cv2.absdiff(ours, hr), height, width, scale), "largest error elsewhere")
     picked: list[Window] = []
-    for sums, reason in (
-        (between, "largest difference"),
-        (between, "second largest"),
-        (wrong, "largest error elsewhere"),
-    ):
+    for sums, reason in reasons:
         places = (best_place(sums, picked, scale, gap) for gap in (CROP, CROP // 2, 0))
         place = next((place for place in places if place is not None), None)
         if place is None:
@@ -245,15 +206,15 @@ def best_place(sums: npt.NDArray[np.float64], picked: list[Window], step: int, g
     return None if free[row, column] < 0 else (int(row) * step, int(column) * step)
 
 
-def window_sums(values: npt.NDArray[Any], height: int, width: int, step: int) -> npt.NDArray[np.float64]:
-    """Return sums over the windows of that size; element ``[i, j]`` starts at ``(i * step, j * step)``."""
-    total = np.asarray(cv2.integral(values.astype(np.float64)), np.float64)
+def window_sums(differences: npt.NDArray[Any], height: int, width: int, step: int) -> npt.NDArray[np.float64]:
+    """Return sums over windows of ``(H, W, 3)`` differences; element ``[i, j]`` starts at ``(i * step, j * step)``."""
+    total = np.asarray(cv2.integral(differences.sum(axis=2).astype(np.float64)), np.float64)
     sums = total[height:, width:] - total[:-height, width:] - total[height:, :-width] + total[:-height, :-width]
     return np.ascontiguousarray(sums[::step, ::step])
 
 
-def cut(layers: Mapping[Kind, Image], window: Window, reason: str, scale: int) -> Crop:
-    """Crop a window of every layer."""
+def cut(layers: Mapping[Kind, Image], window: Window, reason: str, scale: int, protocol: Protocol) -> Crop:
+    """Crop a window of every layer, and measure within it."""
     top, left, height, width = window
 
     def part(kind: Kind) -> Image:
@@ -261,38 +222,7 @@ def cut(layers: Mapping[Kind, Image], window: Window, reason: str, scale: int) -
         return layers[kind][top // step : (top + height) // step, left // step : (left + width) // step]
 
     pictures = {kind: encode(part(kind), PreviewQuality(0, LOSSLESS)) for kind in layers}
-    decibels: dict[Kind, float] = {kind: cv2.PSNR(part(kind), part("hr")) for kind in ("bicubic", "sr")}
+    decibels = {
+        kind: psnr(part(kind), part("hr"), border=0, protocol=protocol) for kind in layers if f"error-{kind}" in layers
+    }
     return Crop(top, left, height, width, reason, pictures, decibels)
-
-
-def store(layers: Mapping[Kind, Image], budget: int, *, full: bool) -> tuple[dict[Kind, Picture], PreviewQuality]:
-    """Encode all layers with the first of :data:`PREVIEW_QUALITIES` that fits ``budget`` bytes, otherwise the last."""
-    stored: dict[Kind, Picture] = {}
-    pixels = layers["hr"].shape[0] * layers["hr"].shape[1]
-    for quality in PREVIEW_QUALITIES:
-        stored, spent = {}, 0
-        if quality.webp == LOSSLESS and pixels > budget and not full:
-            continue  # a photograph takes about a byte per pixel, and encoding it takes long
-        # HR is the largest, so that it alone rules out most qualities.
-        for kind in sorted(layers, key=lambda kind: kind != "hr"):
-            lossy_error = kind.startswith("error") and quality.webp != LOSSLESS
-            how = PreviewQuality(quality.side // 2, min(quality.webp, ERROR_QUALITY)) if lossy_error else quality
-            stored[kind] = encode(layers[kind], how)
-            spent += len(stored[kind].uri)
-            if spent > budget and not full and quality != PREVIEW_QUALITIES[-1]:
-                break
-        else:
-            return stored, quality
-    raise AssertionError("the last quality always holds")
-
-
-def encode(image: Image, quality: PreviewQuality) -> Picture:
-    """Encode one picture as WebP, reduced to the longest side of ``quality``."""
-    height, width = image.shape[:2]
-    if quality.side and max(height, width) > quality.side:
-        factor = quality.side / max(height, width)
-        width, height = max(1, round(width * factor)), max(1, round(height * factor))
-        image = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
-    bgr = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2BGR)
-    _, encoded = cv2.imencode(".webp", bgr, [cv2.IMWRITE_WEBP_QUALITY, quality.webp])
-    return Picture(f"data:image/webp;base64,{base64.b64encode(encoded.tobytes()).decode()}", width, height)

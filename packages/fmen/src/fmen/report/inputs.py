@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter,
 from fmen.errors import UserError
 from fmen.training.recipe import Recipe
 from fmen.training.run_folder import Run
+from fmen_eval import Protocol
 
 T = TypeVar("T")
 
@@ -41,7 +42,7 @@ class ValidationRow(BaseModel):
 
     model: str
     weights: str
-    protocol: str
+    protocol: Protocol
     scale: int
     mean: Means
     images: list[ImageRow] = Field(min_length=1)

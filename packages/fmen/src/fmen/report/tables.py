@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import NamedTuple
 
 from fmen.benchmark.run import BASELINE
+from fmen.report.encoding import Kind
 from fmen.report.images import ComparedImage, Quality
 from fmen.report.inputs import BenchRow, ValidationRow
 
@@ -38,6 +39,11 @@ class Cell:
     note: str = ""
     link: str = ""
 
+    def latex(self) -> str:
+        """Return the text as LaTeX, bold for the best of a column."""
+        text = latex_text(self.text)
+        return rf"\textbf{{{text}}}" if self.rank == 1 else text
+
     def plain(self) -> str:
         """Return the figure with all its digits, or the words; empty where there is no figure."""
         try:
@@ -56,12 +62,41 @@ class Table:
     foot: tuple[Cell, ...] = ()
     ours: frozenset[int] = frozenset()
 
+    def latex(self) -> str:
+        """Return the table as LaTeX with rules of the package booktabs; figures are as shown, the best ones bold."""
+        lines = ["% needs \\usepackage{booktabs}"]
+        words = "".join("l" if cell.order is None else "r" for cell in self.rows[0])
+        lines += [rf"\begin{{tabular}}{{{words}}}", r"\toprule", latex_row(map(latex_text, self.head)), r"\midrule"]
+        lines += [latex_row(cell.latex() for cell in row) for row in self.rows]
+        if self.foot:
+            lines += [r"\midrule", latex_row(cell.latex() for cell in self.foot)]
+        return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+
     def csv(self) -> str:
         """Return the table as CSV: the header, the rows, and the last row if there is one."""
         text = io.StringIO()
         lines = [*self.rows, self.foot] if self.foot else self.rows
         csv.writer(text).writerows([self.head, *([cell.plain() for cell in line] for line in lines)])
         return text.getvalue()
+
+
+LATEX = {
+    "\\": r"\textbackslash{}",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    **{"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}"},
+    **{"×": r"$\times$", "±": r"$\pm$", "−": r"$-$", "∞": r"$\infty$", "–": "--"},
+}
+"""The characters that LaTeX writes otherwise."""
+
+
+def latex_text(text: str) -> str:
+    """Return a text as LaTeX shows it literally."""
+    return "".join(LATEX.get(character, character) for character in text)
+
+
+def latex_row(cells: Iterable[str]) -> str:
+    """Return a row of a LaTeX table."""
+    return " & ".join(cells) + r" \\"
 
 
 class Column(NamedTuple):
@@ -142,39 +177,74 @@ def per_image_table(result: ValidationRow) -> Table:
     return Table(("Image", "PSNR [dB]", "SSIM"), body, foot)
 
 
-def comparison_table(images: Sequence[ComparedImage], title: str) -> Table:
-    """Return bicubic and the network on every image, the means last; each row links to its image."""
-    mean_bicubic, mean_ours = mean([image.bicubic for image in images]), mean([image.ours for image in images])
+def comparison_table(images: Sequence[ComparedImage], titles: Mapping[Kind, str]) -> Table:
+    """Return bicubic and the networks on every image, the means last; each row links to its image.
 
-    def figures(bicubic: Quality, ours: Quality) -> tuple[Cell, ...]:
-        gain = ours.psnr - bicubic.psnr if math.isfinite(bicubic.psnr) else math.nan
-        change = Cell("–", -math.inf) if math.isnan(gain) else Cell(f"{gain:+.2f}".replace("-", "−"), gain)
-        ratios = similarity(bicubic.ssim), similarity(ours.ssim)
-        return decibels(bicubic.psnr), decibels(ours.psnr), change, *ratios
+    Args:
+        images: The images, with their figures.
+        titles: The names of bicubic and of the networks, by kind. An only network has a column for what it gains.
+    """
+    kinds = list(titles)
+    means = {kind: mean([image.measured[kind] for image in images]) for kind in kinds}
+    metrics = [metric for metric in METRICS if metric.field(means["bicubic"]) is not None]
+
+    def figures(measured: Mapping[Kind, Quality]) -> list[Cell]:
+        cells = [metric.cell(metric.field(measured[kind])) for metric in metrics for kind in kinds]
+        if len(kinds) == 2:
+            gain = measured["sr"].psnr - measured["bicubic"].psnr if math.isfinite(measured["bicubic"].psnr) else None
+            shown = Cell("–", -math.inf) if gain is None else Cell(f"{gain:+.2f}".replace("-", "−"), gain)
+            cells.insert(2, shown)
+        return cells
 
     body = tuple(
         (
             Cell(image.name, link=f"image-{number}"),
-            *figures(image.bicubic, image.ours),
+            *figures(image.measured),
             Cell(f"{image.width} × {image.height}", image.width * image.height),
         )
         for number, image in enumerate(images, 1)
     )
-    head = ("Image", "Bicubic [dB]", f"{title} [dB]", "Gain [dB]", "Bicubic SSIM", f"{title} SSIM", "Size")
-    return Table(head, body, (Cell("mean"), *figures(mean_bicubic, mean_ours), Cell("")))
+    columns = [f"{titles[kind]} {metric.unit}" for metric in metrics for kind in kinds]
+    if len(kinds) == 2:
+        columns.insert(2, "Gain [dB]")
+    return Table(("Image", *columns, "Size"), body, (Cell("mean"), *figures(means), Cell("")))
 
 
 def mean(qualities: Sequence[Quality]) -> Quality:
     """Return the arithmetic means."""
-    count = len(qualities)
-    return Quality(sum(each.psnr for each in qualities) / count, sum(each.ssim for each in qualities) / count)
+
+    def average(values: Sequence[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return sum(known) / len(known) if len(known) == len(values) else None
+
+    psnr, ssim, *distances = (average(column) for column in zip(*qualities, strict=True))
+    assert psnr is not None and ssim is not None
+    return Quality(psnr, ssim, *distances)
 
 
-def decibels(value: float) -> Cell:
-    """Return the cell of a PSNR, which is infinite for identical images."""
+def decibels(value: float | None) -> Cell:
+    """Return the cell of a PSNR, which is infinite for identical images, or of a missing one."""
+    if value is None:
+        return Cell("–", -math.inf)
     return Cell("∞" if math.isinf(value) else f"{value:.2f}", value)
 
 
 def similarity(value: float | None) -> Cell:
     """Return the cell of an SSIM, or of a missing one."""
     return Cell("–", -math.inf) if value is None else Cell(f"{value:.4f}", value)
+
+
+class Metric(NamedTuple):
+    """A metric of the comparison: the end of its columns' titles, its figure and its cell."""
+
+    unit: str
+    field: Callable[[Quality], float | None]
+    cell: Callable[[float | None], Cell]
+
+
+METRICS = (
+    Metric("[dB]", lambda quality: quality.psnr, decibels),
+    Metric("SSIM", lambda quality: quality.ssim, similarity),
+    Metric("LPIPS", lambda quality: quality.lpips, similarity),
+    Metric("DISTS", lambda quality: quality.dists, similarity),
+)

@@ -87,6 +87,33 @@ function setUpViewer(article) {
     for (const button of views) button.setAttribute("aria-pressed", String(button.dataset.view === String(view)));
   }
 
+  // Both sides beside each other, with their names; a crop four times as large, so that its pixels can be seen.
+  function savePNG() {
+    const [left, right] = [...selects].map((select) => layers.get(select.value));
+    const zoom = frame.classList.contains("zoomed") ? 4 : 1;
+    const [width, height] = ["naturalWidth", "naturalHeight"].map((side) => zoom * Math.max(left[side], right[side]));
+    const canvas = document.createElement("canvas");
+    canvas.width = 2 * width + 8;
+    canvas.height = height + 32;
+    const context = canvas.getContext("2d");
+    context.fillStyle = "#fff";
+    context.fillRect(0, 0, canvas.width, canvas.height);
+    context.imageSmoothingEnabled = false;
+    context.fillStyle = "#000";
+    context.font = "16px sans-serif";
+    [left, right].forEach((image, side) => {
+      const x = side * (width + 8);
+      context.drawImage(image, x, 0, width, height);
+      context.fillText(selects[side].selectedOptions[0].textContent, x + 4, height + 22, width - 8);
+    });
+    const view = article.querySelector("[data-view][aria-pressed=true]").textContent;
+    const names = [...selects].map((select) => select.selectedOptions[0].textContent).join(" and ");
+    const link = document.createElement("a");
+    link.download = `${article.querySelector("h3").textContent}, ${view.toLowerCase()}, ${names}.png`;
+    link.href = canvas.toDataURL("image/png");
+    link.click();
+  }
+
   function drag(event) {
     const box = frame.getBoundingClientRect();
     range.value = Math.round((100 * (event.clientX - box.left)) / box.width);
@@ -106,6 +133,7 @@ function setUpViewer(article) {
   range.addEventListener("input", moveBorder);
   for (const select of selects) select.addEventListener("change", showLayers);
   for (const button of views) button.addEventListener("click", () => showView(button.dataset.view));
+  article.querySelector(".save-png").addEventListener("click", savePNG);
   for (const figure of article.querySelectorAll(".strip figure")) {
     figure.addEventListener("click", () => {
       showView(figure.closest("[data-crop]").dataset.crop);
