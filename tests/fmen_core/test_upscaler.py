@@ -10,11 +10,6 @@ from torch import Tensor, nn
 from fmen_core import FMENTraining, ModelError, Upscaler, reparameterize
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def photograph(height: int, width: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
 

@@ -17,11 +17,6 @@ import torch.nn.functional as F
 Load = Callable[[str], ModuleType]
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def written(report: Any, folder: Path) -> dict[str, Any]:
     report.show()
     found: dict[str, Any] = json.loads(report.write(folder / "found.json").read_text())

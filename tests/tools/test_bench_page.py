@@ -65,7 +65,7 @@ def test_tables_stand_between_their_marks_and_prose_stays(bench: Load, folder: P
     unplaced = bench("page").update(folder / "performance.md", folder / "results")
     text = (folder / "performance.md").read_text()
     assert unplaced == ["startup"]
-    assert "Prose that stays." in text and "old" not in text
+    assert "Prose that stays." in text and "old table" not in text and "old forward" not in text
     assert "| pairs \\| a | PNG | 110 pairs/s | 2 pairs/s | 55.0x | 50.0–60.0 | ≥ 50x | met |" in text
     assert "| memory | theirs | 1.0 MiB | 4.0 MiB | 0.250 | 0.250–0.250 | ≤ 0.2 | **missed** |" in text
     assert "| help | torch | 100 ms | 2 s | 0.050 |" in text

@@ -51,12 +51,8 @@ def row(model: str, milliseconds: float, params: int = 100_000, psnr: float | No
 
 @pytest.fixture(scope="module")
 def measured() -> Benchmark:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     models = choose_models(["fmen-s", "imdn-baseline"])
-    result = run_bench(models, lr_size=SIZE, device="cpu", runs=2, rules=SCORE, memory=True, progress=False)
-    torch.set_num_threads(threads)
-    return result
+    return run_bench(models, lr_size=SIZE, device="cpu", runs=2, rules=SCORE, memory=True, progress=False)
 
 
 def test_json_has_a_row_per_network_with_the_contracts_keys(measured: Benchmark) -> None:

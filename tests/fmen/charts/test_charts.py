@@ -81,6 +81,28 @@ def test_labels_cover_neither_discs_nor_labels_nor_the_legend(settings: dict[str
         assert all(panel.y0 <= box.y0 and box.y1 <= panel.y1 + 1 for box in boxes.values())
 
 
+def points(figure: Any) -> tuple[float, float]:
+    """Width and height of a figure in points."""
+    width, height = figure.get_size_inches() * 72
+    return float(width), float(height)
+
+
+def test_two_panels_are_side_by_side_and_share_the_width() -> None:
+    figure = draw_networks(networks())
+    left, right = (axes.get_window_extent() for axes in figure.axes)
+    assert points(figure) == pytest.approx((2 * 518, 400))
+    assert left.x1 < right.x0 and right.width == pytest.approx(left.width)
+    assert (left.width + right.width) / figure.bbox.width > 0.8
+    assert {text.get_fontsize() for axes in figure.axes for text in artists(axes, "label-").values()} == {10}
+
+
+@pytest.mark.parametrize(("width", "height", "size"), [(400, 500, 12), (1040, 470, 13)], ids=["narrow", "wide"])
+def test_an_inline_chart_has_the_text_size_and_height_of_its_width(width: float, height: float, size: float) -> None:
+    text = inline_networks(networks()[:3], "here", width)
+    assert f'viewBox="0 0 {width} {height}"' in text
+    assert set(re.findall(r"([0-9.]+)px", text)) == {str(size)}
+
+
 def test_the_area_of_a_disc_is_proportional_to_the_parameters_and_small_discs_are_in_front() -> None:
     axes = draw_networks(networks(), accuracy=False).axes[0]
     discs = artists(axes, "network-")
@@ -225,6 +247,7 @@ def test_benchmark_curves_choose_their_axes_and_name_their_lines_outside_the_plo
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["64", "1,024", "2,048"]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["ours", "published"]
     assert overlap(figure.legends[0].get_window_extent(), axes.get_window_extent()) <= 0
+    assert points(figure) == pytest.approx((504, 310))  # 700 pixels wide at 100 dpi
     single = draw_lines("Other", "workers", "pairs/s", {"ours": [[1, 10], [2, 20]]})
     assert (single.axes[0].get_xscale(), single.axes[0].get_ylim()[0], single.legends) == ("linear", 0, [])
     assert single.axes[0].get_title("left") == "Other"

@@ -6,14 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from fmen_data import imresize, write_image
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture

@@ -89,6 +89,7 @@ def test_scripts_import_only_torch_numpy_and_opencv(unpacked: Path) -> None:
 
 def test_select_branch_in_test_demo_is_the_one_for_the_organisers(unpacked: Path) -> None:
     branch = (unpacked / "select_model.txt").read_text(encoding="utf-8")
+    assert 'name, data_range = f"{model_id:02}_fmen_s", 255.0\n' in branch
     assert branch.replace("elif", "if", 1) in (unpacked / "test_demo.py").read_text(encoding="utf-8")
     assert branch in (unpacked / "README.md").read_text(encoding="utf-8")
 
@@ -134,6 +135,9 @@ for escape in (
     lambda: subprocess.run(["true"]),
     lambda: socket.create_connection(("127.0.0.1", 9)),
     lambda: open(__file__ + ".txt", "w"),
+    lambda: os.open(__file__, os.O_WRONLY),
+    lambda: os.open(__file__, os.O_RDWR),
+    lambda: os.open(__file__ + ".txt", os.O_RDONLY | os.O_CREAT),
     lambda: os.remove(__file__),
     lambda: os.rename("inside.txt", __file__),
 ):
@@ -142,6 +146,8 @@ for escape in (
     except PermissionError as error:
         print(error)
 open("inside.txt", "w").close()
+os.close(os.open(__file__, os.O_RDONLY))
+os.close(os.open("inside.txt", os.O_WRONLY))
 print("GPUs: " + repr(os.environ["CUDA_VISIBLE_DEVICES"]))
 """
 
@@ -156,7 +162,7 @@ def test_isolated_code_reaches_neither_this_project_nor_files_outside_its_folder
     imports, escapes, gpus = run.stdout.splitlines()[:6], run.stdout.splitlines()[6:-1], run.stdout.splitlines()[-1]
     # pydantic.fields is refused at its parent package.
     assert imports == [f"{name} is not part of the package" for name in (*PROJECT_PACKAGES, "yaml", "pydantic")]
-    assert len(escapes) == 6 and all(line.startswith("the package's code ") for line in escapes)
+    assert len(escapes) == 9 and all(line.startswith("the package's code ") for line in escapes)
     assert gpus == "GPUs: ''"
     assert script.read_text() == ISOLATED
     assert sorted(path.name for path in tmp_path.iterdir()) == ["script.py", "work"]

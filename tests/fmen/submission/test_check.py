@@ -42,11 +42,6 @@ MODEL, WEIGHTS = "models/team07_fmen_s.py", "model_zoo/team07_fmen_s.pth"
 Files = dict[str, bytes]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def read(path: Path) -> Files:
     with zipfile.ZipFile(path) as archive:
         return {name: archive.read(name) for name in archive.namelist()}

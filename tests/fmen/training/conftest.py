@@ -8,15 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from fmen.training.recipe import Recipe, make_recipe
 from fmen_data import write_image
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")

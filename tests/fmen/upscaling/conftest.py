@@ -38,7 +38,6 @@ def upscale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
     """Run ``fmen upscale`` with the bundled weights in an empty working folder; returns its output and errors."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("FMEN_DEBUG", raising=False)
-    torch.set_num_threads(1)
 
     def run(*arguments: str | Path, status: int = 0) -> tuple[str, str]:
         result = CliRunner().invoke(app, ["upscale", *map(str, arguments), "--device", "cpu"])

@@ -21,11 +21,6 @@ from fmen_data import imresize
 Command = Callable[..., tuple[str, str]]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("weights", sorted(bundled()))
 def test_flat_images_keep_their_level_and_gray_ones_their_colour(weights: str, precision: str) -> None:

@@ -8,8 +8,6 @@ from torch import Tensor, nn
 
 from fmen_core import create_model
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 EXPECTED: dict[str, tuple[float, ...]] = {
     "slimrlfn": (
         -1.9595859314,

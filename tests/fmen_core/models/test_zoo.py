@@ -82,9 +82,7 @@ PUBLISHED = {
 
 
 SAME_TENSORS = {"dscf": "span", "rfdn-pruned": "rfdn"}
-"""Networks whose tensors another one of certain sizes has as well; the first of the two is recognised."""
-
-pytestmark = pytest.mark.usefixtures("one_thread")
+"""Networks whose tensors another one of certain sizes has as well; without metadata the first is recognised."""
 
 
 def recognised_as(state: dict[str, Tensor]) -> dict[str, dict[str, object]]:
@@ -269,6 +267,27 @@ def test_smallest_input_works_and_a_smaller_one_does_not(architecture: Architect
 
 def test_networks_that_cannot_be_tiled_say_so(architecture: Architecture) -> None:
     assert architecture.tileable == (receptive_radius(architecture.build(2)) is not None)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "first", "second"),
+    [
+        ({"n_feats": 40, "esa_feats": 12, "residual": True}, "rfdn-pruned", "rfdn"),
+        ({"n_feats": 26}, "dscf", "span"),
+    ],
+)
+def test_the_metadata_decide_between_networks_of_the_same_tensors(
+    sizes: dict[str, Any], first: str, second: str, tmp_path: Path
+) -> None:
+    file, bare = tmp_path / "w.safetensors", tmp_path / "w.pth"
+    for model in (create_model(second, **sizes), create_model(first)):
+        save(model, file)
+        loaded = load(file)
+        assert (type(loaded), loaded.sizes) == (type(model), model.sizes)
+        image = torch.rand(1, 3, 16, 16)
+        assert torch.equal(loaded(image), model.eval()(image))
+        torch.save(model.state_dict(), bare)
+        assert load(bare).name == first
 
 
 def test_sizes_are_read_from_the_shapes() -> None:

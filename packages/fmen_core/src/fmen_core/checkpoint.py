@@ -65,10 +65,11 @@ def load(path: str | Path) -> nn.Module:
             weight is NaN, infinite, or not a floating-point number.
     """
     state = read_weights(path)
-    if name := read_metadata(path).get("module_class"):  # its tensors may have the names of a network of this package
-        file = read_metadata(path).get("module_file", "FILE.py")
+    metadata = read_metadata(path)
+    if name := metadata.get("module_class"):  # its tensors may have the names of a network of this package
+        file = metadata.get("module_file", "FILE.py")
         raise WeightsError(f"{path}: these are weights of {name} in {file}; name that file with --model {file}:{name}")
-    found = recognise(state)
+    found = recognise(state, metadata.get("name"))
     if found is None:
         raise WeightsError(f"{path}: no known network has these weights; {nearest_match(state)}")
     architecture, arguments = found
@@ -244,7 +245,7 @@ def save(model: nn.Module, path: str | Path, *, recipe: str = "", metadata: Mapp
     """
     path, model = Path(path), unwrap(model)
     state = {key.replace("_orig_mod.", ""): value for key, value in model.state_dict().items()}
-    _, arguments = recognise(state) or (None, {})
+    _, arguments = recognise(state, getattr(model, "name", None)) or (None, {})
     arguments = {**getattr(model, "sizes", {}), **arguments}
     # Clones, because safetensors refuses tensors that share memory, as those of a layer that is used twice do.
     tensors = {key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in state.items()}

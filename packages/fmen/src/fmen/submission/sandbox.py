@@ -221,7 +221,7 @@ def guard(writable: Path) -> None:
             raise PermissionError(f"the package's code uses {event}, which is not allowed here")
         if event == "open":
             path, mode, flags = arguments
-            writes = any(c in mode for c in "wax+") if isinstance(mode, str) else bool((flags or 0) & _WRITE_FLAGS)
+            writes = any(c in mode for c in "wax+") if isinstance(mode, str) else bool(flags & _WRITE_FLAGS)
             if writes and not inside(path):
                 raise PermissionError(f"the package's code writes to {path!r}, outside its own folder")
         elif event in _CHANGES and not all(map(inside, arguments)):

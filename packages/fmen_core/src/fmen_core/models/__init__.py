@@ -66,8 +66,8 @@ ARCHITECTURES: tuple[Architecture, ...] = (
 )
 """All networks: FMEN, the networks of the challenges by year, then those of papers alone, IMDN and ECBSR.
 
-The first architecture that recognises a state dict is used: DSCF, a SPAN with 26 channels, precedes SPAN,
-and the pruned RFDN, whose attention differs, precedes RFDN.
+Without a name in its metadata, a weights file belongs to the first architecture that recognises it: DSCF, a SPAN with
+26 channels, precedes SPAN, and the pruned RFDN, whose attention differs, precedes RFDN.
 """
 
 
@@ -106,9 +106,14 @@ def create_model(name: str, scale: int = 4, *, form: Form = "training", **sizes:
     return architecture_named(name).build(scale, form=form, **sizes)
 
 
-def recognise(state: StateDict) -> tuple[Architecture, dict[str, Any]] | None:
-    """Return the architecture of a state dict and the arguments of ``build`` that reproduce it, or None."""
-    for architecture in ARCHITECTURES:
+def recognise(state: StateDict, name: str | None = None) -> tuple[Architecture, dict[str, Any]] | None:
+    """Return the architecture of a state dict and the arguments of ``build`` that reproduce it, or None.
+
+    Args:
+        state: The tensors of a network.
+        name: The architecture to prefer where several have these tensors, as the metadata of a weights file names it.
+    """
+    for architecture in sorted(ARCHITECTURES, key=lambda architecture: architecture.name != name):
         arguments = architecture.detect(state)
         if arguments is not None:
             return architecture, arguments
