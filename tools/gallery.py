@@ -88,6 +88,18 @@ def drawing(scale: int) -> Image:
     return imresize(np.asarray(sheet.reduce(factor)), 1 / scale)
 
 
+def cases(scale: int) -> dict[str, Image]:
+    """Return the LR images, by the name of their picture."""
+    clean = photograph(scale)
+    return {
+        "clean": clean,
+        "jpeg": jpeg(clean, 40),
+        "noise": noisy(clean, 12),
+        "text": text(scale),
+        "drawing": drawing(scale),
+    }
+
+
 def panels(lr: Image, upscalers: Sequence[Upscaler]) -> Image:
     """Return LR in the size of SR, bicubic and the outputs of the networks beside each other."""
     scale = upscalers[0].scale
@@ -105,15 +117,7 @@ def main() -> None:
 
     upscalers = [Upscaler(load(find_weights(name)), device="cpu") for name in options.weights or ["fmen-s_x4"]]
     scale = upscalers[0].scale
-    clean = photograph(scale)
-    cases = {
-        "clean": clean,
-        "jpeg": jpeg(clean, 40),
-        "noise": noisy(clean, 12),
-        "text": text(scale),
-        "drawing": drawing(scale),
-    }
-    for name, lr in cases.items():
+    for name, lr in cases(scale).items():
         file = options.out / f"gallery-{name}.png"
         cv2.imwrite(str(file), panels(lr, upscalers)[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 9])
         print(f"{file}: {file.stat().st_size // 1000} kB")

@@ -25,11 +25,13 @@ import torch
 from typer.testing import CliRunner
 
 from fmen.cli.main import app
+from fmen.errors import UserError
 from fmen.report.encoding import BUDGET, LOSSLESS, PAGE_BUDGET, PREVIEW_QUALITIES
 from fmen.report.gallery import SHOWN_SIDE, name_networks, read_picture
 from fmen.report.images import CROP, ComparedImage, Quality, compare, error_map, pick_windows
 from fmen.report.inputs import BenchRow, LogRow, ReportError, read_validation
 from fmen.report.page import page_protocol, remarks, write_report
+from fmen.report.perceptual import make_distances
 from fmen.report.tables import Cell, Table, challenge_table, comparison_table, mean
 from fmen.report.training import compared_curves, logged_series, of_protocol, training_curves, training_part
 from fmen.training.run_folder import Run
@@ -450,6 +452,14 @@ def test_without_pyiqa_or_its_weights_there_is_one_line(work: Path, monkeypatch:
 
     pyiqa(monkeypatch, offline)
     assert "cannot download the weights of LPIPS (no network)" in fmen(work, *arguments, status=2)
+
+
+def test_an_image_too_small_for_lpips_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    pyiqa(monkeypatch, lambda name, device: Metric())
+    hr = np.zeros((28, 40, 3), np.uint8)
+    said = "tiny: LPIPS needs 32x32 pixels, the image has 40x28; leave out --perceptual"
+    with pytest.raises(UserError, match=said):
+        compare("tiny", hr[::4, ::4], hr, [blurred], scale=4, protocol="ntire", distances=make_distances("cpu"))
 
 
 def test_means_of_lpips_are_missing_where_one_is() -> None:

@@ -15,8 +15,12 @@ from fmen.report.encoding import Image
 from fmen.report.images import Distances
 from fmen.report.inputs import ReportError
 from fmen_core.upscaler import pick_device
+from fmen_eval import EvaluationError
 
 METRICS = ("lpips", "dists")
+
+SMALLEST_SIDE = 32
+"""Below it, a layer of AlexNet has no output."""
 
 
 def make_distances(device: str = "auto") -> Distances:
@@ -40,6 +44,12 @@ def make_distances(device: str = "auto") -> Distances:
     lpips, dists = (load_metric(pyiqa, name, where) for name in METRICS)
 
     def distances(sr: Image, hr: Image) -> tuple[float, float]:
+        height, width = hr.shape[:2]
+        if min(height, width) < SMALLEST_SIDE:
+            smallest = f"{SMALLEST_SIDE}x{SMALLEST_SIDE}"
+            raise EvaluationError(
+                f"LPIPS needs {smallest} pixels, the image has {width}x{height}; leave out --perceptual"
+            )
         images = [torch.from_numpy(image).to(where).permute(2, 0, 1)[None] / 255 for image in (sr, hr)]
         with torch.no_grad():
             return float(lpips(*images)), float(dists(*images))
