@@ -15,7 +15,7 @@ from fmen.training.feed import open_patches, to_device
 from fmen.training.initialization import initial_network
 from fmen.training.loop import train
 from fmen.training.recipe import Recipe, RecipeError
-from fmen.training.run_folder import Run
+from fmen.training.run_folder import Run, RunError
 from fmen.training.setup import make_state
 from fmen.training.stages import Stage
 from fmen.training.teachers import Teachers, open_teachers
@@ -96,6 +96,20 @@ def test_a_teacher_is_not_trained_and_a_resumed_run_is_exact(tiny: RecipeMaker, 
     assert teachers is not None
     assert not any(parameter.requires_grad for each in teachers.networks for parameter in each.parameters())
     assert make_state(recipe, CPU).model is not teachers.networks[0]
+
+
+def test_a_run_is_not_resumed_with_a_teacher_whose_file_has_changed(
+    tiny: RecipeMaker, network: nn.Module, file: str, tmp_path: Path
+) -> None:
+    run = Run(tmp_path / "run")
+    train(tiny(steps=2, teacher=["fmen-s_x4", file]), run)
+    longer = run.recipe().model_copy(update={"steps": 3})
+    original = Path(file).read_bytes()
+    save(network, file, recipe="another")
+    with pytest.raises(RunError, match=r"run: the weights file of its teacher .*teacher\.safetensors has changed"):
+        train(longer, run, resume=True)
+    Path(file).write_bytes(original)
+    assert train(longer, run, resume=True).step == 3
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

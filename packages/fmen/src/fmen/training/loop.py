@@ -55,7 +55,7 @@ from fmen.training.setup import (
 from fmen.training.signals import StopRequest
 from fmen.training.stages import Stage, stage_before, stages_of
 from fmen.training.step import make_graph, take_step
-from fmen.training.teachers import Teachers, open_teachers
+from fmen.training.teachers import Teachers, open_teachers, teacher_checksums
 from fmen.training.time_budget import Trial, fit_to_time, fix_threads
 from fmen_core import Upscaler
 from fmen_data import PairDataset, PatchSampler
@@ -183,6 +183,9 @@ def prepare(recipe: Recipe, run: Run, processes: Processes, announce: Callable[[
     recipe = resolve_recipe(recipe, device, processes)
     stages = stages_of(recipe)
     teachers = processes.first_on_node(lambda: [open_teachers(stage.recipe, device) for stage in stages])
+    checksums = teacher_checksums(stage.recipe for stage in stages)
+    if resume:
+        run.require_teachers(checksums)
     state = (load_state if resume else new_state)(stages[0], run, device, processes)
     network = wrap(state.model, recipe, processes, device)
     images, samplers = open_validation(recipe), open_patches(stages, processes)
@@ -195,7 +198,8 @@ def prepare(recipe: Recipe, run: Run, processes: Processes, announce: Callable[[
         recipe = fit_to_time(recipe, trial.steps(network), once, processes, begun)
     stages = stages_of(recipe)
     if processes.first:
-        run.begin(recipe, machine(recipe, device, processes), state.step if resume else None)
+        facts = machine(recipe, device, processes) | ({"teachers": checksums} if checksums else {})
+        run.begin(recipe, facts, state.step if resume else None)
     announce(f"run {run.folder}: {recipe.network} x{recipe.scale}, {recipe.steps} steps on {device_name(device)}")
     return Ready(recipe, device, stages, teachers, state, network, images, samplers)
 

@@ -45,7 +45,8 @@ class RecipeError(UserError):
 class Recipe(BaseModel):
     """A training run. Losses and norms are in gray levels, ``[0, 255]``, the range of FMEN's images."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    # pydantic before 2.10 reserves names that begin with "model_", and warns about model_args.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
     name: str = Field("custom", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="part of the run folder's name")
 

@@ -3,7 +3,7 @@
 | file | content |
 |---|---|
 | ``recipe.yaml`` | the resolved recipe, with every key |
-| ``versions.json`` | the software and the machine on which the run started |
+| ``versions.json`` | the software and the machine on which the run started, and the checksums of its teachers |
 | ``metrics.jsonl`` | one JSON object per line: ``step``, ``seconds``, ``loss``, ``lr``, ``psnr`` and more |
 | ``best.safetensors`` | the weights with the best validation PSNR, training form |
 | ``last.safetensors`` | the weights of the last checkpoint, training form |
@@ -103,6 +103,20 @@ class Run:
         """Raise RunError if there is a run in the folder."""
         if self.recipe_file.exists():
             raise RunError(f"{self.folder}: contains a run; continue it with --resume, or choose another --out")
+
+    def require_teachers(self, checksums: Mapping[str, str]) -> None:
+        """Raise RunError if the weights file of a teacher is not the one that the run started with.
+
+        Args:
+            checksums: SHA-256 by the teacher's name in the recipe. Runs of earlier versions recorded none.
+        """
+        facts = json.loads(self.versions.read_text(encoding="utf-8")) if self.versions.is_file() else {}
+        for name, checksum in checksums.items():
+            if facts.get("teachers", {}).get(name, checksum) != checksum:
+                raise RunError(
+                    f"{self.folder}: the weights file of its teacher {name} has changed since the run started; "
+                    "restore the file, or start a new run with another --out"
+                )
 
     def clear(self) -> None:
         """Remove the files of a run that was killed before its first checkpoint.

@@ -6,7 +6,8 @@ disk.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -83,3 +84,9 @@ def open_teacher(name: str, recipe: Recipe, device: torch.device) -> nn.Module:
     if output.shape[2:] != (scale * side, scale * side) or not output.isfinite().all():
         raise RecipeError(f"teacher = {name!r}: its output for a {side}x{side} patch is not an image of x{scale}")
     return network
+
+
+def teacher_checksums(recipes: Iterable[Recipe]) -> dict[str, str]:
+    """Return the SHA-256 of each teacher's weights file, by the name in the recipes."""
+    names = dict.fromkeys(name for recipe in recipes for name in recipe.teacher)
+    return {name: hashlib.sha256(find_weights(name).read_bytes()).hexdigest() for name in names}
