@@ -26,14 +26,12 @@ def written(report: Any, folder: Path) -> dict[str, Any]:
 def test_forward_compares_with_the_published_code(bench: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = bench("forward")
     monkeypatch.setattr(script.importlib.util, "find_spec", lambda name: None)  # exporting to ONNX takes seconds
-    found = written(script.run(1, side=64, sides=(8,), rounds=1), tmp_path)
+    found = written(script.run(1, side=64, rounds=1), tmp_path)
     assert found["checks"]["ours, fp32: largest difference from the published code, of 255"] < 1e-2
     assert 0 < found["checks"]["ours, bf16: largest difference from the published code, of 255"] < 8
     assert [row["target"] for row in found["comparisons"]] == [1.8, 3.2, 1, 1]
     assert [row["met"] for row in found["comparisons"][2:]] == [True, True]
-    assert found["facts"]["feature maps of C x H x W above input and output"]["published"] > 3
-    for curve in found["curves"].values():
-        assert set(curve["lines"]) == {"published", "ours, fp32", "ours, bf16"}
+    assert found["facts"]["feature maps of the published code above input and output"] > 3
 
 
 def test_forward_ends_at_another_result(bench: Load) -> None:
@@ -48,16 +46,13 @@ def test_training_compares_time_and_memory(bench: Load, tmp_path: Path, monkeypa
     script = bench("training")
     monkeypatch.setattr(torch, "compile", lambda network, **_: network)  # takes a minute
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(script, "BATCH", 1)
-    monkeypatch.setattr(script, "PATCH", 8)
-    report = script.run(1, batch=1, patch=8, rounds=1, batches=(1,), patches=(), paper=(1, 8))
+    report = script.run(1, batch=1, patch=8, rounds=1, paper=(1, 8))
     found = written(report, tmp_path)
     assert found["checks"]["relative difference of a parameter's gradient, in float64"] < 1e-9
     assert [row["target"] for row in found["comparisons"]] == pytest.approx([2.8, 4, 2.8, 4] + 4 * [1 / 3])
     assert set(found["facts"]["compiling"]) == {"fp32, compiled", "bf16, compiled"}
-    assert found["facts"]["paper_steps_per_second"] > 0
-    assert "3,000,000 x" in found["facts"]["whole runs"][0]["sentence"]
-    assert len(found["curves"]) == 2
+    row = found["facts"]["days of a whole run, 1 patches of 8x8"]["3,000,000 steps of paper, published"]
+    assert row["days"] == pytest.approx(3_000_000 * row["s per step"] / 86400)
 
 
 def test_training_ends_at_another_gradient(bench: Load, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,10 +70,9 @@ def test_loader_compares_equal_batches(bench: Load, tmp_path: Path, monkeypatch:
     loader = bench("loader")
     monkeypatch.setattr(loader.os, "sync", lambda: None)
     monkeypatch.setattr(loader, "ROUNDS", 1)
-    found = written(loader.run(1, images=2, size=(300, 400), counts=(20, 40), work=1), tmp_path)
-    assert found["checks"]["64x64 pairs equal on all sides (h5py, h5py, opened before, PNG)"] == 64
-    assert [row["target"] for row in found["comparisons"]] == [50, 3, 3]
-    assert all([x for x, _ in curve["lines"]["ours"]] == [20, 40] for curve in found["curves"].values())
+    found = written(loader.run(1, images=2, size=(300, 400), many=20, work=1), tmp_path)
+    assert found["checks"]["64x64 pairs equal on all sides (h5py, PNG)"] == 64
+    assert [row["target"] for row in found["comparisons"]] == [50, 3, 3, 3]
 
 
 def test_loader_ends_at_other_pixels(bench: Load, tmp_path: Path) -> None:
@@ -111,7 +105,7 @@ def test_tiling_counts_differing_values(bench: Load, tmp_path: Path) -> None:
 
 
 def test_operations_add_up_to_the_known_complexity(bench: Load, tmp_path: Path) -> None:
-    report = bench("operations").run(1, size=64, side=32, batch=1, patch=8, large=2**22)
+    report = bench("operations").run(1, size=64, side=32, batch=1, patch=8)
     found = written(report, tmp_path)
     assert found["checks"]["multiply-accumulates of a forward pass, counted and known, in G"] == 0.3481
     for what in ("a training step", "a forward pass"):
@@ -119,14 +113,13 @@ def test_operations_add_up_to_the_known_complexity(bench: Load, tmp_path: Path) 
             assert len(found["facts"][f"most expensive operators of {what}, {precision}"]) == 5
 
 
-def test_an_account_has_the_bytes_and_the_arithmetic_of_a_convolution(bench: Load) -> None:
+def test_an_account_has_the_calls_and_the_arithmetic_of_a_convolution(bench: Load) -> None:
     script = bench("roofs")
     x, weight = torch.rand(2, 4, 8, 8), torch.rand(6, 4, 3, 3)
     entries = script.account(lambda: F.conv2d(x, weight, padding=1).relu_(), repeats=1)
     conv, relu = entries["4 -> 6 3x3 convolution"], entries["relu_, 6 channels"]
-    assert (conv.calls, conv.flops) == (1, 2 * 2 * 6 * 4 * 9 * 64)
-    assert conv.bytes == 4 * (x.numel() + weight.numel() + 2 * 6 * 64)
-    assert relu.bytes == 2 * 4 * 2 * 6 * 64
+    assert (conv.calls, conv.flops, relu.flops) == (1, 2 * 2 * 6 * 4 * 9 * 64, 0)
+    assert conv.seconds > 0
 
 
 def test_metrics_are_compared_when_they_agree(bench: Load, tmp_path: Path) -> None:

@@ -23,9 +23,6 @@ old table
 <!-- table:targets-gpu -->
 <!-- end -->
 
-<!-- table:cost -->
-<!-- end -->
-
 <!-- table:loader -->
 <!-- end -->
 
@@ -47,7 +44,6 @@ def folder(bench: Load, tmp_path: Path) -> Path:
     loader.compare("pairs | a", "PNG", "pairs/s", [{"ours": n, "theirs": 2} for n in (100, 120, 110)], sides, 50)
     loader.compare("memory", "theirs", "bytes", [{"ours": 2**20, "theirs": 2**22}] * 3, sides, 0.2, "at most")
     loader.checks["equal pairs"] = 1280
-    loader.facts["paper_steps_per_second"] = 0.5
     loader.facts["bounds"] = [{"operation": "copy", "sentence": "Copying is bound by memory."}]
     loader.curve("Rate by images", "images", "pairs/s", {"ours": [(100, 2e4), (100_000, 1e4)], "h5py": [(100, 3e3)]})
     loader.write(tmp_path / "results/loader.json")
@@ -70,7 +66,6 @@ def test_tables_stand_between_their_marks_and_prose_stays(bench: Load, folder: P
     assert "| memory | theirs | 1.0 MiB | 4.0 MiB | 0.250 | 0.250–0.250 | ≤ 0.2 | **missed** |" in text
     assert "| help | torch | 100 ms | 2 s | 0.050 |" in text
     assert "- equal pairs: 1,280" in text and "1. Copying is bound by memory." in text
-    assert "3,000,000 steps / 0.5 steps/s / 3600 = 1,666.7 hours = 69.4 days" in text
     assert text.count("Not measured yet.") == 2  # the GPU and forward
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from measure import Action, Report, in_turns, main, rounded
-from roofs import account, matmul_rate, total
+from roofs import flops, matmul_rate
 from ways import PUBLISHED, SCALE, TARGETS, Way, check, ours, published, state_hours
 
 from fmen.training.feed import ResidentPatches, to_device
@@ -47,28 +47,20 @@ def make_ways(device: str) -> dict[str, Way]:
     return ways
 
 
-def repeated(actions: Mapping[str, Action], steps: int, rounds: int, device: str) -> dict[str, float]:
-    """Return the seconds of each action, from timings of ``steps`` of them that wait for the device."""
+def repeated(actions: Mapping[str, Action], steps: int, rounds: int) -> dict[str, float]:
+    """Return the seconds of each action, from timings of ``steps`` of them; PyTorch's timer waits for the GPU."""
 
-    def several(step: Action) -> Action:
-        def run() -> None:
-            for _ in range(steps):
-                step()
-            if device == "cuda":
-                torch.cuda.synchronize()
+    def several(step: Action) -> None:
+        for _ in range(steps):
+            step()
 
-        return run
-
-    taken = in_turns({name: several(action) for name, action in actions.items()}, rounds=rounds)
+    taken = in_turns({name: partial(several, action) for name, action in actions.items()}, rounds=rounds)
     return {name: seconds / steps for name, seconds in taken.items()}
 
 
 def training(report: Report, ways: Mapping[str, Way], device: str, batch: int, patch: int, **timing: int) -> str:
     """Add the ways of training; return the quickest of the trainer's."""
-    runs = [
-        repeated({name: way.on(batch, patch, device) for name, way in ways.items()}, device=device, **timing)
-        for _ in range(2)
-    ]
+    runs = [repeated({name: way.on(batch, patch, device) for name, way in ways.items()}, **timing) for _ in range(2)]
     rates = [{name: 1 / seconds for name, seconds in run.items()} for run in runs]
     for name in list(ways)[1:]:
         target = TARGETS[name.split(",")[0]]
@@ -80,8 +72,8 @@ def training(report: Report, ways: Mapping[str, Way], device: str, batch: int, p
         precision = name.split(",")[0].replace("published", "fp32")
         row = {"ms": 1e3 * runs[-1][name]}
         if "graph" not in name:  # neither the operators nor the allocations of a graph are seen
-            flops = total(account(way.on(batch, patch, device), repeats=1), "flops")
-            row |= {"share of a matrix product": flops / runs[-1][name] / products[precision]}
+            work = flops(way.on(batch, patch, device))
+            row |= {"share of a matrix product": work / runs[-1][name] / products[precision]}
             row |= {"peak MiB": way.peak_bytes(batch, patch, device) / 2**20}
         table[name] = rounded(row)
     report.facts["TFLOP/s of a matrix product"] = rounded({name: rate / 1e12 for name, rate in products.items()})
@@ -118,7 +110,7 @@ def feeds(
         "patches cut on the device": lambda: way.take(*to_device(*resident.batch(next(steps)), recipe, place)),
         "the loader": lambda: way.take(*to_device(*next(loader), recipe, place)),
     }
-    found = [{feed: 1 / s for feed, s in repeated(actions, device=device, **timing).items()} for _ in range(2)]
+    found = [{feed: 1 / s for feed, s in repeated(actions, **timing).items()} for _ in range(2)]
     loader.close()
     for feed in list(actions)[1:]:
         what = f"training steps, {name}, fed from {feed}"
@@ -141,7 +133,7 @@ def networks(report: Report, names: Sequence[str], device: str, sizes: Sequence[
             for height, width in sizes:
                 x = torch.rand(1, 3, height, width, device=device, dtype=upscaler.dtype) * upscaler.data_range
                 x = x.contiguous(memory_format=upscaler.memory_format)
-                seconds = repeated({name: partial(upscaler.model, x)}, 1, rounds, device)[name]
+                seconds = repeated({name: partial(upscaler.model, x)}, 1, rounds)[name]
                 macs = complexity(reparameterize(create_model(name)), lr_size=(height, width)).macs
                 row[f"{width}x{height}, ms"] = 1e3 * seconds
                 row[f"{width}x{height}, MiB"] = peak_memory(upscaler.model, x).allocated_bytes / 2**20

@@ -8,11 +8,9 @@ of them as a pair of batch tensors.
 - ours: ``PatchSampler.batch``, uint8;
 - PNG: as BasicSR's ``PairedImageDataset`` (reimplemented from its description): per sample, both files are decoded,
   cropped, flipped, transposed and converted to float tensors in [0, 1], which are stacked;
-- h5py: a slice of ``file[name]`` per patch of the same cache, then our augmentation; also with all dataset objects
-  opened before.
+- h5py: a slice of ``file[name]`` per patch of the same cache, then our augmentation.
 
-Then the rate and the time to open a cache, by its number of images. All files are in the system's cache. Needs 2.5 GB
-in a temporary folder.
+The last cache has 10,000 images. All files are in the system's cache. Needs 1 GB in a temporary folder.
 """
 
 from __future__ import annotations
@@ -23,15 +21,13 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import cv2
 import h5py
 import numpy as np
 import torch
-from measure import Action, Report, in_turns, main, photograph
-from numpy.typing import NDArray
+from measure import Report, in_turns, main, photograph
 from torch import Tensor
 
 from fmen_data import PatchCache, PatchSampler, imresize, open_dataset, prepare_cache, write_image
@@ -44,20 +40,14 @@ Size = tuple[int, int]
 SCALE = 4
 SUB_IMAGE, DIV2K_IMAGE, TINY_IMAGE = (480, 480), (1356, 2040), (64, 64)  # height and width of HR images
 ROUNDS = 5
-COUNTS = (100, 1000, 10_000, 100_000)
-
-
-def photographs(count: int, size: Size) -> Iterator[NDArray[np.uint8]]:
-    """Yield ``count`` images of ``size`` ``(height, width)``, cut at random from a larger photograph."""
-    generator, whole = np.random.default_rng(0), photograph(2 * size[1], 2 * size[0])
-    for _ in range(count):
-        top, left = (int(generator.integers(side + 1)) for side in size)
-        yield np.ascontiguousarray(whole[top : top + size[0], left : left + size[1]])
 
 
 def make_cache(folder: Path, count: int, size: Size) -> PatchCache:
-    """Write image files in the benchmark layout and a cache of them."""
-    for i, hr in enumerate(photographs(count, size)):
+    """Write images of ``size``, cut at random from a larger photograph, and a cache of them."""
+    generator, whole = np.random.default_rng(0), photograph(2 * size[1], 2 * size[0])
+    for i in range(count):
+        top, left = (int(generator.integers(side + 1)) for side in size)
+        hr = np.ascontiguousarray(whole[top : top + size[0], left : left + size[1]])
         write_image(folder / f"HR/{i:06d}.png", hr)
         write_image(folder / f"LR_bicubic/X{SCALE}/{i:06d}x{SCALE}.png", imresize(hr, 1 / SCALE))
     path = prepare_cache(open_dataset(folder, scale=SCALE), folder / "cache.h5", progress=False)
@@ -90,26 +80,17 @@ def png_batch(folder: Path, names: Sequence[str], sampler: PatchSampler, step: i
     return torch.stack(lr), torch.stack(hr)
 
 
-def h5py_batch(find: Callable[[str, int], Any], sampler: PatchSampler, step: int) -> Batch:
-    """Make a batch of slices of h5py's datasets, which ``find`` returns by ``"lr"`` or ``"hr"`` and index."""
+def h5py_batch(file: Any, names: Sequence[str], sampler: PatchSampler, step: int) -> Batch:
+    """Make a batch of slices of h5py's datasets."""
     batch = []
     for kind, factor in (("lr", 1), ("hr", SCALE)):
         side = sampler.patch * factor
         out = np.empty((sampler.batch_size, side, side, 3), np.uint8)
         for slot, (index, top, left, orientation) in enumerate(sampler.draw(step).tolist()):
-            top, left = top * factor, left * factor
-            place_patch(find(kind, index)[top : top + side, left : left + side], out[slot], orientation)
+            rows, columns = (slice(start * factor, start * factor + side) for start in (top, left))
+            place_patch(file[f"{kind}/{names[index]}"][rows, columns], out[slot], orientation)
         batch.append(torch.from_numpy(out).permute(0, 3, 1, 2))
     return batch[0], batch[1]
-
-
-def h5py_sides(file: Any, names: Sequence[str], sampler: PatchSampler) -> dict[str, Make]:
-    """Return h5py with a lookup by name for every patch, and with all dataset objects opened before."""
-    opened = {kind: [file[f"{kind}/{name}"] for name in names] for kind in ("lr", "hr")}
-    return {
-        "h5py": partial(h5py_batch, lambda kind, index: file[f"{kind}/{names[index]}"], sampler),
-        "h5py, opened before": partial(h5py_batch, lambda kind, index: opened[kind][index], sampler),
-    }
 
 
 def check(report: Report, sampler: PatchSampler, sides: Mapping[str, Make], steps: int = 4) -> None:
@@ -124,12 +105,7 @@ def check(report: Report, sampler: PatchSampler, sides: Mapping[str, Make], step
 
 
 def rates(sides: Mapping[str, tuple[Make, int]], batch: int) -> dict[str, float]:
-    """Return the pairs per second of each side.
-
-    Args:
-        sides: By name, the function that makes the batch of a step, and its calls per timing.
-        batch: Pairs per batch. Every timing takes new steps.
-    """
+    """Return the pairs per second of each side; ``sides`` has what makes the batch of a step, and calls per timing."""
 
     def take(make: Make, batches: int, steps: Iterator[int]) -> None:
         for step in itertools.islice(steps, batches):
@@ -140,69 +116,43 @@ def rates(sides: Mapping[str, tuple[Make, int]], batch: int) -> dict[str, float]
     return {name: batches * batch / seconds[name] for name, (_, batches) in sides.items()}
 
 
-def compare(report: Report, what: str, folder: Path, cache: PatchCache, runs: int, work: int, png: bool) -> None:
-    """Add the rows of one cache."""
-    sampler = PatchSampler([cache], patch=64, batch=16)
+def compare(report: Report, what: str, folder: Path, cache: PatchCache, size: Size, runs: int, work: int) -> None:
+    """Add the rows of one cache, of HR images of ``size``. BasicSR reads sub-images."""
+    sampler = PatchSampler([cache], patch=12 if size == TINY_IMAGE else 64, batch=16)
     with h5py.File(cache.path) as file:
-        others = h5py_sides(file, cache.names, sampler)
-        if png:
+        others: dict[str, Make] = {"h5py": partial(h5py_batch, file, cache.names, sampler)}
+        if size == SUB_IMAGE:
             others["PNG"] = partial(png_batch, folder, cache.names, sampler)
             check(report, sampler, others)
         sides = {name: (make, 1 if name == "PNG" else work) for name, make in others.items()}
         found = [rates({"ours": (sampler.batch, 4 * work), **sides}, 16) for _ in range(runs)]
-    if png:
+    if "PNG" in others:
         against = "decoding 480x480 PNG sub-images, as BasicSR does"
         report.compare(what, against, "pairs/s", found, ("ours", "PNG"), 50)
     report.compare(what, "h5py slicing of the same file", "pairs/s", found, ("ours", "h5py"), 3)
-    ratio = median(rate["ours"] / rate["h5py, opened before"] for rate in found)
-    report.facts[f"ratio to h5py with all dataset objects opened before, {what}"] = round(ratio, 2)
 
 
-def scale_images(report: Report, counts: Sequence[int], work: int) -> None:
-    """Add the rate, and the time to open a cache, by the number of images."""
-    rate: dict[str, list[tuple[float, float]]] = {"ours": [], "h5py": []}
-    opening: dict[str, list[tuple[float, float]]] = {"ours": [], "h5py, all datasets": []}
-    for count in counts:
-        with tempfile.TemporaryDirectory(prefix="fmen-loader-") as name:
-            cache = make_cache(Path(name), count, TINY_IMAGE)
-            sampler = PatchSampler([cache], patch=12, batch=16)
-            with h5py.File(cache.path) as file:
-                slicing = h5py_sides(file, cache.names, sampler)["h5py"]
-                found = rates({"ours": (sampler.batch, 20 * work), "h5py": (slicing, 2 * work)}, 16)
-                ways: dict[str, Action] = {
-                    "ours": partial(PatchCache, cache.path),
-                    "h5py, all datasets": lambda file=file: [list(file[side].values()) for side in ("lr", "hr")],
-                }
-                seconds = in_turns(ways, rounds=3 if count <= 10_000 else 1)
-        for lines, figures in ((rate, found), (opening, seconds)):
-            for side, line in lines.items():
-                line.append((count, figures[side]))
-    report.curve("Loading by number of images (12x12 patches of 16x16 images)", "images", "pairs/s", rate)
-    report.curve("Opening a cache by number of images", "images", "seconds", opening)
-
-
-def run(
-    runs: int, images: int = 256, size: Size = DIV2K_IMAGE, counts: Sequence[int] = COUNTS, work: int = 10
-) -> Report:
+def run(runs: int, images: int = 256, size: Size = DIV2K_IMAGE, many: int = 10_000, work: int = 10) -> Report:
     """Check and measure.
 
     Args:
         runs: Repetitions of the comparisons.
         images: Number of sub-images; a sixteenth as many whole images.
         size: ``(height, width)`` of the whole images.
-        counts: Numbers of images of the last part.
+        many: Number of images of the size of one patch.
         work: Batches per timing.
     """
     report = Report("loader")
-    pairs = "patch pairs from the cache (64x64 LR, x4, augmented, as a batch tensor)"
-    whole = f"the same from whole images of {size[1]}x{size[0]}"
-    for what, number, shape in ((pairs, images, SUB_IMAGE), (whole, max(2, images // 16), size)):
+    caches = {
+        "patch pairs from the cache (64x64 LR, x4, augmented, as a batch tensor)": (images, SUB_IMAGE),
+        f"the same from whole images of {size[1]}x{size[0]}": (max(2, images // 16), size),
+        f"patch pairs of 12x12 LR pixels from {many:,} images": (many, TINY_IMAGE),
+    }
+    for what, (number, shape) in caches.items():
         with tempfile.TemporaryDirectory(prefix="fmen-loader-") as name:
-            folder = Path(name)
-            compare(report, what, folder, make_cache(folder, number, shape), runs, work, png=shape == SUB_IMAGE)
-    scale_images(report, counts, work)
+            compare(report, what, Path(name), make_cache(Path(name), number, shape), shape, runs, work)
     return report
 
 
 if __name__ == "__main__":
-    main(__doc__, run, {"images": 2, "size": (300, 400), "counts": (20, 40), "work": 1})
+    main(__doc__, run, {"images": 2, "size": (300, 400), "many": 20, "work": 1})

@@ -38,15 +38,7 @@ Line = Sequence[tuple[float, float]]
 
 @dataclass
 class Report:
-    """The result of a benchmark.
-
-    Attributes:
-        name: Name of the JSON file.
-        comparisons: Rows of the table.
-        checks: What was verified before timing, and the figure that shows it.
-        curves: Plots: by title, the names of the axes and the points ``[x, y]`` of each line.
-        facts: Other figures of the page.
-    """
+    """The result of a benchmark: what was verified before timing, the rows of the table, plots, other figures."""
 
     name: str
     comparisons: list[dict[str, Any]] = field(default_factory=list)
@@ -72,30 +64,26 @@ class Report:
             unit: ``"s"``, ``"ms"``, ``"bytes"``, or a rate such as ``"pairs/s"``.
             runs: Per run, the figure of each side.
             sides: Names of our side and of the other one.
-            target: Target of the ratio: the factor by which ours is better, or, for ``"at most"``, ours as a share
-                of theirs.
+            target: Of the factor by which ours is better, or, for ``"at most"``, of ours as a share of theirs.
             goal: ``"at least"`` or ``"at most"``.
         """
         ours, theirs = ([run[side] for run in runs] for side in sides)
         direct = goal == "at most" or unit.endswith("/s")
         ratios = [a / b if direct else b / a for a, b in zip(ours, theirs, strict=True)]
-        ratio = median(ratios)
+        ratio, most = median(ratios), goal == "at most"
         row = {"what": what, "against": against, "unit": unit, "ours": ours, "theirs": theirs, "target": target}
         row |= {"goal": goal, "ratio": ratio, "lowest": min(ratios), "highest": max(ratios)}
-        self.comparisons.append(row | {"met": ratio <= target if goal == "at most" else ratio >= target})
+        self.comparisons.append(row | {"met": ratio <= target if most else ratio >= target})
 
     def curve(self, title: str, x: str, y: str, lines: Mapping[str, Line]) -> None:
         """Add a plot."""
         self.curves[title] = {"x": x, "y": y, "lines": {name: [list(p) for p in line] for name, line in lines.items()}}
 
     def show(self) -> None:
-        """Print the table, the curves and the facts."""
+        """Print all of it."""
         if self.comparisons:
             print(format_text([HEADER, *map(cells, self.comparisons)], words=range(len(HEADER))))
-        for title, curve in self.curves.items():
-            for line, points in curve["lines"].items():
-                print(f"{title}, {line} [{curve['y']}]: " + ", ".join(f"{x:g}: {y:.4g}" for x, y in points))
-        for name, value in {**self.checks, **self.facts}.items():
+        for name, value in {**self.checks, **self.curves, **self.facts}.items():
             print(f"{name}: {value}")
 
     def write(self, path: Path | None = None) -> Path:
@@ -135,7 +123,7 @@ def amount(value: float, unit: str) -> str:
 
 def number(value: object) -> str:
     """Format a value of a JSON file; numbers with four digits, or all digits before the point."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if not isinstance(value, (int, float)):
         return str(value)
     return f"{value:,.0f}" if isinstance(value, int) or abs(value) >= 1000 else f"{value:.4g}"
 
@@ -147,14 +135,11 @@ def factor(value: float) -> str:
 
 def in_turns(actions: Mapping[str, Action], *, rounds: int = 5) -> dict[str, float]:
     """Return the median seconds of each action; each round times each action once, warmed up, in random order."""
-    threads = torch.get_num_threads()
+    threads, order = torch.get_num_threads(), random.Random(0)
     timers = {name: Timer("action()", globals={"action": run}, num_threads=threads) for name, run in actions.items()}
     measured: dict[str, list[Measurement]] = {name: [] for name in actions}
-    order = list(actions)
-    shuffle = random.Random(0).shuffle
     for _ in range(rounds):
-        shuffle(order)
-        for name in order:
+        for name in order.sample(list(actions), len(actions)):
             measured[name].append(timers[name].timeit(1))
     return {name: Measurement.merge(found)[0].median for name, found in measured.items()}
 
@@ -187,8 +172,8 @@ def main(description: str | None, run: Callable[..., Report], quick: Mapping[str
     Args:
         description: Help text.
         run: Returns the report; takes ``runs`` and the extra arguments.
-        quick: Settings of ``run`` for ``--quick``, which tries the script out and writes nothing by default.
-        extra: Further arguments, as ``add_argument`` takes them.
+        quick: Arguments of ``run`` for ``--quick``, which tries the script out and writes nothing by default.
+        extra: Further options, as ``add_argument`` takes them.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=3, help="repetitions of the comparison (default: 3)")

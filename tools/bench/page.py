@@ -7,7 +7,6 @@ The prose of the page is written by hand. This script writes the blocks between 
 
 - ``targets``: all comparisons without a GPU; ``targets-gpu``: those with one;
 - ``machines``: machine and command of every file;
-- ``cost``: duration of the recipe ``paper``, from ``paper_steps_per_second`` in the facts;
 - the name of a JSON file without ``.json``: its checks, facts and plots.
 
 A block without a file says that nothing is measured yet.
@@ -35,18 +34,15 @@ PAGE = ROOT / "docs" / "performance.md"
 ORDER = (
     "training",
     "reparam_blocks",
+    "time_to_quality",
     "forward",
     "tiling",
     "engines",
     "loader",
     "metrics",
     "imresize",
-    "startup",
-    "operations",
 )
 MISSING = "Not measured yet."
-PAPER_STEPS = 3_000_000
-COST = "paper_steps_per_second"
 BLOCK = re.compile(r"(<!-- table:(\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 Reports = Mapping[str, Mapping[str, Any]]
@@ -83,19 +79,6 @@ def machines(reports: Reports) -> str:
     return table(rows) if len(rows) > 1 else MISSING
 
 
-def cost(reports: Reports) -> str:
-    """Return the duration of the recipe ``paper`` on every machine."""
-    lines = []
-    for report in reports.values():
-        rate = report["facts"].get(COST)
-        if rate:
-            place = report["machine"].get("cuda") or report["machine"]["cpu"]
-            hours = PAPER_STEPS / rate / 3600
-            days = f" = {hours / 24:.1f} days" if hours > 48 else ""
-            lines.append(f"- {place}: {PAPER_STEPS:,} steps / {rate:.4g} steps/s / 3600 = {hours:,.1f} hours{days}")
-    return "\n".join(lines) or MISSING
-
-
 def fact(name: str, value: object) -> str:
     """Format a fact: sentences as a list, dicts as a table, anything else as a line."""
     title = name.replace("_", " ")
@@ -117,7 +100,7 @@ def fact(name: str, value: object) -> str:
 def details(name: str, report: Mapping[str, Any], images: Path) -> str:
     """Return checks, facts and plots of a report, and write the plots."""
     checked = [f"- {sentence}: {number(figure)}" for sentence, figure in report["checks"].items()]
-    facts = [fact(key, value) for key, value in report["facts"].items() if key != COST]
+    facts = [fact(key, value) for key, value in report["facts"].items()]
     lines = [text for text in facts if text.startswith("- ")]
     parts = [text for text in facts if not text.startswith("- ")]
     if lines:
@@ -136,7 +119,6 @@ def blocks(reports: Reports, images: Path) -> Iterator[tuple[str, str]]:
     yield "targets", targets(reports, gpu=False)
     yield "targets-gpu", targets(reports, gpu=True)
     yield "machines", machines(reports)
-    yield "cost", cost(reports)
     for name, report in reports.items():
         yield name, details(name, report, images)
 
@@ -156,11 +138,6 @@ def update(page: Path, results: Path) -> list[str]:
     return [name for name in reports if name not in placed]
 
 
-def main() -> None:
-    """The command line."""
+if __name__ == "__main__":
     for name in update(PAGE, RESULTS):
         print(f"{PAGE.name} has no <!-- table:{name} --> for results/speed/{name}.json", file=sys.stderr)
-
-
-if __name__ == "__main__":
-    main()

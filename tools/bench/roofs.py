@@ -1,9 +1,8 @@
-"""Limits of the machine, and the operators of a step: time, arithmetic, memory traffic."""
+"""Arithmetic rates of the machine, and the operators of a step: their time and arithmetic."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -12,20 +11,16 @@ import torch
 from measure import Action, in_turns
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
-
-LARGE = 256 * 2**20
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 
 @dataclass
 class Entry:
-    """All calls of one kind of operator: number, seconds, floating-point operations, bytes read and written."""
+    """All calls of one kind of operator: number, seconds, floating-point operations."""
 
     calls: int = 0
     seconds: float = 0.0
     flops: float = 0.0
-    bytes: float = 0.0
 
 
 class Recorder(TorchDispatchMode):
@@ -36,24 +31,15 @@ class Recorder(TorchDispatchMode):
         self.entries: dict[str, Entry] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
         begun = time.perf_counter()
-        out = func(*args, **kwargs)
+        out = func(*args, **(kwargs or {}))
         elapsed = time.perf_counter() - begun
         entry = self.entries.setdefault(label(func, args), Entry())
         entry.calls += 1
         entry.seconds += elapsed
-        if not func.is_view:
-            entry.bytes += sum(footprint(tensor) for tensor in tree_leaves((args, kwargs, out)))
         count = flop_registry.get(func._overloadpacket)
-        if count:
-            entry.flops += count(*args, **kwargs, out_val=out)
+        entry.flops += count(*args, **(kwargs or {}), out_val=out) if count else 0
         return out
-
-
-def footprint(tensor: object) -> int:
-    """Return the bytes of a tensor; expanded dimensions count once."""
-    return min(tensor.nbytes, tensor.untyped_storage().nbytes()) if isinstance(tensor, Tensor) else 0
 
 
 def label(func: Any, args: Any) -> str:
@@ -79,9 +65,11 @@ def account(step: Action, repeats: int = 3) -> dict[str, Entry]:
     return records[0]
 
 
-def total(entries: Mapping[str, Entry], field: str) -> float:
-    """Return the sum over all operators."""
-    return float(sum(getattr(entry, field) for entry in entries.values()))
+def flops(step: Action) -> int:
+    """Return the floating-point operations of a step."""
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return counter.get_total_flops()
 
 
 def timed(action: Action, rounds: int = 5) -> float:
@@ -102,11 +90,3 @@ def conv_rate(dtype: torch.dtype, channels: int, side: int, rounds: int = 5) -> 
     x = torch.randn(1, channels, side, side).to(dtype, memory_format=torch.channels_last)
     with torch.inference_mode():
         return 2 * 9 * channels**2 * side**2 / timed(lambda: conv(x), rounds)
-
-
-def copy_rate(size: int, device: str = "cpu", rounds: int = 5) -> float:
-    """Return the bytes per second that a copy of ``size`` bytes reads and writes."""
-    source = torch.ones(size // 4, device=device)
-    target = torch.empty_like(source)
-    repeats = max(1, LARGE // size)
-    return 2 * size * repeats / timed(lambda: [target.copy_(source) for _ in range(repeats)], rounds)

@@ -54,7 +54,6 @@ class Way:
         standing += 4 * 3 * batch * patch**2 * (1 + SCALE**2)
         if device == "cpu":
             return standing + allocated_by(lambda: cast(None, step()))
-        torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         step()
@@ -139,12 +138,8 @@ def check(report: Report, patch: int = 12) -> None:
 
 def state_hours(report: Report, seconds: Mapping[str, float], batch: int, patch: int) -> None:
     """Add the duration of the recipes ``paper`` and ``fast``, from the seconds of a step in each way."""
-    report.facts["paper_steps_per_second"] = 1 / seconds["fp32"]
-    report.facts["whole runs"] = [
-        {
-            "sentence": f"Recipe `{recipe.name}`, {name}: {recipe.steps:,} x {value:.3g} s per step of {batch} patches "
-            f"of {patch}x{patch} = {recipe.steps * value / 3600:,.0f} h = {recipe.steps * value / 86400:,.1f} days."
-        }
+    report.facts[f"days of a whole run, {batch} patches of {patch}x{patch}"] = {
+        f"{recipe.steps:,} steps of {recipe.name}, {name}": {"s per step": value, "days": recipe.steps * value / 86400}
         for recipe in (load_recipe("paper"), load_recipe("fast"))
         for name, value in seconds.items()
-    ]
+    }
