@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
 
+import fmen_core
 from fmen_core import (
     FMEN,
     FMENTraining,
@@ -139,9 +141,13 @@ def test_an_unknown_name_and_a_missing_file_are_told_apart(weights: str, said: s
 
 def test_every_bundled_file_contains_the_network_of_its_name() -> None:
     for name, path in bundled().items():
-        network, _, scale = name.rpartition("_x")
-        model = fmen_s(int(scale), pretrained=True) if network == "fmen-s" else fmen_full(int(scale), pretrained=True)
-        assert (model.name, model.scale) == (network, int(scale)), path
+        network, _, kind = name.rpartition("_x")
+        which: Literal[True, "real"] = "real" if kind.endswith("_real") else True
+        build, scale = fmen_s if network == "fmen-s" else fmen_full, int(kind[0])
+        model = build(scale, pretrained=which)
+        assert (model.name, model.scale) == (network, scale), path
+        same = [torch.equal(value, fmen_core.load(path).state_dict()[key]) for key, value in model.state_dict().items()]
+        assert all(same), path
 
 
 def test_names_are_unique() -> None:

@@ -14,6 +14,7 @@ import urllib.request
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from torch import nn
 
@@ -145,13 +146,13 @@ def _fetch(url: str, entry: Published, target: Path, on_progress: Callable[[int,
         )
 
 
-def fmen_s(scale: int = 4, *, pretrained: bool = False, form: Form | None = None) -> nn.Module:
+def fmen_s(scale: int = 4, *, pretrained: bool | Literal["real"] = False, form: Form | None = None) -> nn.Module:
     """Return FMEN-S for an upscaling factor of 2, 3 or 4.
 
     Args:
         scale: Upscaling factor.
-        pretrained: Load the bundled weights. The training form then computes the same function as the inference form
-            and can be fine-tuned; see ``expand``.
+        pretrained: Load the bundled weights; with ``"real"``, those for noisy and compressed images. The training form
+            then computes the same function as the inference form and can be fine-tuned; see ``expand``.
         form: ``"training"`` (``FMENTraining``) or ``"inference"`` (``FMEN``). By default a pretrained network has the
             inference form, and a freshly initialised one the training form.
 
@@ -162,20 +163,21 @@ def fmen_s(scale: int = 4, *, pretrained: bool = False, form: Form | None = None
     return _variant("fmen-s", scale, pretrained, form)
 
 
-def fmen_full(scale: int = 4, *, pretrained: bool = False, form: Form | None = None) -> nn.Module:
+def fmen_full(scale: int = 4, *, pretrained: bool | Literal["real"] = False, form: Form | None = None) -> nn.Module:
     """Return FMEN, the larger network of the paper; otherwise as ``fmen_s``."""
     return _variant("fmen", scale, pretrained, form)
 
 
-def _variant(name: str, scale: int, pretrained: bool, form: Form | None) -> nn.Module:
+def _variant(name: str, scale: int, pretrained: bool | Literal["real"], form: Form | None) -> nn.Module:
     architecture_named(name).check(scale, form or "training")
     if not pretrained:
         return create_model(name, scale, form=form or "training")
-    path = bundled().get(f"{name}_x{scale}")
+    kind = "" if pretrained is True else f"_{pretrained}"
+    path = bundled().get(f"{name}_x{scale}{kind}")
     if path is None:
         available = ", ".join(bundled()) or "none"
         raise WeightsError(
-            f"no trained {name} x{scale} is in the package (available: {available}); "
+            f"no trained {name} x{scale}{kind and ' for degraded images'} is in the package (available: {available}); "
             "train one with 'fmen train', or see 'fmen weights list'"
         )
     return expand(load(path)) if form == "training" else load(path)

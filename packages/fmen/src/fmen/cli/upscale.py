@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
-from fmen.cli.options import AutoPrecision, Device, Model, Threads, Weights, warn
+from fmen.cli.options import AutoPrecision, Device, Model, Threads, warn
 from fmen.errors import UserError
 
 if TYPE_CHECKING:
@@ -50,7 +50,18 @@ def upscale(
         str | None,
         typer.Option("--output", "-o", metavar="PATH", help="Folder, or file for one image; - is stdout (PNG)."),
     ] = None,
-    weights: Weights = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|clean|real|FILE|NAME",
+            help="Trained weights. auto: the bundled ones, real for JPEGs and noisy images, and clean for others. "
+            "Default: the newest run's, without a run auto.",
+        ),
+    ] = None,
+    denoise: Annotated[
+        float | None,
+        typer.Option(metavar="SHARE", min=0, max=1, help="Blend clean (0) and real (1) for all images."),
+    ] = None,
     model: Model = None,
     scale: Annotated[
         int | None,
@@ -104,18 +115,15 @@ def upscale(
     use_threads(threads)
     jobs, faults = plan(inputs, output, f".{format_.value}")
     from fmen.sources.networks import source_of
-    from fmen.sources.weights import choose_weights, weights_title
-    from fmen.upscaling.networks import SCALES, Networks, needed_scale
+    from fmen.upscaling.choice import choose
+    from fmen.upscaling.networks import Networks
 
-    if weights is None and model is None and scale is None and (width or max_side):  # the factor depends on the image
-        files = list(dict.fromkeys(choose_weights(None, each) for each in SCALES))
-    else:
-        factor = None if size is None else size.factor
-        files = [choose_weights(weights, scale or (needed_scale(factor) if factor else None), model)]
-    networks = Networks.load(
-        files, model, note=warn, size=size, precision=precision.value, device=device, tile=side, self_ensemble=ensemble
+    chosen = choose(weights, model, scale=scale, size=size, denoise=denoise)
+    options = {"precision": precision.value, "device": device, "tile": side, "self_ensemble": ensemble}
+    networks = Networks.load(chosen.files, model, real=chosen.real, denoise=denoise, note=warn, size=size, **options)
+    settings = Settings.of(
+        chosen.all_files, precision.value, ensemble, quality, networks.size, code=source_of(model), denoise=denoise
     )
-    settings = Settings.of(files, precision.value, ensemble, quality, networks.size, code=source_of(model))
     for fault in faults:
         typer.echo(f"error: {fault}", err=True)
     todo = jobs if overwrite else pending(jobs, settings)
@@ -130,8 +138,8 @@ def upscale(
     if todo and engine is Engine.ray:
         from fmen.upscaling.cluster import run_on_ray
 
-        for file, network in zip(networks.files, networks.models, strict=True):
-            say(f"weights {weights_title(file)}: {network.name} x{network.scale}")
+        for line in networks.lines():
+            say(line)
         folder = output_folder(inputs, output)
         failed, failures = run_on_ray(todo, networks, settings, folder, workers=workers, say=say)
         advice = f"see {failures}" if failed else advice
@@ -143,12 +151,11 @@ def upscale(
 
 def run_here(todo: Sequence[Job], networks: Networks, settings: Settings, say: Callable[[str], None]) -> int:
     """Upscale in this process; return the number of images that could not be upscaled."""
-    from fmen.sources.weights import weights_title
     from fmen.upscaling.batch import BatchUpscaler
 
     first = networks.upscaler()
-    for file, model in zip(networks.files, networks.models, strict=True):
-        say(f"weights {weights_title(file)}: {model.name} x{model.scale}, {first.precision} on {first.device}")
+    for line in networks.lines(f", {first.precision} on {first.device}"):
+        say(line)
     batch = BatchUpscaler(networks, settings, progress=sys.stderr.isatty())
     return batch.run(todo, say=say, complain=warn)
 

@@ -137,7 +137,9 @@ class BatchUpscaler:
             with named(job), TileBar(job.name, self.progress) as bar:
                 factor = self.networks.factor(height, width)
                 smaller = factor is not None and factor <= 1
-                upscaler = None if smaller else self.networks.upscaler(8 * photo.pixels.itemsize, factor)
+                reason = "" if smaller else self.networks.reason_for_real(photo)
+                bits = 8 * photo.pixels.itemsize
+                upscaler = None if smaller else self.networks.upscaler(bits, factor, degraded=bool(reason))
                 if job.target is not None:  # before the work
                     ratio = factor or max(self.networks.scales)
                     size = (math.ceil(height * ratio), math.ceil(width * ratio))
@@ -147,9 +149,9 @@ class BatchUpscaler:
             failed: Future[str] = Future()
             failed.set_exception(error)
             return failed, 0
-        return writers.submit(self._write, job, sr, photo, factor), sr.pixels.nbytes
+        return writers.submit(self._write, job, sr, photo, factor, reason), sr.pixels.nbytes
 
-    def _write(self, job: Job, sr: Photo, photo: Photo, factor: Fraction | None) -> str:
+    def _write(self, job: Job, sr: Photo, photo: Photo, factor: Fraction | None, reason: str) -> str:
         """Correct, resize and write the result of a job; return a line about it."""
         with named(job):
             large = finish(sr, photo, factor)
@@ -165,7 +167,8 @@ class BatchUpscaler:
                 if self.record:
                     write_records([(job.target, self.settings.origin(job))])
         sizes = ("x".join(map(str, image.pixels.shape[1::-1])) for image in (photo, large))
-        return f"{job.name} ({next(sizes)}) -> {job.result} ({next(sizes)})"
+        line = f"{job.name} ({next(sizes)}) -> {job.result} ({next(sizes)})"
+        return f"{line}, weights real: {reason}" if reason else line
 
 
 def return_free_memory() -> None:

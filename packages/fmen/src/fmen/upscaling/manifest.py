@@ -38,6 +38,7 @@ class Settings:
         self_ensemble: Whether the results are means over flips and rotations.
         quality: Quality of JPEG and WebP.
         size: The output size that was asked for; None for the network's scale.
+        denoise: Share of the second weights in a blend; None without a blend.
     """
 
     weights: str
@@ -45,6 +46,7 @@ class Settings:
     self_ensemble: bool
     quality: int
     size: str | None = None
+    denoise: float | None = None
 
     @classmethod
     def of(
@@ -56,11 +58,12 @@ class Settings:
         size: OutputSize | None = None,
         *,
         code: bytes = b"",
+        denoise: float | None = None,
     ) -> Settings:
         """Create the settings from the weights files, and from the content of the file of a user's network."""
         hashes = [hashlib.sha256(file.read_bytes() + code).hexdigest() for file in weights]
         combined = hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
-        return cls(combined, precision, self_ensemble, quality, None if size is None else str(size))
+        return cls(combined, precision, self_ensemble, quality, None if size is None else str(size), denoise)
 
     def origin(self, job: Job) -> Origin:
         """Return what the result of a job depends on: size and modification time of its source, and the settings."""

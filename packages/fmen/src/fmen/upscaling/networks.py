@@ -1,4 +1,4 @@
-"""The networks of a run: of several scales, each in the precision that an image needs."""
+"""The networks of a run: of several scales, for clean and degraded images, each in the precision that it needs."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from fmen.sources.networks import Note, load_network
+from fmen.sources.weights import weights_title
+from fmen.upscaling.condition import REAL_BELOW_QUALITY, degradation_of
 from fmen.upscaling.enlarge import OutputSize
+from fmen.upscaling.photo import Photo
 from fmen_core import Upscaler
 from fmen_core.architecture import sr_model
+from fmen_core.interpolation import interpolate
 
 SCALES = (2, 3, 4)
 """The scales of the bundled networks."""
@@ -27,6 +31,8 @@ class Networks:
     Args:
         files: The weights files, one for each scale.
         models: The networks that were loaded from them, in this order.
+        real: The weights file for degraded images and its network; None to upscale them as all others.
+        denoise: Share of ``real`` in a blend with the only network, for all images; None without a blend.
         size: The output size; None for the network's scale.
         precision: As of ``Upscaler``, except that ``"auto"`` is fp32 for images of 16 bits per channel: bf16 and fp16
             have 8 and 11 significant bits.
@@ -38,6 +44,8 @@ class Networks:
         files: Sequence[Path],
         models: Sequence[Any],
         *,
+        real: tuple[Path, Any] | None = None,
+        denoise: float | None = None,
         size: OutputSize | None = None,
         precision: str = "auto",
         **options: Any,
@@ -45,21 +53,35 @@ class Networks:
         self.scales = [sr_model(model).scale for model in models]
         self.files = list(files)
         self.models = list(models)
+        self.titles = [weights_title(file) for file in files]
+        self.real = real
+        if real and denoise is not None:
+            self.titles = [f"{1 - denoise:g} of {self.titles[0]} and {denoise:g} of {weights_title(real[0])}"]
+            self.models = [interpolate(self.models[0], real[1], denoise)]
+            self.real = None
+        alike = {*self.scales, *([sr_model(self.real[1]).scale] if self.real else [])}
         # An output size that is the network's scale needs no resizing, and its results are those of a run without one.
-        self.size = None if size == OutputSize(Fraction(self.scales[0])) and len(models) == 1 else size
+        self.size = None if size == OutputSize(Fraction(self.scales[0])) and len(alike) == 1 else size
         self.precision = precision
         self.options = options
-        self._upscalers: dict[tuple[int, str], Upscaler] = {}
+        self._upscalers: dict[tuple[bool, int, str], Upscaler] = {}
 
     @classmethod
     def load(
-        cls, files: Sequence[Path], model: str | None = None, *, note: Note = lambda line: None, **options: Any
+        cls,
+        files: Sequence[Path],
+        model: str | None = None,
+        *,
+        real: Path | None = None,
+        note: Note = lambda line: None,
+        **options: Any,
     ) -> Networks:
         """Load the networks from their weights files.
 
         Args:
             files: The weights files, one for each scale.
             model: The network, as :func:`fmen.sources.networks.load_network` takes it; required for a user's network.
+            real: The weights file for degraded images.
             note: Called with one line about weights of another version of a user's file.
             options: Other arguments of ``Networks``.
 
@@ -67,22 +89,40 @@ class Networks:
             WeightsError: A file cannot be read, or is of no known network.
             UserError: The user's network cannot be used.
         """
-        return cls(files, [load_network(file, model, note=note) for file in files], **options)
+        models = [load_network(file, model, note=note) for file in files]
+        return cls(files, models, real=(real, load_network(real)) if real else None, **options)
+
+    def lines(self, where: str = "") -> list[str]:
+        """Return a line about each network for the user; ``where`` follows what is computed where."""
+        lines = [
+            f"weights {title}: {model.name} x{model.scale}{where}"
+            for title, model in zip(self.titles, self.models, strict=True)
+        ]
+        if self.real:
+            use = f"for JPEGs of quality below {REAL_BELOW_QUALITY} and noisy images (--weights clean: for none)"
+            lines.append(f"weights {weights_title(self.real[0])}: {use}")
+        return lines
+
+    def reason_for_real(self, photo: Photo) -> str:
+        """Return in words why a photograph needs the network for degraded images; empty if it does not."""
+        return (degradation_of(photo) or "") if self.real else ""
 
     def factor(self, height: int, width: int) -> Fraction | None:
         """Return the ratio of output to input for an image of this size; None for the network's scale."""
         return None if self.size is None else self.size.factor_for(height, width, max(self.scales))
 
-    def upscaler(self, bits: int = 8, factor: Fraction | None = None) -> Upscaler:
+    def upscaler(self, bits: int = 8, factor: Fraction | None = None, *, degraded: bool = False) -> Upscaler:
         """Return the upscaler for an image of 8 or 16 bits per channel.
 
-        Its scale is the smallest one that is not below ``factor``, or else the largest one.
+        Its scale is the smallest one that is not below ``factor``, or else the largest one. There is one for degraded
+        images only with ``real``, and it has one scale.
         """
         enough = [scale for scale in self.scales if factor is not None and scale >= factor]
         scale = min(enough, default=max(self.scales))
         precision = "fp32" if self.precision == "auto" and bits == 16 else self.precision
-        if (scale, precision) not in self._upscalers:
-            model = self.models[self.scales.index(scale)]
+        key = (degraded, scale, precision)
+        if key not in self._upscalers:
+            model = self.real[1] if degraded and self.real else self.models[self.scales.index(scale)]
             options: Any = {"precision": precision, **self.options}
-            self._upscalers[scale, precision] = Upscaler(model, **options)
-        return self._upscalers[scale, precision]
+            self._upscalers[key] = Upscaler(model, **options)
+        return self._upscalers[key]

@@ -74,6 +74,7 @@ class Photo:
         gray: Whether the file has a single colour channel; the channels of ``pixels`` are then equal up to rounding.
         icc: The colour profile.
         exif: The encoded EXIF data to write.
+        luma_table: The luma quantization table of a JPEG file, 64 values.
     """
 
     pixels: Pixels
@@ -81,6 +82,7 @@ class Photo:
     gray: bool = False
     icc: bytes | None = None
     exif: bytes = b""
+    luma_table: tuple[int, ...] | None = None
 
 
 def read_photo(content: bytes, name: str | Path) -> Photo:
@@ -109,6 +111,7 @@ def read_photo(content: bytes, name: str | Path) -> Photo:
                 orientation = 1
             icc = None if image.mode == "CMYK" else image.info.get("icc_profile")
             copied = _copied_exif(exif)
+            table = getattr(image, "quantization", {}).get(0)
     except UnidentifiedImageError:
         if content.startswith(TIFF_SIGNATURES):
             raise DataError(f"{name} is an unsupported kind of TIFF file; convert it to PNG") from None
@@ -126,7 +129,7 @@ def read_photo(content: bytes, name: str | Path) -> Photo:
     alpha = np.ascontiguousarray(pixels[..., 3]) if pixels.shape[2] == 4 else None
     if alpha is not None and (alpha == np.iinfo(alpha.dtype).max).all():
         alpha = None
-    return Photo(np.ascontiguousarray(pixels[..., :3]), alpha, gray, icc, copied)
+    return Photo(np.ascontiguousarray(pixels[..., :3]), alpha, gray, icc, copied, table and tuple(table))
 
 
 def _is_deep(content: bytes, image: Image.Image) -> bool:
