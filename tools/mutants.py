@@ -58,8 +58,8 @@ NAMED = (
     (f"{CORE}/upscaler.py", "convert(model, precision)", "pass"),
     (
         f"{CORE}/upscaler.py",
-        "if tile is None else self.run_tiles(lr, tile, on_tile)",
-        "if True else self.run_tiles(lr, tile, on_tile)",
+        "if tile is None else self._rows_of_tiles(rest, tile, on_tile)",
+        "if True else self._rows_of_tiles(rest, tile, on_tile)",
     ),
     (f"{CORE}/upscaler.py", "if self.self_ensemble else", "if False else"),
 )
@@ -237,6 +237,7 @@ def main() -> None:
         folders += [
             "tests/fmen_core/test_upscaler.py",
             "tests/fmen_core/test_tiling.py",
+            "tests/fmen_core/test_streaming.py",
             "tests/fmen_core/test_precision.py",
         ]
         chosen = named_mutants()

@@ -26,7 +26,7 @@ from fmen_core import (
 from fmen_core.blocks.attention import HFAB
 from fmen_core.blocks.reparameterizable import BLOCKS, RRRB, set_collapsed
 from fmen_core.models.fmen import ERB
-from fmen_core.upscaler import Image, to_image
+from fmen_core.pixels import Image, to_image
 
 # Parameters of the inference form, from the paper.
 PARAMETERS = {

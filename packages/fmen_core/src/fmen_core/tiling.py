@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 from fmen_core.architecture import sr_model
 from fmen_core.blocks.attention import SpatialGate
 from fmen_core.control_groups import control_groups
+from fmen_core.device import device_of
 from fmen_core.errors import ModelError
 from fmen_core.precision import PROBE_SIDE
 from fmen_core.reparam import reparameterize
@@ -94,11 +95,6 @@ def needed_bytes(model: nn.Module) -> float:
             layer.register_forward_hook(lambda _, inputs, out: record(inputs, out))
     network(torch.zeros(1, 3, PROBE_SIDE, PROBE_SIDE, device=device_of(network)))
     return ALLOWANCE * peak / PROBE_SIDE**2
-
-
-def device_of(model: nn.Module) -> torch.device | None:
-    """Return the device of the parameters, or None if there are none."""
-    return next((weight.device for weight in model.parameters()), None)
 
 
 def free_memory(device: torch.device, *, proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
@@ -200,7 +196,7 @@ def is_equivariant(network: nn.Module, radius: int) -> bool:
     """
     side, scale = max(64, 2 * radius + 8), sr_model(network).scale
     generator = torch.Generator().manual_seed(0)
-    image = torch.rand(1, 3, side + 1, side + 1, generator=generator).to(device_of(network) or "cpu")
+    image = torch.rand(1, 3, side + 1, side + 1, generator=generator).to(device_of(network))
     image *= sr_model(network).data_range
     first, second = network(image[..., :-1, :-1]), network(image[..., 1:, 1:])
     low, high = scale * radius, scale * (side - radius - 1)

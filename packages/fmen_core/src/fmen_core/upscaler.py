@@ -1,23 +1,26 @@
-"""Run a network on images of any size, in any precision, whole or in tiles that join without a seam."""
+"""Run a network on images of any size, in any precision: whole, in strips of rows, or in tiles that join seamlessly."""
 
 from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fmen_core.architecture import sr_model, unwrap
+from fmen_core.device import pick_device
 from fmen_core.errors import ModelError
+from fmen_core.pixels import AnyImage, to_image, to_input
 from fmen_core.precision import DTYPES, PROBE_SIDE, Precision, automatic_precisions, convert, float32_mode
 from fmen_core.reparam import reparameterize
+from fmen_core.row_graph import Node
+from fmen_core.streaming import Stream, streamable
 from fmen_core.tiling import (
     CPU_BUDGET,
     CUDA_BUDGET,
@@ -32,12 +35,16 @@ from fmen_core.tiling import (
     windows,
 )
 
-Image = npt.NDArray[np.uint8]
-AnyImage = TypeVar("AnyImage", npt.NDArray[np.uint8], npt.NDArray[np.uint16])
 Value = TypeVar("Value")
 
 SMALL = 2**15
 """Number of LR pixels that fit into the memory of any machine."""
+
+STRIP_BYTES = {"cpu": 64 * 2**20, "cuda": 2**30}
+"""Memory of the features of a strip: on the CPU about that of a 256x256 image, of which most stays in the cache."""
+
+FEWEST_ROWS = 4
+"""Least number of rows of a strip."""
 
 
 @dataclass(frozen=True)
@@ -69,12 +76,14 @@ class Upscaler:
             The first and the last convolution are computed in fp32, unless TF32 is asked for. ``"auto"`` takes the
             fastest that the device has instructions for and that the network's values fit into: fp16 or bf16 on CUDA,
             bf16 on the CPU, otherwise fp32. If an image leaves its range, the next one is taken from then on.
-        tile: Side of the LR tiles that the image is cut into, or None for the whole image at once. ``"auto"`` takes
-            the whole image if it needs less than 1.25 GiB (8 GiB on a GPU) and half of the free memory, otherwise the
-            largest tiles that need three fifths of that. A network with global or coarse-grid attention is never
-            tiled. Each tile is read with a margin as wide as the receptive field. Results of tiles differ from those
-            of the whole image by at most one gray level, in about one of a million values, because sums may be
-            formed in another order. When memory runs out, the tiles' side is halved.
+        tile: ``"auto"``, the side of the LR tiles that the image is cut into, or None for the whole image at once.
+            ``"auto"`` streams large images through a network that is a chain of convolutions, in strips of rows (see
+            ``fmen_core.streaming``). For other networks and with ``self_ensemble``, it takes the whole image if that
+            needs less than 1.25 GiB (8 GiB on a GPU) and half of the free memory, otherwise the largest tiles that
+            need three fifths of that. A network with global or coarse-grid attention is never cut. Each tile is read
+            with a margin as wide as the receptive field. Results of strips and tiles differ from those of the whole
+            image by at most one gray level, in about one of a million values, because sums may be formed in another
+            order. When memory runs out, the strips' rows or the tiles' side are halved.
         channels_last: Store the channels of a pixel together, which is faster. The sums are formed in another order
             than in the published implementations, which changes a PSNR in its sixth digit.
         self_ensemble: Return the mean of the outputs for the image's eight flips and rotations: some hundredths of a
@@ -110,6 +119,7 @@ class Upscaler:
         self._lock = threading.RLock()
         self._measured: dict[str, Any] = {}
         self._largest_tile: int | None = None
+        self._most_rows: int | None = None
         self._float32 = reparameterize(copy.deepcopy(unwrap(model)).float()).to(self.device)
         choices = automatic_precisions(self.device) if precision == "auto" else (precision,)
         self._prepared = self._prepare(choices)
@@ -184,34 +194,74 @@ class Upscaler:
 
         Args:
             lr: ``(H, W, 3)`` RGB, uint8 or uint16.
-            on_tile: Called after every tile with the number of finished tiles and the number of all. It starts again
-                when memory runs out and the tiles become smaller.
+            on_tile: Called after every strip or tile with the number of finished ones and the number of all. It starts
+                again when memory runs out and they become smaller.
 
         Raises:
             ModelError: ``lr`` has another type or shape; the output is not finite; the network cannot run on an image
                 of this size; or the memory runs out.
         """
+        pieces = self.stream(lr, on_tile=on_tile)
+        first: AnyImage = next(pieces)
+        height, top = self.scale * len(lr), len(first)
+        if top == height:
+            return first
+        sr = np.empty((height, *first.shape[1:]), lr.dtype)
+        sr[:top] = first
+        for piece in pieces:
+            sr[top : top + len(piece)] = piece
+            top += len(piece)
+        return sr
+
+    def stream(
+        self, lr: AnyImage, *, on_tile: Callable[[int, int], object] | None = None
+    ) -> Generator[AnyImage, None, None]:
+        """Upscale one image and yield the result in pieces of whole rows, from top to bottom.
+
+        The pieces are strips of rows, rows of tiles, or the whole result, as ``tile`` says. Arguments and errors are
+        those of a call.
+        """
         if lr.dtype not in (np.uint8, np.uint16) or lr.ndim != 3 or lr.shape[2] != 3 or not lr.size:
             raise ModelError(f"expected a uint8 or uint16 (H, W, 3) image, got {lr.dtype} {lr.shape}")
         height, width = lr.shape[:2]
-        tile = self.tile_for(height, width, lr.itemsize)
-        while True:
+        done = 0
+        while done < height * self.scale:
+            rows = self.rows_for(height, width)
+            tile = self.tile_for(height, width, lr.itemsize) if rows is None else None
+            # After a change of the precision or of the size, the rows that the next ones depend on are repeated.
+            first = max(0, done // self.scale - self.reach) if done else 0
+            rest, top = lr[first:], first * self.scale
             try:
-                return self.run(lr) if tile is None else self.run_tiles(lr, tile, on_tile)
+                if rows is not None:
+                    pieces = self._strips(rest, rows, on_tile)
+                else:
+                    pieces = iter([self.run(rest)]) if tile is None else self._rows_of_tiles(rest, tile, on_tile)
+                for piece in pieces:
+                    ready, top = piece[max(0, done - top) :], top + len(piece)
+                    if len(ready):
+                        done = top
+                        yield ready
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
+            else:
+                continue
             # Outside the except clause, where the traceback no longer holds the features.
-            tile = self._smaller_tile(height, width, tile)
+            self._use_less_memory(height, width, rows, tile)
 
-    def _smaller_tile(self, height: int, width: int, tile: int | None) -> int:
-        """Return half of ``tile``, or of an untiled image, for this image and the next ones after memory has run out.
+    def _use_less_memory(self, height: int, width: int, rows: int | None, tile: int | None) -> None:
+        """Halve the strips or the tiles, for this image and the next ones, after memory has run out.
 
         Raises:
-            ModelError: The network cannot be tiled, or the tile is the smallest one.
+            ModelError: The network cannot be tiled, or they are the smallest ones.
         """
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+        if rows is not None or (tile is None and self._may_stream):
+            if rows == 1:
+                raise ModelError(f"out of memory on {width}x{height} pixels, even in strips of one row")
+            self._most_rows = max(1, min(rows or height, height) // 2)
+            return
         if self.radius is None:
             raise ModelError(
                 f"out of memory on {width}x{height} pixels, and this network cannot be tiled; choose another network, "
@@ -221,24 +271,72 @@ class Upscaler:
         if side <= SMALLEST_TILE:
             raise ModelError(f"out of memory on {width}x{height} pixels, even in tiles of {side} pixels")
         self._largest_tile = max(SMALLEST_TILE, side // 2)
-        return self._largest_tile
 
-    def run_tiles(self, lr: AnyImage, tile: int, on_tile: Callable[[int, int], object] | None = None) -> AnyImage:
-        """Upscale one image in tiles of at most ``tile`` LR pixels a side."""
+    def _strips(
+        self, lr: AnyImage, rows: int, on_tile: Callable[[int, int], object] | None = None
+    ) -> Iterator[AnyImage]:
+        """Upscale in strips of ``rows`` LR rows; end when an output is not finite, after changing the precision."""
+        prepared = self._prepared
+        nodes = self._nodes(prepared)
+        assert nodes is not None
+        height, width = lr.shape[:2]
+        stream = Stream(nodes, height, width, self.memory_format, self.device)
+        total = stream.steps(rows)
+        for step in range(total):
+            with torch.inference_mode(), float32_mode(tf32=prepared.precision == "tf32"):
+                out = stream.step(to_input(lr[step * rows : (step + 1) * rows], self.data_range, self.device), rows)
+                finite = out is None or all(extreme.isfinite() for extreme in out.aminmax())
+                strip = None if out is None or not finite else to_image(out, self.data_range, lr.dtype)
+                del out
+            if not finite:
+                self._fall_back(prepared)
+                return
+            if on_tile is not None:
+                on_tile(step + 1, total)
+            if strip is not None:
+                yield strip
+
+    def _rows_of_tiles(
+        self, lr: AnyImage, tile: int, on_tile: Callable[[int, int], object] | None = None
+    ) -> Iterator[AnyImage]:
+        """Upscale in tiles of at most ``tile`` LR pixels a side; yield each row of tiles."""
         height, width = lr.shape[:2]
         margin = self.radius or 0
         rows, columns = list(windows(height, tile, margin)), list(windows(width, tile, margin))
         scale, total = self.scale, len(rows) * len(columns)
-        sr = np.empty((height * scale, width * scale, 3), lr.dtype)
         for i, (top, bottom, first_row, last_row) in enumerate(rows):
+            sr = np.empty(((bottom - top) * scale, width * scale, 3), lr.dtype)
             for j, (left, right, first_column, last_column) in enumerate(columns):
                 out = self.run(lr[first_row:last_row, first_column:last_column])
                 row, column = (top - first_row) * scale, (left - first_column) * scale
-                target = sr[top * scale : bottom * scale, left * scale : right * scale]
+                target = sr[:, left * scale : right * scale]
                 target[:] = out[row : row + target.shape[0], column : column + target.shape[1]]
                 if on_tile is not None:
                     on_tile(i * len(columns) + j + 1, total)
-        return sr
+            yield sr
+
+    @property
+    def _may_stream(self) -> bool:
+        return self.tile == "auto" and not self.self_ensemble and self._nodes(self._prepared) is not None
+
+    def _nodes(self, prepared: Prepared) -> list[Node] | None:
+        return self._measure(f"nodes in {prepared.precision}", lambda: streamable(prepared.model))
+
+    @property
+    def reach(self) -> int:
+        """Rows of an LR image above a row of the result that the result depends on."""
+        nodes = self._nodes(self._prepared) if self._may_stream else None
+        return self.radius or 0 if nodes is None else -(-nodes[-1].lag // self.scale)
+
+    def rows_for(self, height: int, width: int) -> int | None:
+        """Return the rows of the strips in which an LR image of this size is streamed, or None if it is not."""
+        if (height * width <= SMALL and self._most_rows is None) or not self._may_stream:
+            return None
+        rows = int(STRIP_BYTES[self.device.type] / (self.bytes_per_pixel * width))
+        rows = max(FEWEST_ROWS, rows)
+        if self._most_rows is not None:
+            rows = min(rows, self._most_rows)
+        return rows if rows < height else None
 
     def tile_for(self, height: int, width: int, itemsize: int = 1) -> int | None:
         """Return the side of the tiles that an LR image of this size is cut into, or None if it is not cut.
@@ -274,20 +372,13 @@ class Upscaler:
     def run(self, lr: AnyImage) -> AnyImage:
         """Upscale one image or tile at once."""
         height, width = lr.shape[:2]
-        white = float(np.iinfo(lr.dtype).max)
-        x = torch.from_numpy(np.require(lr, requirements=["C", "W"])).to(self.device).permute(2, 0, 1)[None].float()
-        if self.data_range != white:
-            x = x / (white / self.data_range)  # A division, as in the published code: its last bits change pixels.
+        x = to_input(lr, self.data_range, self.device)
         if min(height, width) < PROBE_SIDE:
             least = self._measure("smallest side", lambda: smallest_side(self._float32))
             x = F.pad(x, (0, max(0, least - width), 0, max(0, least - height)), mode="replicate")
         x = x.contiguous(memory_format=self.memory_format)
         out = self._finite_output(x)[..., : height * self.scale, : width * self.scale]
-        if lr.dtype == np.uint8:
-            pixels: Any = to_image(out, self.data_range)
-        else:
-            pixels = np.ascontiguousarray(scaled(out, self.data_range, white).cpu().numpy(), lr.dtype)
-        sr: AnyImage = pixels
+        sr: AnyImage = to_image(out, self.data_range, lr.dtype)
         return sr
 
     def _finite_output(self, x: Tensor) -> Tensor:
@@ -314,30 +405,3 @@ class Upscaler:
                 total = total + (out.flip(3) if mirrored else out)
         mean: Tensor = total / 8
         return mean
-
-
-def to_image(out: Tensor, data_range: float) -> Image:
-    """Clamp and round a network's output ``(1, 3, H, W)`` in ``[0, data_range]`` to ``uint8 (H, W, 3)``."""
-    pixels: Image = scaled(out, data_range, 255.0).to(torch.uint8).contiguous().cpu().numpy()
-    return pixels
-
-
-def scaled(out: Tensor, data_range: float, white: float) -> Tensor:
-    """Clamp and round a network's output ``(1, 3, H, W)`` to ``(H, W, 3)`` in ``[0, white]``."""
-    out = out[0].float()
-    if data_range != white:
-        out = out * (white / data_range)
-    return out.clamp_(0, white).round_().permute(1, 2, 0)
-
-
-def pick_device(device: str) -> str:
-    """Return the device that ``"auto"`` stands for; any other name as it is.
-
-    Raises:
-        ModelError: There is no such device.
-    """
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ModelError(f"device {device!r} was asked for, but this PyTorch sees no CUDA GPU; choose cpu or auto")
-    return device

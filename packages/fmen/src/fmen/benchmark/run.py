@@ -17,8 +17,8 @@ from fmen.sources.python_file import call_user_code
 from fmen.submission.metrics import count_with_fvcore, require_fvcore
 from fmen_core import Upscaler
 from fmen_core.architecture import sr_model
+from fmen_core.device import pick_device
 from fmen_core.precision import float32_mode
-from fmen_core.upscaler import pick_device
 from fmen_data import PairDataset, open_dataset
 from fmen_data.datasets import parse_source
 from fmen_eval import (

@@ -14,7 +14,7 @@ import torch
 from fmen.report.encoding import Image
 from fmen.report.images import Distances
 from fmen.report.inputs import ReportError
-from fmen_core.upscaler import pick_device
+from fmen_core.device import pick_device
 from fmen_eval import EvaluationError
 
 METRICS = ("lpips", "dists")

@@ -1,0 +1,26 @@
+"""Where a network runs."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from fmen_core.errors import ModelError
+
+
+def pick_device(device: str) -> str:
+    """Return the device that ``"auto"`` stands for; any other name as it is.
+
+    Raises:
+        ModelError: There is no such device.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ModelError(f"device {device!r} was asked for, but this PyTorch sees no CUDA GPU; choose cpu or auto")
+    return device
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return the device of the parameters; the CPU if there are none."""
+    return next((weight.device for weight in model.parameters()), torch.device("cpu"))

@@ -1,0 +1,303 @@
+"""Streaming: strips of rows through a network have the same result as the whole image."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fmen_core import ModelError, Upscaler, create_model, fmen_s, reparameterize
+from fmen_core.models import ARCHITECTURES
+from fmen_core.streaming import Stream, streamable
+
+STREAMED = {
+    "fmen-s", "fmen", "imdn-baseline", "imdn-plus", "spanf", "tsr", "dscf", "span", "spanv2", "disp", "pds", "pkdsr"
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def strips_of(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Stream images of any size in strips of a number of rows."""
+
+    def stream(rows: int) -> None:
+        monkeypatch.setattr("fmen_core.upscaler.SMALL", 0)
+        monkeypatch.setattr("fmen_core.upscaler.FEWEST_ROWS", rows)
+        monkeypatch.setattr("fmen_core.upscaler.STRIP_BYTES", {"cpu": 0})
+
+    return stream
+
+
+def photograph(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def with_random_weights(name: str) -> nn.Module:
+    """A network whose output is around middle gray, where clamping hides nothing."""
+    torch.manual_seed(0)
+    model = reparameterize(create_model(name))
+    convs = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    with torch.no_grad():
+        out = model(torch.rand(1, 3, 16, 16) * model.data_range)
+        assert convs[-1].bias is not None
+        convs[-1].weight.mul_(0.2 * model.data_range / out.std())
+        convs[-1].bias.mul_(0).add_(model.data_range / 2)
+    return model
+
+
+class Network(nn.Module):
+    """A small network around a function of its features."""
+
+    scale = 1
+    data_range = 1.0
+
+    def __init__(self, function: Any = None) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.head = nn.Conv2d(3, 6, 3, padding=1)
+        self.function = function or (lambda x: x)
+        self.tail = nn.Conv2d(6, 3, 5, padding=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.tail(self.function(self.head(x)))
+        return out
+
+
+class Gate(nn.Module):
+    """An attention branch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(nn.Conv2d(6, 6, 3, padding=1), nn.LeakyReLU(inplace=True), nn.Conv2d(6, 6, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(self.branch(x))
+
+
+# --- what streams -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [architecture.name for architecture in ARCHITECTURES])
+def test_the_networks_that_are_chains_of_convolutions_stream(name: str) -> None:
+    assert (streamable(reparameterize(create_model(name))) is not None) == (name in STREAMED)
+
+
+FUNCTIONS: dict[str, Any] = {
+    "activations": lambda x: F.silu(F.gelu(F.hardtanh(F.elu(F.leaky_relu(x, 0.1, inplace=True))))).tanh(),
+    "an activation with a slope per channel": nn.PReLU(6),
+    "a depthwise dilated convolution": nn.Conv2d(6, 6, (5, 3), padding=(4, 2), dilation=2, groups=6, bias=False),
+    "a column of pixels as kernel": nn.Conv2d(6, 6, (1, 3), padding=(0, 1)),
+    "BatchNorm in eval mode": nn.BatchNorm2d(6),
+    "scalars and a parameter per channel": lambda x: 0.5 * x.clamp(-1, 1) + 1 - x / 3 * torch.arange(6.0).view(6, 1, 1),
+    "slices and concatenations": lambda x: torch.cat([x[:, 4:], *x.chunk(3, 1)[:2]], 1) * x[:, :1],
+    "several delays at once": lambda x: x * torch.sigmoid(blurred(blurred(x))) + x,
+    "a product with itself": lambda x: x * x,
+    "pixels shuffled twice": lambda x: F.conv2d(F.pixel_shuffle(x[:, :4], 2), torch.ones(6, 1, 3, 3), padding=1)[:, :6],
+}
+
+
+def blurred(x: Tensor) -> Tensor:
+    return F.conv2d(x, torch.full((6, 1, 3, 3), 0.1), padding=1, groups=6)
+
+
+@pytest.mark.parametrize("case", FUNCTIONS)
+def test_operations_stream_with_the_output_of_the_whole_image(case: str) -> None:
+    network = Network(FUNCTIONS[case]).eval()
+    if case == "pixels shuffled twice":
+        network.scale = 2
+    nodes = streamable(network)
+    assert nodes is not None
+    for height, width, rows in ((23, 11, 4), (1, 5, 3), (2, 1, 1), (9, 6, 30)):
+        x = torch.randn(1, 3, height, width)
+        with torch.inference_mode():
+            stream = Stream(nodes, height, width, torch.contiguous_format, x.device)
+            parts = [stream.step(x[:, :, top * rows : (top + 1) * rows], rows) for top in range(stream.steps(rows))]
+            found = torch.cat([part for part in parts if part is not None], 2)
+            assert torch.allclose(found, network(x), atol=1e-5)
+
+
+def shifted_in_place(x: Tensor) -> Tensor:
+    x[:, :2] += 1
+    return x
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x * x.mean((2, 3), keepdim=True),
+        lambda x: F.max_pool2d(x, 3, 1, 1),
+        lambda x: F.interpolate(F.conv2d(x, torch.ones(6, 6, 3, 3), stride=2, padding=1), x.shape[2:]),
+        lambda x: F.pad(x, (1, 1, 1, 1), mode="reflect")[..., 1:-1, 1:-1],
+        lambda x: x + torch.arange(x.shape[3]),
+        lambda x: x / x.shape[2],
+        lambda x: x.flip(2),
+        lambda x: torch.cat([x[:, :, :1], x[:, :, 1:]], 2),
+        lambda x: x if x.abs().max() > 1e9 else 2 * x,
+        shifted_in_place,
+        nn.BatchNorm2d(6).train(),
+    ],
+)
+def test_a_network_that_sees_more_than_some_rows_does_not_stream(function: Any) -> None:
+    assert streamable(Network(function)) is None
+
+
+# --- the upscaler -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["fmen-s", "imdn-plus", "span", "ecbsr"])
+@pytest.mark.parametrize("shape", [(45, 32), (3, 40), (1, 32), (40, 1)])
+def test_a_streamed_image_is_the_whole_image(name: str, shape: tuple[int, int], strips_of: Any) -> None:
+    model, lr = with_random_weights(name), photograph(*shape)
+    whole = Upscaler(model, device="cpu", tile=None)(lr)
+    assert whole.std() > 10
+    strips_of(8)
+    difference = np.abs(Upscaler(model, device="cpu")(lr).astype(int) - whole)
+    # PyTorch has another convolution for small inputs, whose sums are formed in another order.
+    assert difference.max() <= 1 and (difference > 0).mean() <= 2e-4
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_every_precision_and_memory_order_streams(precision: Any, channels_last: bool, strips_of: Any) -> None:
+    options: dict[str, Any] = {"device": "cpu", "precision": precision, "channels_last": channels_last}
+    network, lr = Network(Gate()), photograph(50, 32)
+    whole = Upscaler(network, tile=None, **options)(lr)
+    strips_of(16)
+    upscaler = Upscaler(network, **options)
+    assert upscaler.rows_for(*lr.shape[:2]) == 16 and upscaler.precision == precision
+    difference = np.abs(upscaler(lr).astype(int) - whole)
+    assert difference.max() <= 1 and (difference > 0).mean() <= 1e-3
+
+
+@pytest.mark.parametrize(("name", "precision"), [("fmen-s", "fp32"), ("fmen-s", "bf16"), ("span", "fp32")])
+def test_strips_differ_by_a_gray_level_in_at_most_one_of_a_million_values(
+    name: str, precision: Any, strips_of: Any
+) -> None:
+    lr = photograph(126, 50).repeat(2, 0).repeat(2, 1)  # 1.2 million output values, with edges
+    model = fmen_s(pretrained=True) if name == "fmen-s" else with_random_weights(name)
+    whole = Upscaler(model, device="cpu", precision=precision, tile=None)(lr)
+    strips_of(84)  # enough for PyTorch to take the same convolution as for the image
+    upscaler = Upscaler(model, device="cpu", precision=precision)
+    difference = np.abs(upscaler(lr).astype(int) - whole)
+    assert upscaler.rows_for(252, 100) == 84 and whole.size > 1e6 and whole.std() > 10
+    assert difference.max() <= 1 and (difference > 0).mean() <= 1e-6
+
+
+def test_sixteen_bits_stream(strips_of: Any) -> None:
+    lr = photograph(20, 15).astype(np.uint16) * 257
+    whole = Upscaler(Network(), device="cpu", tile=None)(lr)
+    strips_of(4)
+    streamed = Upscaler(Network(), device="cpu")(lr)
+    assert streamed.dtype == np.uint16 and np.abs(streamed.astype(int) - whole).max() <= 1
+
+
+def test_pieces_of_a_stream_are_the_rows_of_the_result(strips_of: Any) -> None:
+    lr, seen = photograph(50, 20), []
+    strips_of(8)
+    for upscaler in (Upscaler(Network()), Upscaler(Network(), tile=16), Upscaler(Network(), self_ensemble=True)):
+        pieces = list(upscaler.stream(lr, on_tile=lambda done, total: seen.append((done, total))))
+        assert np.array_equal(np.concatenate(pieces), upscaler(lr))
+        assert (
+            len(pieces) == {"auto": 7, 16: 4}[upscaler.tile if not upscaler.self_ensemble else 16] or len(pieces) == 1
+        )
+    assert seen[:7] == [(done, 7) for done in range(1, 8)]
+
+
+def test_small_images_and_those_with_given_tiles_do_not_stream() -> None:
+    upscaler = Upscaler(fmen_s(pretrained=True), device="cpu", precision="fp32")
+    assert upscaler.rows_for(256, 256) is None and upscaler.rows_for(181, 181) is None
+    rows = upscaler.rows_for(3000, 4000)
+    assert rows is not None and 8 <= rows <= 64
+    for options in ({"tile": None}, {"tile": 64}, {"self_ensemble": True}):
+        assert Upscaler(Network(), device="cpu", **options).rows_for(3000, 4000) is None  # type: ignore[arg-type]
+    assert Upscaler(Network(), device="cpu").rows_for(3000, 4000) is not None
+
+
+def test_a_network_that_cannot_be_recorded_has_tiles(strips_of: Any) -> None:
+    strips_of(8)
+    upscaler = Upscaler(Network(lambda x: F.max_pool2d(x, 3, 1, 1)), device="cpu")
+    assert upscaler.rows_for(40, 30) is None and upscaler(photograph(40, 30)).shape == (40, 30, 3)
+
+
+def test_several_threads_stream_at_once(strips_of: Any) -> None:
+    strips_of(8)
+    images = [photograph(40 + index, 30) for index in range(4)]
+    upscaler = Upscaler(with_random_weights("span"), device="cpu")
+    expected = [upscaler(image) for image in images]
+    results: dict[int, np.ndarray] = {}
+    threads = [
+        threading.Thread(target=lambda place=place: results.update({place: upscaler(images[place])}))
+        for place in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(np.array_equal(results[place], expected[place]) for place in range(4))
+
+
+# --- what goes wrong --------------------------------------------------------------------------------------------------
+
+
+def test_a_stream_goes_on_in_the_next_precision_where_an_output_is_not_finite(
+    strips_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lr = photograph(60, 20) // 16
+    lr[40:] = 255
+    strips_of(8)
+    monkeypatch.setattr("fmen_core.upscaler.automatic_precisions", lambda device: ("fp16", "fp32"))
+    monkeypatch.setattr("fmen_core.streaming._agrees", lambda model, nodes: True)  # not on noise, in fp16
+    network = Network(lambda x: x * (x > 1) * 1e30 * 1e-30 + x)
+    with torch.no_grad():
+        network.head.weight.abs_()
+    expected = Upscaler(network, device="cpu", precision="fp32", tile=None)(lr)
+    upscaler = Upscaler(network, device="cpu", precision="auto")
+    nodes = upscaler._nodes(upscaler._prepared)
+    assert nodes is not None and upscaler.precision == "fp16"
+    found = np.concatenate(list(upscaler.stream(lr)))
+    assert upscaler.precision == "fp32"
+    assert np.abs(found.astype(int) - expected).max() <= 1
+
+
+def test_strips_are_halved_when_memory_runs_out_and_the_stream_goes_on(
+    strips_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lr, step, seen = photograph(70, 20), Stream.step, []
+    expected = Upscaler(Network(), device="cpu", tile=None)(lr)
+
+    def limited(stream: Stream, strip: Tensor, rows: int) -> Tensor | None:
+        seen.append(rows)
+        if rows > 4 and stream.fed > 20:
+            raise MemoryError
+        return step(stream, strip, rows)
+
+    strips_of(16)
+    upscaler = Upscaler(Network(), device="cpu")
+    assert upscaler.rows_for(70, 20) == 16
+    monkeypatch.setattr(Stream, "step", limited)
+    pieces = list(upscaler.stream(lr))
+    assert [len(piece) for piece in pieces[:3]] == [13, 16, 2]
+    assert np.abs(np.concatenate(pieces).astype(int) - expected).max() <= 1
+    assert sorted(set(seen)) == [4, 8, 16] and upscaler.rows_for(70, 20) == 4
+    monkeypatch.setattr(Stream, "step", lambda *_: (_ for _ in ()).throw(MemoryError()))
+    with pytest.raises(ModelError, match="out of memory on 20x70 pixels, even in strips of one row"):
+        upscaler(lr)
+
+
+def test_an_image_that_runs_out_of_memory_as_a_whole_is_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    lr = photograph(70, 20)
+    upscaler = Upscaler(Network(), device="cpu")
+    expected = upscaler(lr)
+    assert upscaler.rows_for(70, 20) is None
+    monkeypatch.setattr(upscaler, "run", lambda lr: (_ for _ in ()).throw(MemoryError()))
+    assert np.abs(upscaler(lr).astype(int) - expected).max() <= 1
+    assert upscaler.rows_for(70, 20) == 35
