@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from fractions import Fraction
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,7 +25,9 @@ from fmen.upscaling.jobs import Job
 from fmen.upscaling.manifest import Settings, write_records
 from fmen.upscaling.networks import Networks
 from fmen.upscaling.photo import Photo, check_fits, encode_photo, read_photo, write_photo
-from fmen_core import ModelError
+from fmen.upscaling.storage import Location
+from fmen.upscaling.strips import write_strips, writes_strips
+from fmen_core import ModelError, Upscaler
 from fmen_core.tiling import free_memory
 from fmen_data import DataError
 
@@ -144,6 +147,8 @@ class BatchUpscaler:
                     ratio = factor or max(self.networks.scales)
                     size = (math.ceil(height * ratio), math.ceil(width * ratio))
                     check_fits(job.target, *size, transparent=photo.alpha is not None)
+                if writes_strips(upscaler, photo, factor, job.target):
+                    return done(self._write_strips(job, upscaler, photo, writers, bar.show, reason)), 0
                 sr = run_network(upscaler, photo, bar.show)
         except Failure as error:
             failed: Future[str] = Future()
@@ -161,14 +166,46 @@ class BatchUpscaler:
                 sys.stdout.buffer.write(buffer.getvalue())
                 sys.stdout.buffer.flush()
             else:
-                if self.record:
-                    write_records([(job.target, None)])
-                write_photo(job.target, large, quality=self.settings.quality)
-                if self.record:
-                    write_records([(job.target, self.settings.origin(job))])
-        sizes = ("x".join(map(str, image.pixels.shape[1::-1])) for image in (photo, large))
-        line = f"{job.name} ({next(sizes)}) -> {job.result} ({next(sizes)})"
-        return f"{line}, weights real: {reason}" if reason else line
+                with self._recorded(job, job.target):
+                    write_photo(job.target, large, quality=self.settings.quality)
+        return line_about(job, photo.pixels.shape, large.pixels.shape, reason)
+
+    def _write_strips(
+        self,
+        job: Job,
+        upscaler: Upscaler | None,
+        photo: Photo,
+        writers: ThreadPoolExecutor,
+        show: Callable[[int, int], object],
+        reason: str,
+    ) -> str:
+        """Run the network and write the result of a job strip by strip; return a line about it."""
+        assert upscaler is not None and isinstance(job.target, Path)
+        with self._recorded(job, job.target):
+            size = write_strips(upscaler, photo, job.target, writers, show)
+        return line_about(job, photo.pixels.shape, size, reason)
+
+    @contextmanager
+    def _recorded(self, job: Job, target: Location) -> Iterator[None]:
+        """Record the result of a job in the manifest after it is written; before, that there is none."""
+        if self.record:
+            write_records([(target, None)])
+        yield
+        if self.record:
+            write_records([(target, self.settings.origin(job))])
+
+
+def line_about(job: Job, lr: Sequence[int], sr: Sequence[int], reason: str) -> str:
+    """Return the line about a job, with the sizes of the image and the result."""
+    line = f"{job.name} ({lr[1]}x{lr[0]}) -> {job.result} ({sr[1]}x{sr[0]})"
+    return f"{line}, weights real: {reason}" if reason else line
+
+
+def done(line: str) -> Future[str]:
+    """Return a future that has its result."""
+    future: Future[str] = Future()
+    future.set_result(line)
+    return future
 
 
 def return_free_memory() -> None:

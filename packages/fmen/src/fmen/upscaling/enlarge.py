@@ -74,9 +74,14 @@ def run_network(upscaler: Upscaler | None, photo: Photo, on_tile: Callable[[int,
 
 def not_black(sr: Pixels, lr: Pixels) -> Pixels:
     """Return ``sr``, or raise ModelError if it is black and ``lr`` is not."""
-    if not sr.any() and lr.max() > np.iinfo(lr.dtype).max // 8:
+    if not sr.any() and is_bright(lr):
         raise ModelError("the network's output is black; check the weights")
     return sr
+
+
+def is_bright(lr: Pixels) -> bool:
+    """Return whether a black result of ``lr`` is wrong."""
+    return bool(lr.max() > np.iinfo(lr.dtype).max // 8)
 
 
 def finish(sr: Photo, lr: Photo, factor: Fraction | None = None) -> Photo:
@@ -136,18 +141,33 @@ def limit(sr: Pixels, lr: Pixels, *, extend: bool) -> None:
         lr: ``(H, W, ...)``.
         extend: Extend this range on either side by its width and one gray level of 255.
     """
-    square = np.ones((3, 3), np.uint8)
-    least, largest = cv2.erode(lr, square), cv2.dilate(lr, square)
+    scale = len(sr) // len(lr)
+    for rows in blocks(len(lr)):
+        limit_rows(sr[rows.start * scale : rows.stop * scale], lr, rows.start * scale, scale, extend=extend)
+
+
+def limit_rows(sr: Pixels, lr: Pixels, top: int, scale: int, *, extend: bool) -> None:
+    """Limit some rows of a result in place; see ``limit``.
+
+    Args:
+        sr: The rows ``(n, scale*W, ...)`` from ``top`` on.
+        lr: ``(H, W, ...)``.
+        top: The first row.
+        scale: Ratio of their sizes.
+        extend: As of ``limit``.
+    """
+    first, last = top // scale, -(-(top + len(sr)) // scale)
+    above = min(first, 1)
+    part, square = lr[first - above : last + 1], np.ones((3, 3), np.uint8)
+    least, largest = (change(part, square)[above : above + last - first] for change in (cv2.erode, cv2.dilate))
     white = np.iinfo(lr.dtype).max
     if extend:
         low, high = least.astype(np.int32), largest.astype(np.int32)
         slack = high - low + white // 255
         least, largest = (np.clip(bound, 0, white).astype(lr.dtype) for bound in (low - slack, high + slack))
-    scale = len(sr) // len(lr)
-    for rows in blocks(len(lr)):
-        part = sr[rows.start * scale : rows.stop * scale]
-        bounds = (bound[rows].repeat(scale, 0).repeat(scale, 1) for bound in (least, largest))
-        np.clip(part, *bounds, out=part)
+    offset = top - first * scale
+    bounds = (bound.repeat(scale, 0)[offset : offset + len(sr)].repeat(scale, 1) for bound in (least, largest))
+    np.clip(sr, *bounds, out=sr)
 
 
 def blocks(length: int) -> Iterator[slice]:

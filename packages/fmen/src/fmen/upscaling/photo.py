@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import io
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -158,7 +160,8 @@ def _decode(content: bytes, image: Image.Image, name: str | Path) -> tuple[Pixel
     transparent = "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info
     if image.mode == "La":  # gray multiplied by alpha, which Pillow converts in two steps
         image = image.convert("LA")
-    return np.array(image.convert("RGBA" if transparent else "RGB")), gray
+    mode = "RGBA" if transparent else "RGB"
+    return np.array(image if image.mode == mode else image.convert(mode)), gray
 
 
 def _decode_deep(content: bytes, image: Image.Image, name: str | Path) -> tuple[Pixels, bool]:
@@ -248,9 +251,15 @@ def write_photo(file: Location, photo: Photo, *, quality: int = 95) -> None:
         encode_photo(buffer, photo, kind, quality=quality)
         storage.write(file, buffer.getvalue())
         return
+    with writing(file), atomic_write(file) as temporary, temporary.open("wb+") as stream:
+        encode_photo(stream, photo, kind, quality=quality)
+
+
+@contextmanager
+def writing(file: Path) -> Iterator[None]:
+    """Turn an OSError while ``file`` is written into a DataError."""
     try:
-        with atomic_write(file) as temporary, temporary.open("wb+") as stream:
-            encode_photo(stream, photo, kind, quality=quality)
+        yield
     except OSError as error:
         reason = error.strerror or str(error)
         raise DataError(f"cannot write {shown(file)}: {reason}; free some space or choose another place") from error
@@ -258,7 +267,7 @@ def write_photo(file: Location, photo: Photo, *, quality: int = 95) -> None:
 
 def encode_photo(file: IO[bytes], photo: Photo, kind: str, *, quality: int = 95) -> None:
     """Encode a photograph as ``"PNG"``, ``"JPEG"``, ``"WEBP"`` or ``"TIFF"`` into an open file."""
-    pixels = _channels(photo)
+    pixels = channels_of(photo)
     if pixels.dtype == np.uint16 and kind == "PNG":
         file.write(_deep_png(pixels, photo))
     elif pixels.dtype == np.uint16 and kind == "TIFF":
@@ -278,8 +287,8 @@ def encode_photo(file: IO[bytes], photo: Photo, kind: str, *, quality: int = 95)
         Image.fromarray(pixels).save(file, kind, **options[kind], **given)
 
 
-def _channels(photo: Photo) -> Pixels:
-    """The pixels with as many channels as are written: gray, gray and alpha, RGB, or RGBA."""
+def channels_of(photo: Photo) -> Pixels:
+    """Return the pixels with as many channels as are written: gray, gray and alpha, RGB, or RGBA."""
     pixels = cv2.cvtColor(photo.pixels, cv2.COLOR_RGB2GRAY) if photo.gray else photo.pixels
     return pixels if photo.alpha is None else np.dstack([pixels, photo.alpha])
 

@@ -1,9 +1,13 @@
-"""Add a colour profile and EXIF data to a PNG file encoded by OpenCV, which writes neither."""
+"""PNG files with colour profile and EXIF data: chunks for those that OpenCV encodes, and a writer of strips."""
 
 from __future__ import annotations
 
 import struct
 import zlib
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
 
 HEADER_END = 33
 """Where the IHDR chunk, always the first one, ends."""
@@ -17,14 +21,60 @@ def with_chunks(png: bytes, *, icc: bytes | None, exif: bytes) -> bytes:
         icc: The profile.
         exif: As Pillow encodes it, with or without its ``Exif`` prefix.
     """
-    chunks = b""
-    if icc:
-        chunks += chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(icc))
-    if exif:
-        chunks += chunk(b"eXIf", exif.removeprefix(b"Exif\0\0"))
-    return png[:HEADER_END] + chunks + png[HEADER_END:]
+    return png[:HEADER_END] + metadata(icc, exif) + png[HEADER_END:]
+
+
+def metadata(icc: bytes | None, exif: bytes) -> bytes:
+    """Return an ``iCCP`` and an ``eXIf`` chunk, each if it has content."""
+    profile = chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(icc)) if icc else b""
+    return profile + (chunk(b"eXIf", exif.removeprefix(b"Exif\0\0")) if exif else b"")
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:
-    """A PNG chunk: length, kind, content, checksum."""
+    """Return a PNG chunk: length, kind, content, checksum."""
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+class PngWriter:
+    """Writes a PNG file strip by strip, from top to bottom.
+
+    Rows are stored as differences from the rows above (filter type 2), compressed with zlib's level 3.
+
+    Args:
+        file: The open file.
+        height: Rows of the image.
+        width: Columns of the image.
+        dtype: uint8 or uint16.
+        gray: One channel; otherwise RGB.
+        icc: The colour profile.
+        exif: EXIF data as Pillow encodes it.
+    """
+
+    def __init__(
+        self, file: IO[bytes], height: int, width: int, dtype: Any, *, gray: bool, icc: bytes | None, exif: bytes
+    ) -> None:
+        self.file = file
+        self.compressor = zlib.compressobj(3)
+        depth, kind = 8 * np.dtype(dtype).itemsize, 0 if gray else 2
+        self.above = np.zeros((1, width * (1 if gray else 3) * depth // 8), np.uint8)
+        file.write(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0)))
+        file.write(metadata(icc, exif))
+
+    def write(self, rows: npt.NDArray[Any]) -> None:
+        """Write the next rows, ``(n, width)`` or ``(n, width, 3)``."""
+        lines = rows.astype(rows.dtype.newbyteorder(">"), copy=False).reshape(len(rows), -1).view(np.uint8)
+        filtered = np.empty((len(lines), 1 + lines.shape[1]), np.uint8)
+        filtered[:, 0] = 2
+        np.subtract(lines[:1], self.above, out=filtered[:1, 1:])
+        np.subtract(lines[1:], lines[:-1], out=filtered[1:, 1:])
+        self.above = lines[-1:].copy()
+        self._write_data(self.compressor.compress(filtered.data))
+
+    def end(self) -> None:
+        """Write the end of the file."""
+        self._write_data(self.compressor.flush())
+        self.file.write(chunk(b"IEND", b""))
+
+    def _write_data(self, data: bytes) -> None:
+        if data:
+            self.file.write(chunk(b"IDAT", data))
