@@ -401,7 +401,7 @@ def test_a_page_has_one_protocol_and_names_it(work: Path, tmp_path: Path) -> Non
     assert page_protocol([], [tmp_path / "paper.json"]) == "paper" and page_protocol([], []) == "ntire"
     write_report(tmp_path / "r.html", validations=[tmp_path / "paper.json"], bench=work / "bench.json")
     text = (tmp_path / "r.html").read_text(encoding="utf-8")
-    assert "PSNR and SSIM by paper: on luma (BT.601), not rounded" in text
+    assert "Protocol paper: PSNR and SSIM on luma (BT.601), not rounded" in text
     assert "PSNR is left out: &#39;fmen bench&#39; measures it by ntire." in text and "30.30" not in text
     with pytest.raises(ReportError, match="validation: measured by ntire, but this page is by paper"):
         write_report(tmp_path / "r.html", validations=[tmp_path / "paper.json", work / "validation.json"])

@@ -117,6 +117,7 @@ def test_upscaling_to_a_width_uses_the_run_for_its_scale_and_the_bundled_weights
         "weights runs/r/best.safetensors",
         "weights fmen-s_x4 (bundled)",
     ]
+    assert "each image uses the smallest scale that reaches its output size" in output
 
 
 def test_a_package_of_bundled_weights_that_are_named_says_that_they_are_bundled() -> None:

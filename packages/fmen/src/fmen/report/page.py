@@ -80,7 +80,7 @@ def write_report(
     )
     page = environment.get_template("report.html").generate(
         **parts,
-        protocol=f"{protocol}: {PROTOCOLS[protocol]}",
+        protocol=f"{protocol}: PSNR and SSIM {PROTOCOLS[protocol]}",
         measures=bool(validations or (gallery and gallery.protocol)),
         style=Markup(_template(environment, "report.css")),  # no HTML, and not the user's
         script=Markup(_template(environment, "report.js")),

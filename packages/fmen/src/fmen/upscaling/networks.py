@@ -98,6 +98,8 @@ class Networks:
             f"weights {title}: {model.name} x{model.scale}{where}"
             for title, model in zip(self.titles, self.models, strict=True)
         ]
+        if len(self.models) > 1:
+            lines.append("each image uses the smallest scale that reaches its output size")
         if self.real:
             use = f"for JPEGs of quality below {REAL_BELOW_QUALITY} and noisy images (--weights clean: for none)"
             lines.append(f"weights {weights_title(self.real[0])}: {use}")
