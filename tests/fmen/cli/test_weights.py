@@ -56,16 +56,17 @@ def weights(*arguments: str, status: int = 0) -> tuple[str, str]:
 
 
 def test_list_shows_which_files_are_downloaded(server: str, tmp_path: Path) -> None:
-    head, _, first, *_, last = weights("list")[0].splitlines()
+    head, _, first, *_, measured, last = weights("list")[0].splitlines()
     assert head.split() == ["name", "file", "PSNR", "[dB]", "size", "[MB]", "licence", "trained", "on", "network"]
     assert first.split() == ["small", "-", "31.00", "0.0", "MIT", "not", "stated", "SPAN", "x2,", "small"]
+    assert measured.startswith("PSNR on Set5, protocol paper; ")
     assert last == "Download a file with: fmen weights get NAME"
     weights("get", "small", "--url", f"{server}/small.safetensors")
     (tmp_path / "bundled").mkdir()
     save(create_model("fmen-s", 2), tmp_path / "bundled" / "fmen-s_x2.safetensors")
     lines = weights("list")[0].splitlines()
     assert lines[2].split()[:5] == ["fmen-s_x2", "bundled", "37.68", "4.1", "Apache-2.0"]
-    assert lines[3].split()[:2] == ["small", "downloaded"] and len(lines) == 4
+    assert lines[3].split()[:2] == ["small", "downloaded"] and len(lines) == 6
 
 
 def test_get_stores_the_file_under_its_name_once(server: str, tmp_path: Path) -> None:

@@ -52,8 +52,9 @@ def list_(
         state, psnr, size, *rest = rows[name]
         lines.append([name, state, f"{psnr:.2f}" if psnr else "-", f"{size / 1e6:.1f}", *rest])
     typer.echo(format_text(lines, words={0, 1, 4, 5, 6}))
+    typer.echo("\nPSNR on Set5, protocol paper; the licence is that of the repository that publishes the file.")
     if any(line[1] == "-" for line in lines):
-        typer.echo("\nDownload a file with: fmen weights get NAME")
+        typer.echo("Download a file with: fmen weights get NAME")
 
 
 @weights_app.command(epilog=examples("fmen weights get imdn-x4", "fmen weights get span rfdn"))
