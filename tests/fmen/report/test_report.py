@@ -352,6 +352,12 @@ def test_of_a_large_picture_without_hr_the_middle_is_shown(tmp_path: Path) -> No
     assert said == [f"note: {tmp_path / 'wide.png'}: shows the middle 1024x10 of 1030x10 pixels"]
 
 
+def test_a_picture_of_16_bits_is_rounded_to_8(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "deep.png"), np.full((4, 5, 3), 100 * 257 + 200, np.uint16))
+    _, lr, _ = read_picture(tmp_path / "deep.png", print)
+    assert lr.dtype == np.uint8 and (lr == 101).all()
+
+
 def test_pictures_without_hr_exclude_what_needs_hr(work: Path) -> None:
     assert "--data needs them" in fmen(work, "report", "--pictures", "photos", "--data", "sample", status=2)
     assert "--perceptual needs them" in fmen(work, "report", "--pictures", "photos", "--perceptual", status=2)

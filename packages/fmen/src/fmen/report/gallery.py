@@ -151,7 +151,8 @@ def name_networks(networks: Sequence[nn.Module], weights: Sequence[Path]) -> tup
 def read_picture(file: Path, note: Note) -> Loaded:
     """Read a picture as ``fmen upscale`` does, with 8 bits; of a large one, the middle."""
     photo = read_photo(file.read_bytes(), file)
-    pixels = photo.pixels if photo.pixels.dtype == "uint8" else (photo.pixels // 257).astype("uint8")
+    deep = photo.pixels.dtype != "uint8"
+    pixels = ((photo.pixels.astype("uint32") + 128) // 257).astype("uint8") if deep else photo.pixels
     height, width = pixels.shape[:2]
     top, left = (max(0, side - SHOWN_SIDE) // 2 for side in (height, width))
     if not top and not left:
