@@ -1,0 +1,114 @@
+"""What a GPU needs of the code, tested without one: no operation mixes devices, and validation leaves cuDNN alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from fmen.training import loop
+from fmen.training.cuda_graph import make_capturable
+from fmen.training.feed import Pixels
+from fmen.training.loop import train
+from fmen.training.recipe import Recipe
+from fmen.training.run_folder import Run
+from fmen.training.setup import make_state
+from fmen.training.step import take_step
+from fmen_core import create_model, model_names, reparameterize
+
+Make = Callable[..., Recipe]
+META = torch.device("meta")
+
+
+class Devices(TorchDispatchMode):
+    """Collect the operations whose tensors are not all on one device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        tensors = [each for each in tree_leaves((args, kwargs, out)) if isinstance(each, Tensor)]
+        if len({tensor.device for tensor in tensors}) > 1:
+            self.found.append(str(func))
+        return out
+
+
+@pytest.fixture(autouse=True)
+def no_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch has no autocast on the meta device; steps in fp32 do not need it."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **options: nullcontext())
+
+
+@contextmanager
+def one_device() -> Iterator[None]:
+    """Fail if an operation within mixes devices. Reading a value, which waits for a GPU, fails on the meta device."""
+    with Devices() as devices:
+        yield
+    assert devices.found == []
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+def test_a_training_step_meets_no_tensor_of_the_cpu(optimizer: str, recipe_of: Make) -> None:
+    recipe = recipe_of(optimizer=optimizer, ema=0.9, grad_clip=100.0, accumulate=2)
+    state = make_state(recipe, META)
+    if optimizer == "muon":  # PyTorch's Adam counts steps on the CPU, and can count on GPUs, but not on this device
+        make_capturable(state.optimizer, META)
+    lr, hr = torch.zeros(4, 3, 8, 8, device=META), torch.zeros(4, 3, 32, 32, device=META)
+    with one_device():
+        for _ in range(2):
+            state.count(take_step(recipe, state, state.model, lr, hr))
+
+
+def test_a_step_with_a_tensor_of_the_cpu_is_noticed(recipe_of: Make) -> None:
+    recipe = recipe_of()
+    state = make_state(recipe, META)
+    with pytest.raises(RuntimeError, match=r"device"), one_device():
+        take_step(recipe, state, state.model, torch.zeros(2, 3, 8, 8, device=META), torch.zeros(2, 3, 32, 32))
+    with pytest.raises(AssertionError), one_device():
+        torch.ones(2, device=META) * torch.tensor(2.0)
+
+
+def test_cutting_patches_meets_no_tensor_of_the_cpu() -> None:
+    pixels = Pixels([torch.zeros(20, 30, 3, dtype=torch.uint8).numpy()], META)
+    index = torch.zeros(4, dtype=torch.int64, device=META)
+    with one_device():
+        patches = pixels.cut(index, index, index, index, 8)
+    assert patches.device == META and patches.shape == (4, 3, 8, 8)
+
+
+@pytest.mark.parametrize("name", [name for name in model_names() if name != "haesr"])
+def test_a_forward_pass_meets_no_tensor_of_the_cpu(name: str) -> None:
+    with torch.device("meta"):
+        model = reparameterize(create_model(name))
+    x = torch.zeros(1, 3, 64, 64, device=META)
+    with torch.inference_mode(), one_device():
+        assert model(x).device == META
+
+
+def test_cudnn_measures_its_algorithms_in_steps_and_not_in_validations(
+    tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    validations, steps = list[bool](), list[bool]()
+
+    class Upscaler(loop.Upscaler):
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            validations.append(torch.backends.cudnn.benchmark)
+            return super().__call__(*args, **kwargs)
+
+    monkeypatch.setattr(loop, "Upscaler", Upscaler)
+    recipe = tiny(steps=2, val_every=1, val_data="sample")
+    monkeypatch.setattr(
+        "fmen.training.step.loss_of",
+        lambda recipe, sr, hr, taught: (steps.append(torch.backends.cudnn.benchmark), (sr - hr).abs().mean())[1],
+    )
+    train(recipe, Run(tmp_path / "run"))
+    assert steps == [True, True] and len(validations) == 4 and not any(validations)
