@@ -42,6 +42,15 @@ def test_forward_ends_at_another_result(bench: Load) -> None:
         script.check(script.Report("forward"), runs)
 
 
+def test_width_compares_48_channels_with_50(bench: Load, tmp_path: Path) -> None:
+    found = written(bench("width").run(1, side=16, rounds=1), tmp_path)
+    assert [row["against"] for row in found["comparisons"]] == 2 * ["50 channels"]
+    table = found["facts"]["FMEN-S x4 with"]
+    assert table["50 channels"]["parameters"] == 341_066
+    assert table["48 channels"]["parameters"] < 341_066 < table["64 channels"]["parameters"]
+    assert all(row["ms, fp32"] > 0 and row["ms, bf16"] > 0 for row in table.values())
+
+
 def test_training_compares_time_and_memory(bench: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = bench("training")
     monkeypatch.setattr(torch, "compile", lambda network, **_: network)  # takes a minute

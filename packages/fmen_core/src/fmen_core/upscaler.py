@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fmen_core.architecture import sr_model, unwrap
+from fmen_core.channels import pad_for_gpu
 from fmen_core.device import pick_device
 from fmen_core.errors import ModelError
 from fmen_core.pixels import AnyImage, to_image, to_input
@@ -164,6 +165,7 @@ class Upscaler:
         """Convert a copy of the network to the first precision that it can be computed in."""
         precision, *others = precisions
         model = copy.deepcopy(self._float32)
+        pad_for_gpu(model, self.device, precision)
         try:
             convert(model, precision)
         except ModelError:
