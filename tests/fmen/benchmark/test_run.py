@@ -243,11 +243,11 @@ def test_tables_compare_with_the_baseline() -> None:
 
 
 def test_cells_are_in_the_units_of_their_headings() -> None:
-    head, _, line = markdown_table([row("mine", 5, 2_000_000, psnr=28.126)]).splitlines()
+    head, _, line = markdown_table([row("mine", 5, 2_000_000_000, psnr=28.126)]).splitlines()
     headings = ["PSNR [dB]", "Params [M]", "FLOPs [G]", "Acts [M]", "Convs", "Time [ms]", "Memory [MiB]"]
     assert [cell.strip() for cell in head.split("|")[2:-1]] == headings
     cells = [cell.split("<sub>")[0].strip() for cell in line.split("|")[2:-1]]
-    assert cells == ["28.13", "2.000", "0.00", "0.00", "3", "5.00", "190.73"]
+    assert cells == ["28.13", "2000.000", "4.00", "0.00", "3", "5.00", "190734.86"]
 
 
 def test_the_command_writes_json_markdown_and_the_table(tmp_path: Path) -> None:

@@ -247,6 +247,7 @@ def test_a_key_that_a_recipe_omits_has_its_default() -> None:
         "grad_clip": 0.0,
         "ema": 0.0,
         "device": "auto",
+        "threads": "auto",
         "feed": "auto",
         "precision": "fp32",
         "tf32": False,
