@@ -241,7 +241,8 @@ def fuzz(count: int, *, seed: int = 0, only: Sequence[str] = (), progress: bool 
         progress: Show a bar with the number of tracebacks.
     """
     silence_decoders()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    # OpenCV 4.9 has the function elsewhere; 0 is the level of silence.
+    getattr(cv2.utils, "logging", cv2).setLogLevel(0)
     with tempfile.TemporaryDirectory(prefix="fmen-fuzz-") as name:
         folder = Path(name)
         everything = (*image_kinds(), *text_kinds(), *binary_kinds(folder))

@@ -52,9 +52,9 @@ NAMED = (
     (f"{TRAINING}/step.py", 'enabled=recipe.precision != "fp32"', "enabled=False"),
     (f"{TRAINING}/optimizers.py", '"muon": Muon', '"muon": torch.optim.Adam'),
     ("packages/fmen/src/fmen/cli/validate.py", "precision=precision.value", 'precision="fp32"'),
-    (UPSCALE, "size=size, precision=precision.value", 'size=size, precision="fp32"'),
-    (UPSCALE, "tile=side", 'tile="auto"'),
-    (UPSCALE, "self_ensemble=ensemble", "self_ensemble=False"),
+    (UPSCALE, '"precision": precision.value', '"precision": "fp32"'),
+    (UPSCALE, '"tile": side', '"tile": "auto"'),
+    (UPSCALE, '"self_ensemble": ensemble', '"self_ensemble": False'),
     (f"{CORE}/upscaler.py", "convert(model, precision)", "pass"),
     (
         f"{CORE}/upscaler.py",

@@ -149,6 +149,8 @@ def test_a_panel_of_psnr_needs_two_networks_that_have_one() -> None:
     figure = draw_networks(rows[:3], conditions="2 threads")
     assert figure.axes[1].get_title("left") == "Accuracy on Set5" and figure.get_supxlabel() == "2 threads"
     assert figure.axes[0].get_ylim() == pytest.approx((0, 1.12 * 136.2), rel=1e-3)
+    without_memory = [Network("a", "A", 10**6, 10, 0)]
+    assert draw_networks(without_memory).axes[0].get_ylim() == pytest.approx((0, 1.12))
 
 
 @pytest.mark.parametrize("suffix", [".svg", ".png", ".pdf"])

@@ -71,6 +71,7 @@ def test_the_time_left_counts_later_stages_by_their_pixels(monkeypatch: pytest.M
 
 def test_durations_are_told_in_the_units_of_people() -> None:
     told = {8.2: "8 s", 89: "89 s", 100: "2 min", 3_120: "52 min", 12_000: "3 h 20 min", 300_000: "3 days 11 h"}
+    told |= {172_800: "2 days 0 h", 172_740: "47 h 59 min"}
     assert {seconds: in_words(seconds) for seconds in told} == told
 
 
