@@ -29,7 +29,7 @@ import torch
 from measure import Report, main
 from skimage import data
 
-from fmen.cli.upscale import CACHED_PRIMITIVES
+from fmen.cli.upscale import CACHES
 from fmen.upscaling.batch import BatchUpscaler, read
 from fmen.upscaling.enlarge import finish, run_network
 from fmen.upscaling.jobs import Job, plan
@@ -149,7 +149,7 @@ def memory_of_a_run(path: str) -> dict[int, int]:
 
 def measure_memory(count: int) -> dict[int, int]:
     """Run ``memory_of_a_run`` in a new process, with the environment that the command sets."""
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", CACHED_PRIMITIVES)
+    os.environ.update(CACHES | os.environ)
     with tempfile.TemporaryDirectory(prefix="fmen-engines-") as name:
         make_images(Path(name), count, MIXED_SIDES)
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import torch
 from tqdm import tqdm
 
+from fmen.threads import threads_restored
 from fmen.upscaling import batch
-from fmen.upscaling.batch import READERS, BatchUpscaler, TileBar
+from fmen.upscaling.batch import BatchUpscaler, TileBar
 from fmen.upscaling.jobs import Job, plan
 from fmen.upscaling.manifest import Settings, pending
 from fmen.upscaling.networks import Networks
@@ -52,6 +58,51 @@ def silently(upscaler: BatchUpscaler, jobs: list[Job]) -> list[str]:
     return lines
 
 
+@pytest.fixture(params=["small", "large"])
+def size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the images of a test count as small, or as large."""
+    if request.param == "large":
+        monkeypatch.setattr(batch, "SMALL", 0)
+
+
+def test_small_images_run_at_the_same_time_with_one_thread_each(
+    networks: Networks, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = threading.Barrier(2, timeout=SECONDS)
+
+    def network(upscaler: object, photo: Photo, on_tile: object = None) -> Photo:
+        together.wait()
+        assert torch.get_num_threads() == 1
+        return double(upscaler, photo)
+
+    monkeypatch.setattr(batch, "run_network", network)
+    with threads_restored():
+        torch.set_num_threads(2)
+        assert len(silently(BatchUpscaler(networks, SETTINGS), jobs)) == 10
+        assert torch.get_num_threads() == 2
+        with ThreadPoolExecutor() as another:
+            assert another.submit(torch.get_num_threads).result() == 2
+
+
+def test_large_images_run_one_by_one_with_all_threads(
+    networks: Networks, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = threading.Lock()
+
+    def network(upscaler: object, photo: Photo, on_tile: object = None) -> Photo:
+        assert running.acquire(blocking=False)
+        assert torch.get_num_threads() == 3
+        time.sleep(0.01)
+        running.release()
+        return double(upscaler, photo)
+
+    monkeypatch.setattr(batch, "run_network", network)
+    monkeypatch.setattr(batch, "SMALL", 63)
+    with threads_restored():
+        torch.set_num_threads(3)
+        assert len(silently(BatchUpscaler(networks, SETTINGS, workers=2), jobs)) == 10
+
+
 def test_the_network_runs_while_the_next_images_are_read_and_the_last_one_is_written(
     networks: Networks, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -60,7 +111,7 @@ def test_the_network_runs_while_the_next_images_are_read_and_the_last_one_is_wri
     read, write = batch.read, batch.write_photo
 
     def reading(job: Job) -> Photo:
-        if job is jobs[1 + READERS]:
+        if job is jobs[3]:  # Two others are begun while the network runs on the image with the number 1.
             assert network_is_running.wait(SECONDS)
             next_is_read.set()
         return read(job)
@@ -81,9 +132,11 @@ def test_the_network_runs_while_the_next_images_are_read_and_the_last_one_is_wri
     monkeypatch.setattr(batch, "read", reading)
     monkeypatch.setattr(batch, "write_photo", writing)
     monkeypatch.setattr(batch, "run_network", network)
-    assert len(silently(BatchUpscaler(networks, SETTINGS, writers=2), jobs)) == 10
+    monkeypatch.setattr(batch, "SMALL", 0)
+    assert len(silently(BatchUpscaler(networks, SETTINGS, workers=2), jobs)) == 10
 
 
+@pytest.mark.usefixtures("size")
 def test_results_are_reported_in_the_order_of_the_images(
     networks: Networks, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,19 +151,19 @@ def test_results_are_reported_in_the_order_of_the_images(
     monkeypatch.setattr(batch, "write_photo", writing)
     monkeypatch.setattr(batch, "run_network", double)
     Path(str(jobs[3].source)).write_text("text")
-    lines = silently(BatchUpscaler(networks, SETTINGS, writers=2), jobs)
+    lines = silently(BatchUpscaler(networks, SETTINGS, workers=2), jobs)
     assert [line.split("/")[-1].split(" ")[0] for line in lines if "->" in line] == [
         f"{number}.png" for number in range(10) if number != 3
     ]
     assert lines[3].startswith(f"error: {jobs[3].source} is not a readable image")
 
 
-@pytest.mark.parametrize(("writers", "waiting_bytes", "most"), [(2, 2**30, 3 + READERS + 1), (8, 1, 1 + READERS + 1)])
+@pytest.mark.parametrize(("workers", "waiting_bytes", "most"), [(2, 2**30, 3 + 2 + 1), (4, 1, 1 + 4 + 1)])
 def test_few_images_are_in_memory_when_writing_is_slow(
     networks: Networks,
     jobs: list[Job],
     monkeypatch: pytest.MonkeyPatch,
-    writers: int,
+    workers: int,
     waiting_bytes: int,
     most: int,
 ) -> None:
@@ -134,37 +187,61 @@ def test_few_images_are_in_memory_when_writing_is_slow(
     monkeypatch.setattr(batch, "read", reading)
     monkeypatch.setattr(batch, "write_photo", writing)
     monkeypatch.setattr(batch, "run_network", double)
+    monkeypatch.setattr(batch, "SMALL", 0)
     monkeypatch.setattr(batch, "free_memory", lambda device: 0)
     monkeypatch.setattr(batch, "WAITING_BYTES", waiting_bytes)
-    silently(BatchUpscaler(networks, SETTINGS, writers=writers), jobs)
+    silently(BatchUpscaler(networks, SETTINGS, workers=workers), jobs)
     assert peak <= most
 
 
 def test_an_interruption_completes_the_files_that_are_being_written_and_begins_no_other(
     networks: Networks, jobs: list[Job], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    write, interrupted = batch.write_photo, threading.Event()
+    write, interrupted, begun = batch.write_photo, threading.Event(), threading.Semaphore(0)
 
     def writing(target: Path, photo: Photo, **options: int) -> None:
+        begun.release()
         assert interrupted.wait(SECONDS)
         write(target, photo, **options)
 
     def network(upscaler: object, photo: Photo, on_tile: object = None) -> Photo:
         if number_of(photo) == 2:
+            assert begun.acquire(timeout=SECONDS) and begun.acquire(timeout=SECONDS)
             interrupted.set()
             raise KeyboardInterrupt
         return double(upscaler, photo)
 
     monkeypatch.setattr(batch, "write_photo", writing)
     monkeypatch.setattr(batch, "run_network", network)
+    monkeypatch.setattr(batch, "SMALL", 0)
     before = threading.active_count()
     with pytest.raises(KeyboardInterrupt):
-        silently(BatchUpscaler(networks, SETTINGS, writers=2), jobs)
+        silently(BatchUpscaler(networks, SETTINGS, workers=2), jobs)
     assert threading.active_count() == before
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [".fmen-upscale.jsonl", "0.png", "1.png"]
     assert pending(jobs, SETTINGS) == jobs[2:]
 
 
+def test_ctrl_c_completes_the_small_images_that_are_begun_and_begins_no_other(
+    networks: Networks, jobs: list[Job], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    write = batch.write_photo
+
+    def writing(target: Path, photo: Photo, **options: int) -> None:
+        if number_of(photo) == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.2)
+        write(target, photo, **options)
+
+    monkeypatch.setattr(batch, "write_photo", writing)
+    monkeypatch.setattr(batch, "run_network", double)
+    with pytest.raises(KeyboardInterrupt):
+        silently(BatchUpscaler(networks, SETTINGS, workers=2), jobs)
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [".fmen-upscale.jsonl", "0.png", "1.png"]
+    assert pending(jobs, SETTINGS) == jobs[2:]
+
+
+@pytest.mark.usefixtures("size")
 def test_a_bug_in_a_thread_is_not_taken_for_a_bad_image(
     networks: Networks, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from fmen.upscaling.manifest import Settings
     from fmen.upscaling.networks import Networks
 
-CACHED_PRIMITIVES = "128"
-"""Compiled convolutions that oneDNN keeps. Every image size needs about 20; with oneDNN's default of 1,024 they take 60
-MB after 200 images of different sizes (``tools/bench/engines.py --memory``)."""
+CACHES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128", "LRU_CACHE_CAPACITY": "32"}
+"""Convolutions that oneDNN caches in a process and PyTorch in each thread, of 1,024 by default. Every image size adds
+about 20, so that the process would grow with the number of images (``tools/bench/engines.py``)."""
 
 LARGEST_FACTOR = 64
 
@@ -107,7 +107,7 @@ def upscale(
         raise UserError("--engine ray has one thread per core of its processes; give their number with --workers")
     if engine is Engine.ray and "-" in (*inputs, output):
         raise UserError("--engine ray reads and writes files; for standard input and output use --engine local")
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", CACHED_PRIMITIVES)  # read at PyTorch's first convolution
+    os.environ.update(CACHES | os.environ)  # read at PyTorch's first convolution
     from fmen.threads import use_threads
     from fmen.upscaling.jobs import output_folder, plan
     from fmen.upscaling.manifest import Settings, pending

@@ -1,24 +1,29 @@
-"""Upscale many photographs: decoding and encoding run in threads while the network computes."""
+"""Upscale many photographs: small ones several at once, large ones one by one between decoding and encoding.
+
+A convolution of a small image is too short to be divided over the cores. On the CPU, each worker therefore decodes,
+upscales and writes small images on its own, with one thread of PyTorch (``tools/bench/engines.py``).
+"""
 
 from __future__ import annotations
 
-import ctypes
 import io
 import math
 import sys
-import time
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from tqdm import tqdm
 
+from fmen.threads import threads_restored
 from fmen.upscaling import storage
 from fmen.upscaling.enlarge import finish, run_network
 from fmen.upscaling.jobs import Job
@@ -29,19 +34,38 @@ from fmen.upscaling.storage import Location
 from fmen.upscaling.strips import write_strips, writes_strips
 from fmen_core import ModelError, Upscaler
 from fmen_core.tiling import free_memory
+from fmen_core.upscaler import SMALL
 from fmen_data import DataError
-
-READERS = 2
-"""Threads that decode, which is also the number of decoded images that wait for the network."""
 
 WAITING_BYTES = 2**30
 """Results that may wait for being written, in bytes, where a quarter of the free memory is less."""
 
-TRIM_SECONDS = 2.0
-"""Interval at which free memory is returned to the system. Tensors of ever new sizes fragment the heap, so that the
-process would grow with the number of images (``tools/bench/engines.py``)."""
-
 Failure = (DataError, ModelError)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """An image that is ready for the network.
+
+    Attributes:
+        photo: The image.
+        upscaler: The network; None if the result is not larger than the image.
+        factor: Ratio of output to input; None for the network's scale.
+        reason: Why the network is the one for degraded images; empty if it is not.
+    """
+
+    photo: Photo
+    upscaler: Upscaler | None
+    factor: Fraction | None
+    reason: str
+
+    @property
+    def small(self) -> bool:
+        """Whether the network runs on it on the CPU, in one piece, and in little memory."""
+        height, width = self.photo.pixels.shape[:2]
+        if self.upscaler is None or self.upscaler.device.type != "cpu" or height * width > SMALL:
+            return False
+        return self.upscaler.tile_for(height, width) is None
 
 
 class BatchUpscaler:
@@ -50,7 +74,8 @@ class BatchUpscaler:
     Args:
         networks: The networks.
         settings: The settings, which are recorded next to each result.
-        writers: Threads that correct, encode and write; by default as many as PyTorch uses.
+        workers: Threads that decode and write, and that upscale small images on the CPU, as many at once as PyTorch
+            uses threads. By default one more than that, since one of them often waits for the disk.
         record: Write the manifest. Otherwise the caller does.
         progress: Show progress bars on standard error.
     """
@@ -60,13 +85,14 @@ class BatchUpscaler:
         networks: Networks,
         settings: Settings,
         *,
-        writers: int | None = None,
+        workers: int | None = None,
         record: bool = True,
         progress: bool = False,
     ) -> None:
         self.networks = networks
         self.settings = settings
-        self.writers = writers or torch.get_num_threads()
+        self.workers = workers or torch.get_num_threads() + 1
+        self._cores = threading.Semaphore(torch.get_num_threads())
         self.record = record
         self.progress = progress
 
@@ -110,56 +136,66 @@ class BatchUpscaler:
         When the generator is closed or an exception passes, files being written are completed and nothing else is.
         """
         waiting: deque[tuple[Job, Future[str], int]] = deque()
-        trimmed = time.monotonic()
         allowed = max(WAITING_BYTES, free_memory(torch.device("cpu")) // 4)
-        with ThreadPoolExecutor(READERS) as readers, ThreadPoolExecutor(self.writers) as writers:
+        # A worker sets its own number of threads, and the default of new ones, which is restored.
+        one_thread: dict[str, Any] = {"initializer": torch.set_num_threads, "initargs": (1,)}
+        with threads_restored(), ThreadPoolExecutor(self.workers, **one_thread) as workers:
             try:
-                for job, photo in ahead(readers, read, jobs):
-                    if time.monotonic() - trimmed > TRIM_SECONDS:
-                        return_free_memory()
-                        trimmed = time.monotonic()
-                    waiting.append((job, *self._enlarge(job, photo, writers)))
+                for job, begun in ahead(workers, self._begin, jobs, self.workers):
+                    waiting.append((job, *self._continue(job, begun, workers)))
                     while waiting and (
                         waiting[0][1].done()
-                        or len(waiting) > self.writers
+                        or len(waiting) > self.workers
                         or sum(size for _, _, size in waiting) > allowed
                     ):
                         yield waiting.popleft()[:2]
                 while waiting:
                     yield waiting.popleft()[:2]
             except BaseException:
-                readers.shutdown(wait=False, cancel_futures=True)
-                writers.shutdown(wait=False, cancel_futures=True)
+                workers.shutdown(wait=False, cancel_futures=True)
                 raise
 
-    def _enlarge(self, job: Job, reading: Future[Photo], writers: ThreadPoolExecutor) -> tuple[Future[str], int]:
-        """Run the network; return the future of the job's line, and the size of the result in bytes."""
+    def _begin(self, job: Job) -> Decoded | str:
+        """Decode an image. If it is small, upscale and write it, too, and return a line about it."""
+        photo = read(job)
+        height, width = photo.pixels.shape[:2]
+        with named(job):
+            factor = self.networks.factor(height, width)
+            smaller = factor is not None and factor <= 1
+            reason = "" if smaller else self.networks.reason_for_real(photo)
+            bits = 8 * photo.pixels.itemsize
+            upscaler = None if smaller else self.networks.upscaler(bits, factor, degraded=bool(reason))
+            if job.target is not None:  # before the work
+                ratio = factor or max(self.networks.scales)
+                size = (math.ceil(height * ratio), math.ceil(width * ratio))
+                check_fits(job.target, *size, transparent=photo.alpha is not None)
+            decoded = Decoded(photo, upscaler, factor, reason)
+            if not decoded.small:
+                return decoded
+            with self._cores:
+                sr = run_network(upscaler, photo)
+        return self._write(job, sr, decoded)
+
+    def _continue(self, job: Job, begun: Future[Decoded | str], workers: ThreadPoolExecutor) -> tuple[Future[str], int]:
+        """Run the network if the image is large; return the future of the job's line and the size of the result."""
         try:
-            photo = reading.result()
-            height, width = photo.pixels.shape[:2]
+            decoded = begun.result()
+            if isinstance(decoded, str):
+                return cast("Future[str]", begun), 0
             with named(job), TileBar(job.name, self.progress) as bar:
-                factor = self.networks.factor(height, width)
-                smaller = factor is not None and factor <= 1
-                reason = "" if smaller else self.networks.reason_for_real(photo)
-                bits = 8 * photo.pixels.itemsize
-                upscaler = None if smaller else self.networks.upscaler(bits, factor, degraded=bool(reason))
-                if job.target is not None:  # before the work
-                    ratio = factor or max(self.networks.scales)
-                    size = (math.ceil(height * ratio), math.ceil(width * ratio))
-                    check_fits(job.target, *size, transparent=photo.alpha is not None)
-                if writes_strips(upscaler, photo, factor, job.target):
-                    return done(self._write_strips(job, upscaler, photo, writers, bar.show, reason)), 0
-                sr = run_network(upscaler, photo, bar.show)
+                if writes_strips(decoded.upscaler, decoded.photo, decoded.factor, job.target):
+                    return done(self._write_strips(job, decoded, workers, bar.show)), 0
+                sr = run_network(decoded.upscaler, decoded.photo, bar.show)
         except Failure as error:
             failed: Future[str] = Future()
             failed.set_exception(error)
             return failed, 0
-        return writers.submit(self._write, job, sr, photo, factor, reason), sr.pixels.nbytes
+        return workers.submit(self._write, job, sr, decoded), sr.pixels.nbytes
 
-    def _write(self, job: Job, sr: Photo, photo: Photo, factor: Fraction | None, reason: str) -> str:
+    def _write(self, job: Job, sr: Photo, decoded: Decoded) -> str:
         """Correct, resize and write the result of a job; return a line about it."""
         with named(job):
-            large = finish(sr, photo, factor)
+            large = finish(sr, decoded.photo, decoded.factor)
             if job.target is None:
                 buffer = io.BytesIO()
                 encode_photo(buffer, large, "PNG")
@@ -168,22 +204,16 @@ class BatchUpscaler:
             else:
                 with self._recorded(job, job.target):
                     write_photo(job.target, large, quality=self.settings.quality)
-        return line_about(job, photo.pixels.shape, large.pixels.shape, reason)
+        return line_about(job, decoded, large.pixels.shape)
 
     def _write_strips(
-        self,
-        job: Job,
-        upscaler: Upscaler | None,
-        photo: Photo,
-        writers: ThreadPoolExecutor,
-        show: Callable[[int, int], object],
-        reason: str,
+        self, job: Job, decoded: Decoded, workers: ThreadPoolExecutor, show: Callable[[int, int], object]
     ) -> str:
         """Run the network and write the result of a job strip by strip; return a line about it."""
-        assert upscaler is not None and isinstance(job.target, Path)
+        assert decoded.upscaler is not None and isinstance(job.target, Path)
         with self._recorded(job, job.target):
-            size = write_strips(upscaler, photo, job.target, writers, show)
-        return line_about(job, photo.pixels.shape, size, reason)
+            size = write_strips(decoded.upscaler, decoded.photo, job.target, workers, show)
+        return line_about(job, decoded, size)
 
     @contextmanager
     def _recorded(self, job: Job, target: Location) -> Iterator[None]:
@@ -195,10 +225,11 @@ class BatchUpscaler:
             write_records([(target, self.settings.origin(job))])
 
 
-def line_about(job: Job, lr: Sequence[int], sr: Sequence[int], reason: str) -> str:
+def line_about(job: Job, decoded: Decoded, sr: Sequence[int]) -> str:
     """Return the line about a job, with the sizes of the image and the result."""
+    lr = decoded.photo.pixels.shape
     line = f"{job.name} ({lr[1]}x{lr[0]}) -> {job.result} ({sr[1]}x{sr[0]})"
-    return f"{line}, weights real: {reason}" if reason else line
+    return f"{line}, weights real: {decoded.reason}" if decoded.reason else line
 
 
 def done(line: str) -> Future[str]:
@@ -206,12 +237,6 @@ def done(line: str) -> Future[str]:
     future: Future[str] = Future()
     future.set_result(line)
     return future
-
-
-def return_free_memory() -> None:
-    """Return the free pages of the heap to the system, where the C library is glibc."""
-    with suppress(AttributeError, OSError, TypeError):  # another C library, or another system
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def read(job: Job) -> Photo:
@@ -234,14 +259,14 @@ def named(job: Job) -> Iterator[None]:
 
 
 def ahead(
-    readers: ThreadPoolExecutor, function: Callable[[Job], Photo], jobs: Iterable[Job]
-) -> Iterator[tuple[Job, Future[Photo]]]:
-    """Yield the jobs with the futures of ``function(job)``, while the next ``READERS`` jobs are running."""
+    workers: ThreadPoolExecutor, function: Callable[[Job], Decoded | str], jobs: Iterable[Job], count: int
+) -> Iterator[tuple[Job, Future[Decoded | str]]]:
+    """Yield the jobs with the futures of ``function(job)``, while the next ``count`` jobs are running."""
     remaining = iter(jobs)
-    running = deque((job, readers.submit(function, job)) for job in islice(remaining, READERS))
+    running = deque((job, workers.submit(function, job)) for job in islice(remaining, count))
     while running:
         current = running.popleft()
-        running.extend((job, readers.submit(function, job)) for job in islice(remaining, 1))
+        running.extend((job, workers.submit(function, job)) for job in islice(remaining, 1))
         yield current
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -18,6 +19,9 @@ from fmen_core.interpolation import interpolate
 
 SCALES = (2, 3, 4)
 """The scales of the bundled networks."""
+
+_CREATION = threading.Lock()
+"""Held while an upscaler is created: not an attribute of ``Networks``, which is pickled."""
 
 
 def needed_scale(factor: Fraction | None) -> int:
@@ -117,14 +121,15 @@ class Networks:
         """Return the upscaler for an image of 8 or 16 bits per channel.
 
         Its scale is the smallest one that is not below ``factor``, or else the largest one. There is one for degraded
-        images only with ``real``, and it has one scale.
+        images only with ``real``, and it has one scale. Threads may call it at the same time.
         """
         enough = [scale for scale in self.scales if factor is not None and scale >= factor]
         scale = min(enough, default=max(self.scales))
         precision = "fp32" if self.precision == "auto" and bits == 16 else self.precision
         key = (degraded, scale, precision)
-        if key not in self._upscalers:
-            model = self.real[1] if degraded and self.real else self.models[self.scales.index(scale)]
-            options: Any = {"precision": precision, **self.options}
-            self._upscalers[key] = Upscaler(model, **options)
+        with _CREATION:
+            if key not in self._upscalers:
+                model = self.real[1] if degraded and self.real else self.models[self.scales.index(scale)]
+                options: Any = {"precision": precision, **self.options}
+                self._upscalers[key] = Upscaler(model, **options)
         return self._upscalers[key]
