@@ -176,7 +176,8 @@ def test_engines_are_compared_with_the_sum_of_their_parts(
     monkeypatch.setattr(script, "measure_memory", memory)
     monkeypatch.setattr(script, "EARLY", 2)
     found = written(script.run(1, count=3, memory=3), tmp_path)
-    speed, resident = found["comparisons"]
+    speed, busy, resident = found["comparisons"]
+    assert busy["unit"] == "cores" and busy["ours"][0] > 0
     assert speed["ours"][0] > 0 and speed["theirs"][0] > 0
     assert set(found["facts"]["seconds of each part, last run"]) == {"decode", "network", "encode"}
     assert resident["unit"] == "bytes" and resident["ours"][0] > 2**27

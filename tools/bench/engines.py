@@ -3,6 +3,8 @@
     python tools/bench/engines.py [--count N]
 
 The parts are decoding, the network and encoding, each alone, one image after another; the local engine overlaps them.
+How busy it keeps the CPU is its CPU time per second. How busy it keeps a GPU is the time of the network alone per time
+of the run.
 Ray is measured from the first image that is done to the last one, since its processes take seconds to start, and as a
 whole; it is left out where it is not installed. The memory is that of a process that upscales images of mixed sizes as
 the command does, after 50 and after all images.
@@ -12,7 +14,6 @@ from __future__ import annotations
 
 import importlib.util
 import multiprocessing
-import os
 import tempfile
 import time
 from collections import deque
@@ -29,8 +30,7 @@ import torch
 from measure import Report, main
 from skimage import data
 
-from fmen.cli.upscale import CACHES
-from fmen.upscaling.batch import BatchUpscaler, read
+from fmen.upscaling.batch import BatchUpscaler, limit_caches, read
 from fmen.upscaling.enlarge import finish, run_network
 from fmen.upscaling.jobs import Job, plan
 from fmen.upscaling.manifest import Settings
@@ -105,13 +105,15 @@ def measure_parts(folder: Folder) -> dict[str, float]:
     }
 
 
-def measure_local(folder: Folder, output: str) -> float:
-    """Return the seconds that the local engine takes."""
+def measure_local(folder: Folder, output: str) -> tuple[float, float]:
+    """Return the seconds that the local engine takes, and how many CPU cores it keeps busy."""
     batch = BatchUpscaler(networks(), SETTINGS)
     first = batch.networks.upscaler()
     assert first is not None
     first(np.zeros((64, 64, 3), np.uint8))
-    return seconds(lambda: batch.run(folder.jobs(output), say=silent))
+    begun = time.process_time()
+    wall = seconds(lambda: batch.run(folder.jobs(output), say=silent))
+    return wall, (time.process_time() - begun) / wall
 
 
 def measure_ray(folder: Folder, output: str) -> tuple[float, float]:
@@ -137,6 +139,7 @@ def resident_bytes() -> int:
 
 def memory_of_a_run(path: str) -> dict[int, int]:
     """Return the resident bytes of this process after some numbers of images: medians over the last ten."""
+    limit_caches()
     batch, found = BatchUpscaler(networks(), SETTINGS), dict[int, int]()
     latest: deque[int] = deque(maxlen=10)  # the images that are just being computed and written make it vary
     for number, (_, result) in enumerate(batch.results(Folder(Path(path)).jobs("out")), 1):
@@ -148,8 +151,7 @@ def memory_of_a_run(path: str) -> dict[int, int]:
 
 
 def measure_memory(count: int) -> dict[int, int]:
-    """Run ``memory_of_a_run`` in a new process, with the environment that the command sets."""
-    os.environ.update(CACHES | os.environ)
+    """Run ``memory_of_a_run`` in a new process."""
     with tempfile.TemporaryDirectory(prefix="fmen-engines-") as name:
         make_images(Path(name), count, MIXED_SIDES)
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
@@ -168,11 +170,15 @@ def run(runs: int, *, count: int = 2000, memory: int = 1000) -> Report:
     has_ray = importlib.util.find_spec("ray") is not None
     rates: list[dict[str, float]] = []
     parts: dict[str, float] = {}
+    shares: list[float] = []
     for _ in range(runs):
         with tempfile.TemporaryDirectory(prefix="fmen-engines-") as name:
             folder = make_images(Path(name), count, SIDES)
             parts = measure_parts(folder)
-            rate = {"parts": count / sum(parts.values()), "local": count / measure_local(folder, "local")}
+            wall, busy = measure_local(folder, "local")
+            rate = {"parts": count / sum(parts.values()), "local": count / wall}
+            rate |= {"busy": busy, "cores": float(torch.get_num_threads())}
+            shares.append(min(1.0, parts["network"] / wall))
             if has_ray:
                 per_image, whole = measure_ray(folder, "ray")
                 rate |= {"ray": 1 / max(per_image, 1e-9), "ray as a whole": count / whole}
@@ -181,6 +187,10 @@ def run(runs: int, *, count: int = 2000, memory: int = 1000) -> Report:
     report.facts["threads"] = torch.get_num_threads()
     what = f"{count} images of {SIDES[0]} to {SIDES[1] - 1} pixels by 4"
     report.compare(f"--engine local, {what}", "its parts one after another", "images/s", rates, ("local", "parts"), 1)
+    if torch.cuda.is_available():
+        report.facts["share of the time in which the GPU is busy"] = [round(share, 3) for share in shares]
+    else:
+        report.compare(f"CPU cores that --engine local keeps busy, {what}", "its threads", "cores", rates, ("busy", "cores"), 0.9)  # fmt: skip # noqa: E501
     if has_ray:
         report.compare(f"--engine ray, {what}", "--engine local", "images/s", rates, ("ray", "local"), 1)
         report.compare(f"--engine ray, {what}, with its start", "--engine local", "images/s", rates, ("ray as a whole", "local"), 0.5)  # fmt: skip # noqa: E501

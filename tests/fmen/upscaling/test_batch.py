@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from fmen.threads import threads_restored
 from fmen.upscaling import batch
-from fmen.upscaling.batch import BatchUpscaler, TileBar
+from fmen.upscaling.batch import BatchUpscaler, TileBar, limit_caches
 from fmen.upscaling.jobs import Job, plan
 from fmen.upscaling.manifest import Settings, pending
 from fmen.upscaling.networks import Networks
@@ -251,6 +251,12 @@ def test_a_bug_in_a_thread_is_not_taken_for_a_bad_image(
     monkeypatch.setattr(batch, "write_photo", broken)
     with pytest.raises(KeyError, match="bug"):
         silently(BatchUpscaler(networks, SETTINGS), jobs)
+
+
+def test_the_caches_of_image_sizes_are_limited_unless_the_user_sets_their_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", {"LRU_CACHE_CAPACITY": "7"})
+    limit_caches()
+    assert os.environ == {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128", "LRU_CACHE_CAPACITY": "7"}
 
 
 def test_the_bar_over_the_tiles_of_an_image_disappears_when_it_is_done(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from fmen.upscaling.jobs import Job, plan
 from fmen.upscaling.manifest import Settings, pending, read_records, write_records
@@ -182,3 +184,15 @@ def test_a_plan_that_cannot_be_carried_out_is_refused(inputs: list[str], output:
     Path("empty").mkdir()
     with pytest.raises(DataError, match=said):
         plan(inputs, output)
+
+
+def test_messages_of_libtiff_do_not_reach_the_terminal(upscale: Command, capfd: pytest.CaptureFixture[str]) -> None:
+    buffer = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (12, 12, 3), np.uint8)
+    Image.fromarray(noise).save(buffer, "TIFF", compression="tiff_adobe_deflate")
+    content = bytearray(buffer.getvalue())
+    content[60] ^= 255
+    Path("bad.tif").write_bytes(content)
+    _, errors = upscale("bad.tif", "-o", "out.png", status=2)
+    assert errors.startswith("error: bad.tif is damaged") and errors.count("\n") == 1
+    assert capfd.readouterr().err == ""

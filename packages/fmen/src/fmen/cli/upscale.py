@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
+from fmen.cli.errors import DEBUG
 from fmen.cli.options import AutoPrecision, Device, Model, Threads, warn
 from fmen.errors import UserError
 
@@ -20,10 +21,6 @@ if TYPE_CHECKING:
     from fmen.upscaling.jobs import Job
     from fmen.upscaling.manifest import Settings
     from fmen.upscaling.networks import Networks
-
-CACHES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128", "LRU_CACHE_CAPACITY": "32"}
-"""Convolutions that oneDNN caches in a process and PyTorch in each thread, of 1,024 by default. Every image size adds
-about 20, so that the process would grow with the number of images (``tools/bench/engines.py``)."""
 
 LARGEST_FACTOR = 64
 
@@ -107,12 +104,16 @@ def upscale(
         raise UserError("--engine ray has one thread per core of its processes; give their number with --workers")
     if engine is Engine.ray and "-" in (*inputs, output):
         raise UserError("--engine ray reads and writes files; for standard input and output use --engine local")
-    os.environ.update(CACHES | os.environ)  # read at PyTorch's first convolution
     from fmen.threads import use_threads
+    from fmen.upscaling.batch import limit_caches
     from fmen.upscaling.jobs import output_folder, plan
     from fmen.upscaling.manifest import Settings, pending
+    from fmen.upscaling.photo import silence_libtiff
 
     use_threads(threads)
+    limit_caches()
+    if not os.environ.get(DEBUG):
+        silence_libtiff()
     jobs, faults = plan(inputs, output, f".{format_.value}")
     from fmen.sources.networks import source_of
     from fmen.upscaling.choice import choose

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import sys
 import threading
 from collections import deque
@@ -39,6 +40,10 @@ from fmen_data import DataError
 
 WAITING_BYTES = 2**30
 """Results that may wait for being written, in bytes, where a quarter of the free memory is less."""
+
+CACHES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128", "LRU_CACHE_CAPACITY": "32"}
+"""Convolutions that oneDNN caches in a process and PyTorch in each thread; by default 1,024. An image of another size
+adds about 20, so that the process would grow with the number of images (``tools/bench/engines.py``)."""
 
 Failure = (DataError, ModelError)
 
@@ -237,6 +242,11 @@ def done(line: str) -> Future[str]:
     future: Future[str] = Future()
     future.set_result(line)
     return future
+
+
+def limit_caches() -> None:
+    """Limit what this process caches for each image size. It has no effect after PyTorch's first convolution."""
+    os.environ.update(CACHES | os.environ)
 
 
 def read(job: Job) -> Photo:

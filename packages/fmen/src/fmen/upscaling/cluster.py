@@ -23,7 +23,7 @@ from tqdm import tqdm
 from fmen.errors import UserError
 from fmen.sources.python_file import MODULE_PREFIX
 from fmen.upscaling import storage
-from fmen.upscaling.batch import BatchUpscaler, Failure
+from fmen.upscaling.batch import BatchUpscaler, Failure, limit_caches
 from fmen.upscaling.jobs import Job
 from fmen.upscaling.manifest import Settings, modification_times, write_records
 from fmen.upscaling.networks import Networks
@@ -53,6 +53,7 @@ class Worker:
     """
 
     def __init__(self, networks: Networks, settings: Settings) -> None:
+        limit_caches()
         self.batch = BatchUpscaler(networks, settings, record=False)
 
     def __call__(self, group: dict[str, Any]) -> dict[str, list[Any]]:

@@ -11,10 +11,11 @@ metadata; OpenCV decodes 16 bits per channel, which Pillow truncates to 8.
 
 from __future__ import annotations
 
+import ctypes
 import io
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -85,6 +86,12 @@ class Photo:
     icc: bytes | None = None
     exif: bytes = b""
     luma_table: tuple[int, ...] | None = None
+
+
+def silence_libtiff() -> None:
+    """Turn off the messages that Pillow's LibTIFF writes on standard error; Pillow raises an exception as well."""
+    with suppress(AttributeError, OSError):  # a Pillow without LibTIFF
+        ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)
 
 
 def read_photo(content: bytes, name: str | Path) -> Photo:
