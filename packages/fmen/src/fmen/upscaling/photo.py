@@ -23,7 +23,7 @@ from typing import IO, Any
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError, _imaging
 
 from fmen.upscaling import storage
 from fmen.upscaling.png_chunks import with_chunks
@@ -91,7 +91,7 @@ class Photo:
 def silence_libtiff() -> None:
     """Turn off the messages that Pillow's LibTIFF writes on standard error; Pillow raises an exception as well."""
     with suppress(AttributeError, OSError):  # a Pillow without LibTIFF
-        ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)
+        ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
 
 
 def read_photo(content: bytes, name: str | Path) -> Photo:
