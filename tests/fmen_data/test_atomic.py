@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fmen_data.atomic import atomic_write, atomic_write_bytes
+from fmen_data.atomic import atomic_write, atomic_write_bytes, remove_abandoned
 
 
 def test_a_file_is_written_with_its_parent_directories(tmp_path: Path) -> None:
@@ -143,3 +143,15 @@ def test_two_simultaneous_writers_do_not_mix_their_contents(tmp_path: Path) -> N
         thread.join()
     assert (tmp_path / "a").read_bytes() in contents
     assert [file.name for file in tmp_path.iterdir()] == ["a"]
+
+
+def test_what_a_killed_process_left_beside_a_file_is_removed_once_it_is_old_and_nothing_else(tmp_path: Path) -> None:
+    old = (".a.{}.png", ".a.{}.jpg", ".b.{}.png", "a.{}.png", ".a.short.png", ".{}.png", ".none.{}", "a.png")
+    for name in old:
+        (tmp_path / name.format("0" * 32)).write_bytes(b"")
+    for file in tmp_path.iterdir():
+        os.utime(file, (0, 0))
+    with atomic_write(tmp_path / "a.png") as of_another_process:
+        remove_abandoned([tmp_path / "a.png", tmp_path / "none", tmp_path / "missing" / "a.png"])
+        left = {file.name for file in tmp_path.iterdir()}
+        assert left == {*(name.format("0" * 32) for name in old[1:6]), of_another_process.name, "a.png"}

@@ -89,6 +89,30 @@ def test_an_up_to_date_cache_is_left_unchanged(dataset: PairDataset, tmp_path: P
     assert identity(path) == before
 
 
+def test_two_nodes_may_make_the_same_cache_at_the_same_time(
+    dataset: PairDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build, together, opened = prepare_module._build, threading.Barrier(2, timeout=20), []
+
+    def simultaneous(*arguments: object, **options: object) -> object:
+        together.wait()
+        return build(*arguments, **options)  # type: ignore[arg-type]
+
+    def node() -> None:
+        opened.append(prepare(dataset, tmp_path / "c.h5"))
+
+    monkeypatch.setattr(prepare_module, "_build", simultaneous)
+    nodes = [threading.Thread(target=node) for _ in range(2)]
+    for thread in nodes:
+        thread.start()
+    for thread in nodes:
+        thread.join()
+    assert len(opened) == 2 and {file.name for file in tmp_path.iterdir()} == {"set", "c.h5"}
+    for cache in (*opened, PatchCache(tmp_path / "c.h5")):
+        for index, (_, _, hr) in enumerate(dataset):
+            assert np.array_equal(cache.hr[index], hr)
+
+
 def test_a_touched_source_of_equal_content_is_not_stale(dataset: PairDataset, tmp_path: Path) -> None:
     path = prepare_cache(dataset, tmp_path / "c.h5", progress=False)
     before = identity(path)

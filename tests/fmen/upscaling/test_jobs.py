@@ -196,3 +196,10 @@ def test_messages_of_libtiff_do_not_reach_the_terminal(upscale: Command, capfd: 
     _, errors = upscale("bad.tif", "-o", "out.png", status=2)
     assert errors.startswith("error: bad.tif is damaged") and errors.count("\n") == 1
     assert capfd.readouterr().err == ""
+
+
+def test_the_temporary_file_of_a_killed_run_is_removed_by_the_next_one(upscale: Command) -> None:
+    write("a.png", f"out/.a.{'0' * 32}.png")
+    os.utime(f"out/.a.{'0' * 32}.png", (0, 0))
+    upscale("a.png", "-o", "out", "--weights", "fmen-s_x2")
+    assert sorted(file.name for file in Path("out").iterdir()) == [".fmen-upscale.jsonl", "a.png"]

@@ -5,10 +5,18 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
+import time
 import uuid
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+ABANDONED = 3600.0
+"""Seconds after which an unchanged temporary file belongs to no running process: a file is written in less."""
+
+_TEMPORARY = re.compile(r"\.(.*)\.[0-9a-f]{32}(\.[^.]*)?", re.DOTALL)
 
 
 @contextmanager
@@ -47,6 +55,20 @@ def atomic_write_bytes(path: str | Path, content: bytes) -> None:
     """Write a file atomically; see :func:`atomic_write`."""
     with atomic_write(path) as temporary:
         temporary.write_bytes(content)
+
+
+def remove_abandoned(paths: Iterable[Path]) -> None:
+    """Remove the temporary files that killed processes left when they wrote ``paths``, if older than ``ABANDONED``."""
+    names = defaultdict(set)
+    for path in paths:
+        names[path.parent].add((path.stem[:32], path.suffix))
+    for folder, written in names.items():
+        with contextlib.suppress(OSError), os.scandir(folder) as entries:
+            for entry in entries:
+                found = _TEMPORARY.fullmatch(entry.name)
+                ours = found is not None and (found[1], found[2] or "") in written
+                if ours and time.time() - entry.stat().st_mtime > ABANDONED:
+                    os.unlink(entry.path)  # noqa: PTH108 - an entry is not a path
 
 
 def _sync_file(path: Path) -> None:

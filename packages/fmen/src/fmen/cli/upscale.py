@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from fractions import Fraction
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
@@ -122,19 +123,21 @@ def upscale(
     chosen = choose(weights, model, scale=scale, size=size, denoise=denoise)
     options = {"precision": precision.value, "device": device, "tile": side, "self_ensemble": ensemble}
     networks = Networks.load(chosen.files, model, real=chosen.real, denoise=denoise, note=warn, size=size, **options)
+    from fmen_data import DataError
+    from fmen_data.atomic import remove_abandoned
+
     settings = Settings.of(
         chosen.all_files, precision.value, ensemble, quality, networks.size, code=source_of(model), denoise=denoise
     )
     for fault in faults:
         typer.echo(f"error: {fault}", err=True)
     todo = jobs if overwrite else pending(jobs, settings)
+    remove_abandoned(job.target for job in todo if isinstance(job.target, Path))
     say = partial(typer.echo, err=output == "-")  # standard output may be the image
     if not todo and len(jobs) == 1:
         say(f"{jobs[0].result} exists already (--overwrite makes it again)")
     elif len(todo) < len(jobs):
         say(f"{len(jobs) - len(todo)} of {len(jobs)} exist already (--overwrite makes them again)")
-    from fmen_data import DataError
-
     failed, advice = 0, "for the reasons above"
     if todo and engine is Engine.ray:
         from fmen.upscaling.cluster import run_on_ray
