@@ -225,14 +225,20 @@ def test_an_interruption_completes_the_files_that_are_being_written_and_begins_n
 def test_ctrl_c_completes_the_small_images_that_are_begun_and_begins_no_other(
     networks: Networks, jobs: list[Job], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    write = batch.write_photo
+    write, shutdown, cancelled = batch.write_photo, ThreadPoolExecutor.shutdown, threading.Event()
+
+    def shutting_down(pool: ThreadPoolExecutor, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        shutdown(pool, wait, cancel_futures=cancel_futures)
+        if cancel_futures:
+            cancelled.set()
 
     def writing(target: Path, photo: Photo, **options: int) -> None:
         if number_of(photo) == 1:
             os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(0.2)
+        assert cancelled.wait(SECONDS)
         write(target, photo, **options)
 
+    monkeypatch.setattr(ThreadPoolExecutor, "shutdown", shutting_down)
     monkeypatch.setattr(batch, "write_photo", writing)
     monkeypatch.setattr(batch, "run_network", double)
     with pytest.raises(KeyboardInterrupt):
