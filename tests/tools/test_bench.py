@@ -98,10 +98,13 @@ def test_tiling_compares_with_the_whole_image(bench: Load, tmp_path: Path, monke
     monkeypatch.setattr(script, "upscale", script.one_pass)  # a new process imports PyTorch for two seconds
     monkeypatch.setattr(script, "PRECISIONS", ("fp32",))
     monkeypatch.setattr(script, "REPEATS", 1)
-    found = written(script.run(1, size=(40, 36), side=16), tmp_path)
+    found = written(script.run(1, size=(40, 36), side=16, sides=((16, 20, 24), (32,))), tmp_path)
     assert list(found["checks"].values()) == [0]
-    assert [row["target"] for row in found["comparisons"]] == [1, 1.15]
-    assert found["facts"]["passes"]["fp32"]["tiles"] == 1
+    assert [row["target"] for row in found["comparisons"]] == [1, 1.08]
+    assert set(found["facts"]["passes"]["fp32"]) >= {"us strips", "us tiles", "MiB strips"}
+    times, memory = (curve["lines"] for curve in found["curves"].values())
+    assert [[x for x, _ in times[way]] for way in ("strips", "tiles", "whole")] == [[16, 20, 24, 32]] * 3
+    assert [x for x, _ in memory["strips"]] == [24, 32]
 
 
 def test_tiling_counts_differing_values(bench: Load, tmp_path: Path) -> None:

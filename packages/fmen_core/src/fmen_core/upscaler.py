@@ -41,8 +41,8 @@ Value = TypeVar("Value")
 SMALL = 2**15
 """Number of LR pixels that fit into the memory of any machine."""
 
-STRIP_BYTES = {"cpu": 64 * 2**20, "cuda": 2**30}
-"""Memory of the features of a strip: on the CPU about that of a 256x256 image, of which most stays in the cache."""
+STRIP_BYTES = {"cpu": 32 * 2**20, "cuda": 2**30}
+"""Memory of the features of a strip, on the CPU half that of a 256x256 image. Images of twice as much are not cut."""
 
 FEWEST_ROWS = 4
 """Least number of rows of a strip."""
@@ -334,8 +334,10 @@ class Upscaler:
         """Return the rows of the strips in which an LR image of this size is streamed, or None if it is not."""
         if (height * width <= SMALL and self._most_rows is None) or not self._may_stream:
             return None
-        rows = int(STRIP_BYTES[self.device.type] / (self.bytes_per_pixel * width))
-        rows = max(FEWEST_ROWS, rows)
+        budget, row = STRIP_BYTES[self.device.type], self.bytes_per_pixel * width
+        if height * row <= 2 * budget and self._most_rows is None:
+            return None
+        rows = max(FEWEST_ROWS, int(budget / row))
         if self._most_rows is not None:
             rows = min(rows, self._most_rows)
         return rows if rows < height else None
