@@ -7,7 +7,8 @@ import base64
 import cv2
 import numpy as np
 
-from fmen.report.images import LOSSLESS, Kind, error_map, store
+from fmen.report.encoding import LOSSLESS, Kind, store
+from fmen.report.images import error_map
 from fmen_data import imresize
 
 
@@ -17,19 +18,19 @@ def noise(height: int, width: int) -> np.ndarray:
 
 def test_a_preview_is_webp_of_its_quality() -> None:
     image = imresize(noise(6, 10), 16)
-    pictures, quality = store({"hr": image}, image.size // 3 - 1, full=False)  # less than a byte per pixel
+    pictures, quality = store({"sr": image}, image.size // 3 - 1, full=False)  # less than a byte per pixel
     assert quality == (0, 95)
     _, expected = cv2.imencode(".webp", image[..., ::-1], [cv2.IMWRITE_WEBP_QUALITY, 95])
-    assert base64.b64decode(pictures["hr"].uri.partition(",")[2]) == expected.tobytes()
+    assert base64.b64decode(pictures["sr"].uri.partition(",")[2]) == expected.tobytes()
 
 
 def test_previews_become_smaller_until_they_fit_their_budget() -> None:
-    layers: dict[Kind, np.ndarray] = {"hr": noise(30, 1400)}
+    layers: dict[Kind, np.ndarray] = {"sr": noise(30, 1400)}
     stored = []
     pictures, quality = store(layers, 10**6, full=False)
     while not stored or quality != stored[-1][1]:
-        stored.append((pictures["hr"].width, quality))
-        pictures, quality = store(layers, len(pictures["hr"].uri) - 1, full=False)
+        stored.append((pictures["sr"].width, quality))
+        pictures, quality = store(layers, len(pictures["sr"].uri) - 1, full=False)
     sides, qualities = zip(*((width, quality.webp) for width, quality in stored), strict=True)
     assert sides == (1400, 1400, 1280, 1120, 960, 800, 640, 480, 320)
     assert qualities == (LOSSLESS, 95, 90, 88, 86, 84, 82, 75, 60)
