@@ -66,7 +66,9 @@ def threads_restored() -> Iterator[None]:
 def seconds_by_threads(
     step: Callable[[], object], counts: Sequence[int], *, clock: Callable[[], float] = time.perf_counter
 ) -> dict[int, float]:
-    """Return the median seconds of a step with each number of threads. They take turns, after one step of each.
+    """Return the median seconds of a step with each number of threads. They take turns.
+
+    The first step of each is not counted, unless the steps are so long that no other is timed.
 
     Args:
         step: What is timed.
@@ -75,12 +77,12 @@ def seconds_by_threads(
     """
     found: dict[int, list[float]] = {count: [] for count in counts}
     with threads_restored():
-        for number in range(ROUNDS + 1):
+        for _ in range(ROUNDS + 1):
             for count in counts:
                 torch.set_num_threads(count)
                 begun = clock()
                 step()
                 found[count].append(clock() - begun)
-            if number and sum(map(sum, found.values())) > LIMIT:
+            if sum(map(sum, found.values())) > LIMIT:
                 break
-    return {count: median(seconds[1:]) for count, seconds in found.items()}
+    return {count: median(seconds[1:] or seconds) for count, seconds in found.items()}
