@@ -24,9 +24,12 @@ from fmen.charts.tables import format_markdown
 from fmen_data.atomic import atomic_write_bytes
 
 ROOT = Path(__file__).resolve().parents[1]
+ENGINES = ROOT / "results/speed/engines.json"
 RECORD, FUZZ, PAGE = ROOT / "results/reliability.json", ROOT / "results/fuzz.json", ROOT / "docs/reliability.md"
 
 TRAINING, UPSCALING, DATA, CORE = "tests/fmen/training", "tests/fmen/upscaling", "tests/fmen_data", "tests/fmen_core"
+
+THREADS = "test_one_upscaler_serves_eight_threads"
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,51 @@ BEFORE = (
 """Figures of the first version, and how to read today's from the summary of ``tools/fuzz.py``."""
 
 
+FOUND = (
+    (
+        "Threads that share a fresh upscaler raised `dictionary changed size during iteration`: hooks were set on the "
+        "shared model while its memory was measured.",
+        f"{CORE}/test_tiling.py::{THREADS}",
+    ),
+    (
+        "After a resume, the sum of the losses was counted once per process.",
+        f"{TRAINING}/test_distributed.py::"
+        "test_a_run_continues_with_another_number_of_processes_and_counts_every_loss_once",
+    ),
+    (
+        "A run that was killed before its first checkpoint could be neither resumed nor started again.",
+        f"{TRAINING}/test_distributed.py::test_torchrun_restarts_a_run_that_was_killed_before_its_first_checkpoint",
+    ),
+    (
+        "Processes that torchrun restarted read the messages of the former ones in its store.",
+        f"{TRAINING}/test_distributed.py::"
+        "test_processes_that_are_restarted_do_not_read_the_messages_of_the_former_ones",
+    ),
+    (
+        "OpenCV and Pillow decode JPEGs that libjpeg warns about without an error.",
+        f"{UPSCALING}/test_photo.py::test_a_jpeg_that_libjpeg_warns_about_is_refused_with_its_reason",
+    ),
+    (
+        "A TIFF file whose second page has no size ended in a traceback.",
+        f"{UPSCALING}/test_photo.py::test_a_tiff_file_whose_second_page_has_no_size_is_refused_in_one_line",
+    ),
+    (
+        "Pillow's LibTIFF wrote its messages about damaged files on the terminal.",
+        f"{UPSCALING}/test_jobs.py::test_messages_of_libtiff_do_not_reach_the_terminal",
+    ),
+    (
+        "The memory of `fmen upscale` grew with the number of image sizes: PyTorch caches 1,024 convolutions in every "
+        "thread, and oneDNN as many in the process.",
+        f"{UPSCALING}/test_batch.py::test_the_caches_of_image_sizes_are_limited_unless_the_user_sets_their_size",
+    ),
+    (
+        "A killed run left a temporary file beside the result, for good.",
+        f"{UPSCALING}/test_jobs.py::test_the_temporary_file_of_a_killed_run_is_removed_by_the_next_one",
+    ),
+)
+"""Defects that were found on the way, and the tests that fail with them."""
+
+
 def share(kinds: Mapping[str, Mapping[str, int]], what: str, start: str = "") -> str:
     """Return how many of the damaged files, of the kinds whose name starts with ``start``, had an outcome."""
     chosen = [found for name, found in kinds.items() if name.startswith(start)]
@@ -139,7 +187,13 @@ def check(promise: Promise) -> dict[str, Any]:
     }
 
 
-def render(promises: Sequence[Mapping[str, Any]], fuzz: Mapping[str, Any]) -> str:
+def growth(engines: Mapping[str, Any]) -> str:
+    """Return how much memory a run needs after 1,000 images, relative to that after 50."""
+    (memory,) = (entry for entry in engines["comparisons"] if entry["what"].startswith("resident memory"))
+    return f"{memory['ratio']:.2f}"
+
+
+def render(promises: Sequence[Mapping[str, Any]], fuzz: Mapping[str, Any], engines: Mapping[str, Any]) -> str:
     """Return the page."""
     rows = [["promise", "tests", "tries", "failures"]]
     for entry in promises:
@@ -153,6 +207,10 @@ def render(promises: Sequence[Mapping[str, Any]], fuzz: Mapping[str, Any]) -> st
             [name, *(f"{found[what]:,}" for what in ("tries", "refused", "accepted", "changed", "tracebacks"))]
         )
     history = [["figure", "first version", "now"], *([what, was, now(kinds)] for what, was, now in BEFORE)]
+    history.append(
+        ["memory after 1,000 images of mixed sizes, relative to the first 30 or 50", "1.50", growth(engines)]
+    )
+    defects = [["defect", "test"], *([what, f"`{test}`"] for what, test in FOUND)]
     return f"""# Reliability
 
 What the software promises, and the tests that try to break it. `python tools/reliability.py` runs them and writes this
@@ -172,6 +230,13 @@ left out, and a changed word of a text is a valid text.
 ## Before and now
 
 {format_markdown(history)}
+
+The memory and the throughput of both engines are measured by `tools/bench/engines.py`, see
+[Speed and memory](performance.md#upscaling-many-images).
+
+## Defects found on the way
+
+{format_markdown(defects, (0, 1))}
 """
 
 
@@ -187,7 +252,7 @@ def main() -> None:
         content = json.dumps({"command": "python tools/reliability.py", "promises": promises}, indent=1) + "\n"
         atomic_write_bytes(RECORD, content.encode())
     promises = json.loads(RECORD.read_text())["promises"]
-    atomic_write_bytes(PAGE, render(promises, json.loads(FUZZ.read_text())).encode())
+    atomic_write_bytes(PAGE, render(promises, json.loads(FUZZ.read_text()), json.loads(ENGINES.read_text())).encode())
     sys.exit(any(entry["failures"] for entry in promises))
 
 

@@ -130,6 +130,7 @@ def test_the_command_writes_strips_and_records_them(
     upscale("a.png", "-o", "whole.png", "--precision", "fp32")
     monkeypatch.setattr(strips, "LARGE", 0)
     monkeypatch.setattr("fmen_core.upscaler.SMALL", 0)
+    monkeypatch.setattr("fmen.upscaling.batch.SMALL", 0)
     monkeypatch.setattr("fmen_core.upscaler.STRIP_BYTES", {"cpu": 0})
     monkeypatch.setattr("fmen_core.upscaler.FEWEST_ROWS", 30)
     calls: list[Any] = []
