@@ -190,7 +190,7 @@ class Stream:
         current, waiting = self.buffers[place], self.waiting[place]
         if current is not None:
             above = self.above[place].shape[2]
-            self.above[place] = current[1][:, :, -above:].clone(memory_format=self.memory_format)
+            self.above[place].copy_(current[1][:, :, -above:])  # in place, as new small tensors fragment the heap
             self.buffers[place] = None
         needed = min((self.done[user] // ratio for user, ratio in self.nodes[place].users), default=0)
         while waiting and waiting[0][0] + waiting[0][1].shape[2] <= needed:
