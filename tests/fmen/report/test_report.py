@@ -530,6 +530,7 @@ def test_the_challenge_table_ranks_each_column_and_compares_with_the_baseline() 
     assert table.ours == {1}
     params = [row[table.head.index("Params [M]")] for row in table.rows]
     assert [(cell.text, cell.rank, cell.note) for cell in params[1:]] == [("0.341", 2, "−62%"), ("0.894", 3, "±0%")]
+    assert [row[table.head.index("Convs")].text for row in table.rows] == ["3", "3", "3"]
     decibels = [row[1] for row in table.rows]
     assert [(cell.text, cell.rank) for cell in decibels] == [("–", 0), ("30.10", 2), ("30.30", 1)]
 
