@@ -33,7 +33,14 @@ from fmen.report.inputs import BenchRow, LogRow, ReportError, read_validation
 from fmen.report.page import page_protocol, remarks, write_report
 from fmen.report.perceptual import make_distances
 from fmen.report.tables import Cell, Table, challenge_table, comparison_table, mean
-from fmen.report.training import compared_curves, logged_series, of_protocol, training_curves, training_part
+from fmen.report.training import (
+    compared_curves,
+    duration,
+    logged_series,
+    of_protocol,
+    training_curves,
+    training_part,
+)
 from fmen.training.run_folder import Run
 from fmen_core import create_model, save
 from fmen_data import imresize, open_dataset, write_image
@@ -533,6 +540,12 @@ def test_the_challenge_table_ranks_each_column_and_compares_with_the_baseline() 
     assert [row[table.head.index("Convs")].text for row in table.rows] == ["3", "3", "3"]
     decibels = [row[1] for row in table.rows]
     assert [(cell.text, cell.rank) for cell in decibels] == [("–", 0), ("30.10", 2), ("30.30", 1)]
+
+
+def test_durations_have_two_units() -> None:
+    assert [duration(seconds) for seconds in (59.6, 3599, 3660, 93_600)] == [
+        *("1 min 00 s", "59 min 59 s", "1 h 01 min", "26 h 00 min"),
+    ]
 
 
 def test_remarks_name_the_dataset_the_score_and_the_conditions() -> None:

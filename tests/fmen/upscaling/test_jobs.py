@@ -177,6 +177,7 @@ def test_results_inside_the_input_folder_are_not_taken_for_input() -> None:
         (["in"], "-", "2 images cannot all go to -"),
         (["in/one.png"], "big.gif", "unknown image format '.gif'"),
         (["in/one.png", "in/one.png"], "out", "in/one.png and in/one.png would both become out/one.png"),
+        (["in/one.png"] * 3, "out", "^in/one.png and in/one.png would both become out/one.png"),
         (["in/one.png"], "in", "in/one.png would be written over"),
     ],
 )
