@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from fmen.cli.main import app
 from fmen.upscaling import batch as upscaling
+from fmen.upscaling.cluster import silent_stderr
 from fmen.upscaling.photo import Photo
 from fmen_core import FMENTraining, ModelError, Upscaler, pretrained, save
 
@@ -190,3 +191,10 @@ def test_a_file_that_fmen_did_not_write_is_not_overwritten(tree: Path) -> None:
     Image.fromarray(PICTURE).save("big.png")
     assert b"big.png exists already" in fmen("in/one.png", "-o", "big.png", "--weights", "w.safetensors")[0]
     assert Image.open("big.png").size == (20, 12)
+
+
+def test_standard_error_is_discarded_for_a_while_and_then_as_before(capfd: pytest.CaptureFixture[str]) -> None:
+    with silent_stderr():
+        os.write(2, b"discarded")
+    os.write(2, b"shown")
+    assert capfd.readouterr().err == "shown"
