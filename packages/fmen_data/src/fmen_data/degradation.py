@@ -62,7 +62,7 @@ class Degradation:
         jpeg_quality: Range of libjpeg's quality.
     """
 
-    clean: float = 0.2
+    clean: float = 0.25
     twice: float = 0.15
     resize: Range = (0.9, 2.0)
     blur: float = 0.15
