@@ -1,6 +1,7 @@
 """Draw a crop of a photograph as LR, bicubic, SR and HR side by side, with the PSNR of each.
 
     python tools/comparison.py --weights runs/NAME/best.safetensors --image coffee --crop 150,240,96 --out picture.png
+    python tools/comparison.py --weights fmen-s_x4 --title clean --weights fmen-s_x4_real --title real --jpeg 50
 
 The image is a photograph of the sample dataset, by name, or a file.
 """
@@ -10,11 +11,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import cv2
 import matplotlib
 import numpy as np
 import numpy.typing as npt
 
-from fmen_core import Upscaler, load
+from fmen_core import Upscaler, find_weights, load
 from fmen_data import imresize, read_image
 from fmen_data.sample import sample_images
 from fmen_eval import psnr
@@ -31,13 +33,22 @@ def find_image(name: str) -> Image:
     return read_image(named.get(name, Path(name)))
 
 
+def compress(image: Image, quality: int) -> Image:
+    """Return an image after JPEG compression."""
+    content = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    return np.ascontiguousarray(np.asarray(cv2.imdecode(content, cv2.IMREAD_COLOR), np.uint8)[..., ::-1])
+
+
 def draw(
     panels: dict[str, Image], captions: dict[str, str], whole: Image, box: tuple[int, int, int], out: Path
 ) -> None:
     """Draw the photograph with the crop marked, then the crop of each panel with its caption."""
     top, left, side = box
     figure, axes = plt.subplots(
-        1, len(panels) + 1, figsize=(15, 3.4), width_ratios=[whole.shape[1] / whole.shape[0], *[1] * len(panels)]
+        1,
+        len(panels) + 1,
+        figsize=(3 * len(panels) + 3, 3.4),
+        width_ratios=[whole.shape[1] / whole.shape[0], *[1] * len(panels)],
     )
     axes[0].imshow(whole)
     axes[0].add_patch(plt.Rectangle((left, top), side, side, fill=False, edgecolor="#ff4b2b", linewidth=2))
@@ -55,19 +66,23 @@ def draw(
 def main() -> None:
     """Parse the command line, upscale, and draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", type=Path, required=True, help="weights of a network")
-    parser.add_argument("--title", default="FMEN-S", help="title of the network's panel (default: %(default)s)")
+    parser.add_argument("--weights", action="append", required=True, help="weights of a network; can be repeated")
+    parser.add_argument("--title", action="append", default=[], help="title of a network's panel (default: FMEN-S)")
+    parser.add_argument("--jpeg", type=int, metavar="QUALITY", help="compress the LR image")
     parser.add_argument("--image", default="coffee", help="sample photograph or file (default: %(default)s)")
     parser.add_argument("--crop", default="150,240,96", help="top,left,side in HR pixels, multiples of the scale")
     parser.add_argument("--out", type=Path, default=Path("comparison.png"), help="picture (default: %(default)s)")
     options = parser.parse_args()
 
-    upscaler = Upscaler(load(options.weights))
-    scale = upscaler.scale
+    upscalers = [Upscaler(load(find_weights(weights))) for weights in options.weights]
+    titles = [*options.title, *["FMEN-S"] * len(upscalers)]
+    scale = upscalers[0].scale
     hr = find_image(options.image)
     hr = hr[: hr.shape[0] // scale * scale, : hr.shape[1] // scale * scale]
     lr = imresize(hr, 1 / scale)
-    images = {"bicubic": imresize(lr, scale), options.title: upscaler(lr), "HR": hr}
+    lr = compress(lr, options.jpeg) if options.jpeg else lr
+    networks = {title: upscaler(lr) for title, upscaler in zip(titles, upscalers, strict=False)}
+    images = {"bicubic": imresize(lr, scale), **networks, "HR": hr}
     top, left, side = box = tuple(int(number) for number in options.crop.split(","))
     panels = {"LR": lr[top // scale : (top + side) // scale, left // scale : (left + side) // scale]}
     panels |= {name: image[top : top + side, left : left + side] for name, image in images.items()}
