@@ -62,15 +62,15 @@ class Degradation:
         jpeg_quality: Range of libjpeg's quality.
     """
 
-    clean: float = 0.25
-    twice: float = 0.15
+    clean: float = 0.35
+    twice: float = 0.05
     resize: Range = (0.9, 2.0)
-    blur: float = 0.15
+    blur: float = 0.05
     blur_sigma: Range = (0.2, 0.7)
-    noise: float = 0.6
-    noise_sigma: Range = (0.0, 20.0)
+    noise: float = 0.5
+    noise_sigma: Range = (0.0, 17.0)
     jpeg: float = 0.7
-    jpeg_quality: Range = (35.0, 98.0)
+    jpeg_quality: Range = (45.0, 99.0)
 
     def __post_init__(self) -> None:
         for field in fields(self):
