@@ -12,9 +12,10 @@ import pytest
 MUTABLE = {
     "fmen.training.checkpoint.State",
     "fmen.training.distributed.Processes",
+    "fmen_core.row_graph.Node",
     "fmen_eval.memory._Buffer",
 }
-"""What a run and a trace update as they go on."""
+"""What a run, a trace and a recording update as they go on."""
 
 
 @pytest.mark.parametrize("package", ["fmen", "fmen_core", "fmen_data", "fmen_eval"])

@@ -10,8 +10,6 @@ import cv2
 import numpy as np
 import pytest
 
-from fmen.training.run_folder import RunError
-
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 
 
@@ -29,22 +27,20 @@ def test_blocks_are_trained_by_one_recipe_and_drawn(
     photos, out, found = str(tmp_path / "photos"), tmp_path / "runs", tmp_path / "found.json"
     small = [f"--set={setting}" for setting in ("patch=8", "batch=1", "device=cpu", "compile=false")]
     command = ["compare_blocks.py", "--data", photos, "--val-data", photos, "--out", str(out), "--json", str(found)]
-    command += ["--picture", str(tmp_path / "blocks.png"), *small, "--blocks", "plain", "acb", "--steps"]
+    command += ["--picture", str(tmp_path / "blocks.png"), *small, "--blocks", "plain", "acb", "--minutes", "0.01"]
 
-    monkeypatch.setattr(sys, "argv", [*command, "2"])
+    monkeypatch.setattr(sys, "argv", command)
     compare_blocks.main()
     record = json.loads(found.read_text())
-    assert [[step for step, _ in block["curve"]] for block in record["blocks"].values()] == [[1, 2], [1, 2]]
-    assert record["blocks"]["plain"]["psnr"] == record["blocks"]["plain"]["curve"][-1][1]
+    for block in record["blocks"].values():
+        assert block["curve"][-1] == [block["steps"], block["psnr"]]
     assert record["blocks"]["plain"]["training_params"] < record["blocks"]["acb"]["training_params"]
-    assert record["recipe"]["steps"] == 2 and record["recipe"]["name"] == "cpu"
+    assert record["minutes"] == 0.01 and record["recipe"]["name"] == "cpu"
     assert compare_blocks.Run(out / "acb").recipe().model_args == {"block": "acb"}
     assert cv2.imread(str(tmp_path / "blocks.png")).size
 
-    # Finished runs are read, not repeated; a run of another length is not taken for one of this length.
+    # Neither steps nor finished runs are measured or trained again.
     monkeypatch.setattr(compare_blocks, "train", None)
+    monkeypatch.setattr(compare_blocks, "prepare", None)
     compare_blocks.main()
     assert json.loads(found.read_text()) == record
-    monkeypatch.setattr(sys, "argv", [*command, "3"])
-    with pytest.raises(RunError, match=r"plain: contains a run of 2 steps; choose another --out"):
-        compare_blocks.main()

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import math
-import signal
 import subprocess
 import sys
 import tempfile
@@ -92,7 +91,7 @@ def train(keys: Sequence[str], data: str, val: str, limit: float, levels: Sequen
             time.sleep(1)
             curve = read_curve(out / "metrics.jsonl")
             if first_at(curve, max(levels)) or time.monotonic() - begun > 60 * limit:
-                process.send_signal(signal.SIGINT)
+                process.terminate()
                 process.wait()
         curve = read_curve(out / "metrics.jsonl")
     if not curve:

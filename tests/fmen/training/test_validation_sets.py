@@ -55,20 +55,18 @@ def test_an_image_is_upscaled_once_for_all_protocols(
     assert len(upscaled) == images
 
 
-def test_the_report_shows_every_curve_and_a_recipe_with_one_set_is_written_as_before(
+def test_the_report_shows_the_curves_of_its_protocol_and_a_recipe_with_one_set_is_written_as_before(
     several: Recipe, tiny: RecipeMaker, tmp_path: Path, photos: Path
 ) -> None:
     run = Run(tmp_path / "run")
     train(several, run)
-    captions = [chart.caption for chart in training_part([run])["curves"]]
-    assert captions == [
-        "Training loss (L1)",
-        "Validation PSNR in dB (ntire)",
-        f"Validation PSNR in dB on {photos.name} (paper)",
-        "Validation PSNR in dB on sample-val (ntire)",
-        "Validation PSNR in dB on sample-val (paper)",
-        "Learning rate",
-    ]
+    shown = {protocol: training_part([run], protocol) for protocol in ("ntire", "paper")}
+    captions = {protocol: [chart.caption for chart in part["curves"]] for protocol, part in shown.items()}
+    first, last = "Training loss (L1)", "Learning rate"
+    psnr = "Validation PSNR in dB"
+    assert captions["ntire"] == [first, f"{psnr} (ntire)", f"{psnr} on sample-val (ntire)", last]
+    assert captions["paper"] == [first, f"{psnr} on {photos.name} (paper)", f"{psnr} on sample-val (paper)", last]
+    assert shown["ntire"]["other_protocols"] == ["paper"]
     assert run.recipe().val_protocol == ("ntire", "paper")
     values = yaml.safe_load(dump_recipe(tiny(val_data="sample")))
     assert (values["val_data"], values["val_protocol"]) == ("sample", "paper")
