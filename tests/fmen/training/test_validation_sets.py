@@ -66,7 +66,6 @@ def test_the_report_shows_the_curves_of_its_protocol_and_a_recipe_with_one_set_i
     psnr = "Validation PSNR in dB"
     assert captions["ntire"] == [first, f"{psnr} (ntire)", f"{psnr} on sample-val (ntire)", last]
     assert captions["paper"] == [first, f"{psnr} on {photos.name} (paper)", f"{psnr} on sample-val (paper)", last]
-    assert shown["ntire"]["other_protocols"] == ["paper"]
     assert run.recipe().val_protocol == ("ntire", "paper")
     values = yaml.safe_load(dump_recipe(tiny(val_data="sample")))
     assert (values["val_data"], values["val_protocol"]) == ("sample", "paper")
