@@ -63,6 +63,9 @@ class Processes:
     done: threading.Event = field(default_factory=threading.Event)
     heartbeat: threading.Thread | None = None
     turns: int = 0
+    sent: dict[str, Tensor] = field(default_factory=dict)
+    """The last tensors that gloo's threads sent. To free them, a thread would wait for the GIL, which
+    ``destroy_process_group`` holds while it waits for the thread."""
 
     @property
     def first(self) -> bool:
@@ -123,7 +126,7 @@ class Processes:
         """Start to exchange ``number()``, and return a function that waits for the largest one of all processes."""
         if self.size == 1:
             return number
-        value = torch.tensor(number(), dtype=torch.float64)
+        value = self.sent["vote"] = torch.tensor(number(), dtype=torch.float64)
         work = dist.all_reduce(value, dist.ReduceOp.MAX, async_op=True)
         assert work is not None
 
@@ -163,7 +166,7 @@ class Processes:
             finished = False
             while not finished:
                 self.done.wait(HEARTBEAT)
-                each = torch.tensor(float(self.done.is_set()))
+                each = self.sent["heartbeat"] = torch.tensor(float(self.done.is_set()))
                 dist.all_reduce(each, dist.ReduceOp.MIN, group=group)
                 finished = bool(each)
         except RuntimeError:
