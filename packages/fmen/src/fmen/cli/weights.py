@@ -30,7 +30,7 @@ def list_(
     PSNR is on Set5, protocol paper. 'licence' is that of the repository that publishes the file.
     """
     from fmen_core.pretrained import PUBLISHED, bundled, known_names
-    from fmen_core.published import BUNDLED_PSNR
+    from fmen_core.published import BUNDLED_DATA, BUNDLED_PSNR
     from fmen_eval.tables import format_text
 
     rows = {
@@ -39,7 +39,7 @@ def list_(
             BUNDLED_PSNR.get(name),
             file.stat().st_size,
             "Apache-2.0",
-            "BSDS500",
+            BUNDLED_DATA.get(name, "BSDS500"),
             "FMEN-S, this project",
         )
         for name, file in bundled().items()
