@@ -103,7 +103,7 @@ def test_sizes_come_out_exactly_from_the_next_larger_network(
 ) -> None:
     image = imresize(np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8), 2)[:11, :17]
     cv2.imwrite("a.png", image[..., ::-1])
-    upscale("a.png", "-o", "b.png", "--precision", "fp32", *options)
+    upscale("a.png", "-o", "b.png", "--precision", "fp32", "--weights", "clean", *options)
     result = cv2.imread("b.png")[..., ::-1]
     assert result.shape[:2] == shape
     upscaler = None if scale == 1 else Upscaler(load(bundled()[f"fmen-s_x{scale}"]), device="cpu")
@@ -111,8 +111,11 @@ def test_sizes_come_out_exactly_from_the_next_larger_network(
     factor = Fraction(shape[1], 17) if "--width" in options or "--max-side" in options else Fraction(options[1])
     expected = sr if sr.shape[:2] == shape else imresize(sr, float(factor / scale))[: shape[0], : shape[1]]
     assert np.array_equal(result, expected)
-    assert "exists already" in upscale("a.png", "-o", "b.png", "--precision", "fp32", *options)[0]
-    assert "exists already" not in upscale("a.png", "-o", "b.png", "--precision", "fp32", "--outscale", "1.7")[0]
+    assert "exists already" in upscale("a.png", "-o", "b.png", "--precision", "fp32", "--weights", "clean", *options)[0]
+    assert (
+        "exists already"
+        not in upscale("a.png", "-o", "b.png", "--precision", "fp32", "--weights", "clean", "--outscale", "1.7")[0]
+    )
 
 
 @pytest.mark.parametrize("width", [1, 2, 7, 29, 58, 123])  # 7 * (29 / 7) is above 29 in floating point
