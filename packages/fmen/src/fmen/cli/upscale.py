@@ -9,7 +9,7 @@ from enum import Enum
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -98,7 +98,8 @@ def upscale(
 
     A folder is enlarged with its subfolders. Existing outputs are skipped.
     """
-    output = output or ask_for_output(inputs)
+    if not output:
+        raise missing_output(inputs)
     side = parse_tile(tile)
     size = parse_size(scale, outscale, width, max_side)
     if engine is Engine.ray and threads:
@@ -164,15 +165,11 @@ def run_here(todo: Sequence[Job], networks: Networks, settings: Settings, say: C
     return batch.run(todo, say=say, complain=warn)
 
 
-def ask_for_output(inputs: Sequence[str]) -> NoReturn:
-    """Raise UserError with the option that is missing.
-
-    Raises:
-        UserError: Always.
-    """
+def missing_output(inputs: Sequence[str]) -> UserError:
+    """Return the error of a command without an output, which names the option that is missing."""
     if len(inputs) > 1:
-        raise UserError(f"no output is named; did you mean -o {inputs[-1]}?")
-    raise UserError("no output is named; add -o and a file, a folder, or - for standard output")
+        return UserError(f"no output is named; did you mean -o {inputs[-1]}?")
+    return UserError("no output is named; add -o and a file, a folder, or - for standard output")
 
 
 def parse_size(scale: int | None, outscale: str | None, width: int | None, max_side: int | None) -> OutputSize | None:
