@@ -17,6 +17,7 @@ LAYERS = (
     ("__main__",),
     ("cli",),
     ("doctor", "report"),
+    ("reproduction",),
     ("benchmark", "validation"),
     ("export", "integrations", "submission", "training", "upscaling"),
     ("sources",),

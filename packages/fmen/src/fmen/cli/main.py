@@ -21,6 +21,7 @@ from fmen.cli.models import models
 from fmen.cli.options import examples
 from fmen.cli.reparam import reparam
 from fmen.cli.report import report
+from fmen.cli.reproduce import reproduce
 from fmen.cli.submit import submit_app
 from fmen.cli.train import TrainCommand, train
 from fmen.cli.upscale import upscale
@@ -52,6 +53,11 @@ EXAMPLES = {
     "reparam": (
         "fmen reparam runs/NAME/best.safetensors inference.safetensors",
         "fmen reparam last.safetensors inference.safetensors",
+    ),
+    "reproduce": (
+        "fmen reproduce",
+        "fmen reproduce table3",
+        "fmen reproduce all --out reproduction --page reproduction.md",
     ),
     "doctor": ("fmen doctor", "fmen --debug doctor"),
 }
@@ -116,7 +122,7 @@ def options(
         os.environ[DEBUG] = "1"
 
 
-for command in (train, validate, upscale, bench, report, export, reparam, models, doctor):
+for command in (train, validate, upscale, bench, report, export, reparam, reproduce, models, doctor):
     kind = TrainCommand if command is train else None
     app.command(cls=kind, epilog=examples(*EXAMPLES[command.__name__]))(command)
 app.add_typer(submit_app, name="submit", epilog=examples(*EXAMPLES["submit"]))

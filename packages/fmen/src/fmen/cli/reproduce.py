@@ -1,0 +1,78 @@
+"""``fmen reproduce``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fmen.cli.options import Device, Threads
+from fmen.errors import UserError
+
+
+def reproduce(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME|all", help="The table or figure. Default: list the names.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder for NAME.json and images. Rows of earlier runs stay.")
+    ] = None,
+    page: Annotated[Path | None, typer.Option(metavar="FILE.md", help="Write a page of all results in --out.")] = None,
+    runs: Annotated[int, typer.Option(metavar="N", min=0, help="Timed runs per network. 0: no times.")] = 0,
+    minutes: Annotated[
+        float, typer.Option(metavar="M", min=0, help="Training time per network. 0: nothing is trained.")
+    ] = 0,
+    seeds: Annotated[int, typer.Option(metavar="N", min=1, help="Trainings per network, with --minutes.")] = 2,
+    weights: Annotated[
+        str | None, typer.Option(metavar="FILE|NAME", help="Trained weights for figures. Default: the bundled ones.")
+    ] = None,
+    image: Annotated[Path | None, typer.Option(metavar="FILE", help="Image for figures.")] = None,
+    data: Annotated[str, typer.Option(metavar="DIR|sample", help="Training images, with --minutes.")] = "sample",
+    val_data: Annotated[str, typer.Option(metavar="DIR|sample", help="Images to measure PSNR on.")] = "sample",
+    device: Device = "auto",
+    threads: Threads = None,
+) -> None:
+    """Reproduce a table or figure of the paper.
+
+    Prints a Markdown table with the published figures beside ours. Parameters and multiply-adds take seconds. Times
+    are measured with --runs, and PSNR after a short training with --minutes.
+    """
+    from fmen.reproduction.experiments import EXPERIMENTS, chosen, write_page
+    from fmen.reproduction.experiments import reproduce as run
+    from fmen.reproduction.result import Options
+    from fmen.threads import use_threads
+
+    if page is not None and out is None:
+        raise UserError("--page writes the results in --out: name that folder, too")
+    use_threads(threads)
+    options = Options(
+        out=out,
+        runs=runs,
+        minutes=minutes,
+        seeds=seeds,
+        device=device,
+        threads=threads,
+        weights=weights,
+        image=image,
+        data=data,
+        val_data=val_data,
+        progress=sys.stderr.isatty(),
+    )
+    if name is None and page is None:
+        width = max(map(len, EXPERIMENTS))
+        typer.echo("\n".join(f"{key:<{width}}  {experiment.title}" for key, experiment in EXPERIMENTS.items()))
+    for experiment in () if name is None else chosen(name):
+        result = run(experiment, options, command(experiment.name, runs, minutes, seeds))
+        typer.echo(f"{experiment.title}\n\n{result.markdown()}\n")
+    if page is not None and out is not None:
+        write_page(page, out)
+        typer.echo(f"wrote {page}")
+
+
+def command(name: str, runs: int, minutes: float, seeds: int) -> str:
+    """Return the command line that makes a row, with the options that determine its figures."""
+    timed = f" --runs {runs}" if runs else ""
+    trained = f" --minutes {minutes:g} --seeds {seeds}" if minutes else ""
+    return f"fmen reproduce {name}{timed}{trained}"
