@@ -54,11 +54,7 @@ EXAMPLES = {
         "fmen reparam runs/NAME/best.safetensors inference.safetensors",
         "fmen reparam last.safetensors inference.safetensors",
     ),
-    "reproduce": (
-        "fmen reproduce",
-        "fmen reproduce table3",
-        "fmen reproduce all --out reproduction --page reproduction.md",
-    ),
+    "reproduce": ("fmen reproduce table3", "fmen reproduce all --out reproduction --page reproduction.md"),
     "doctor": ("fmen doctor", "fmen --debug doctor"),
 }
 
