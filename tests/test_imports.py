@@ -18,7 +18,7 @@ LAYERS = (
     ("cli",),
     ("doctor", "report"),
     ("reproduction",),
-    ("benchmark", "validation"),
+    ("benchmark", "spectrum", "validation"),
     ("export", "integrations", "submission", "training", "upscaling"),
     ("sources",),
     ("charts",),

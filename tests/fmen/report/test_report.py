@@ -41,9 +41,11 @@ from fmen.report.training import (
     training_curves,
     training_part,
 )
+from fmen.spectrum import block_features, high_share
 from fmen.training.run_folder import Run
-from fmen_core import create_model, save
+from fmen_core import create_model, load, save
 from fmen_data import imresize, open_dataset, write_image
+from fmen_data.images import read_image
 from fmen_eval import psnr
 
 EVIL = '<script>alert("x")</script>&'
@@ -84,7 +86,7 @@ def page(work: Path) -> Path:
     fmen(
         work,
         *("report", "--run", "runs/fmen-s_x4_quick", "--data", "photos", "--out", "out/report.html"),
-        *("--bench", "bench.json", "--validate", "validation.json", "--device", "cpu"),
+        *("--bench", "bench.json", "--validate", "validation.json", "--spectrum", "--device", "cpu"),
     )
     return work / "out" / "report.html"
 
@@ -112,11 +114,32 @@ def blurred(lr: np.ndarray[Any, np.dtype[np.uint8]]) -> np.ndarray[Any, np.dtype
 
 def test_the_page_has_all_sections_and_loads_nothing(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    assert all(f'<section id="{part}"' in text for part in ("training", "validation", "networks", "images"))
+    assert all(f'<section id="{part}"' in text for part in ("training", "validation", "networks", "images", "features"))
     assert "default-src 'none'" in text
     links = re.findall(r"""(?:src|href)=["']?([^"'>]*)""", text)
     assert links and all(link.startswith(("data:", "#")) for link in links)
     assert not re.search(r"https?:|url\((?!#)|@import", re.sub(r"data:[^\"]*", "", text))
+
+
+def test_the_features_are_those_of_each_network_on_the_first_image(work: Path, page: Path) -> None:
+    text = page.read_text(encoding="utf-8").partition('<section id="features"')[2]
+    lr = imresize(read_image(work / "photos" / "one & <two>.png"), 0.25)
+    blocks = block_features(load(work / "runs" / "fmen-s_x4_quick" / "best.safetensors"), lr)
+    assert "on one &amp; &lt;two&gt;" in text
+    assert re.findall(r"<figcaption>(\w+)</figcaption>", text) == [block.title for block in blocks]
+    assert text.count('alt="Mean feature map') == 2 * len(blocks) == 18
+    for block in blocks:
+        assert f'data-order="{block.raised}"' in text and f"{100 * high_share(block.before):.1f} %" in text
+
+
+def test_layers_choose_what_the_features_are_measured_on(work: Path) -> None:
+    layers = ("--layers", "HFABs.*", "--max-images", "1")
+    weights = ("--weights", "runs/fmen-s_x4_quick/best.safetensors")
+    fmen(work, "report", *weights, "--data", "photos", *layers, "--out", "layers.html")
+    text = (work / "layers.html").read_text(encoding="utf-8").partition('<section id="features"')[2]
+    assert re.findall(r"<figcaption>(\w+)</figcaption>", text) == ["HFAB1", "HFAB2", "HFAB3", "HFAB4"]
+    output = fmen(work, "report", *weights, "--data", "photos", "--layers", "Attention", status=2)
+    assert "--layers Attention: no module has this name or class; classes are" in output
 
 
 def test_names_are_text_and_never_markup(page: Path) -> None:

@@ -46,6 +46,15 @@ def report(
         bool,
         typer.Option("--full", help="Embed images without loss. Default: at most 800 kB per image and 50 MB in all."),
     ] = False,
+    spectrum: Annotated[
+        bool, typer.Option("--spectrum", help="Also show the networks' features and their spectra, on the first image.")
+    ] = False,
+    layers: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN", help="With --spectrum: modules by class or name. Default: the blocks. Repeatable."
+        ),
+    ] = None,
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
@@ -83,6 +92,7 @@ def report(
             device=device,
             most=max_images,
             full=full,
+            layers=(layers or []) if spectrum or layers else None,
             note=warn,
         )
         names = ", ".join(network.weights for network in gallery.networks)

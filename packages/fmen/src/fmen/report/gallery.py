@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -21,6 +21,7 @@ from fmen.report.training import network_titles
 from fmen.sources.datasets import measured_source
 from fmen.sources.networks import Note, load_network, user_class
 from fmen.sources.weights import weights_title
+from fmen.spectrum import BlockFeatures, block_features
 from fmen.upscaling.enlarge import enlarge
 from fmen.upscaling.photo import Photo, read_photo
 from fmen_core import Upscaler
@@ -53,6 +54,7 @@ class Gallery:
         protocol: Protocol of PSNR and SSIM; None if there are no HR images.
         scale: 2, 3 or 4.
         images: The images that the report shows.
+        features: The blocks of each network on the first image, by the network's title, if they were asked for.
     """
 
     networks: tuple[ShownNetwork, ...]
@@ -61,6 +63,7 @@ class Gallery:
     protocol: Protocol | None
     scale: int
     images: tuple[ComparedImage, ...]
+    features: Mapping[str, Sequence[BlockFeatures]] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -79,6 +82,7 @@ def make_gallery(
     device: str = "auto",
     most: int | None = None,
     full: bool = False,
+    layers: Sequence[str] | None = None,
     note: Note = lambda line: None,
 ) -> Gallery:
     """Upscale the images of a dataset and measure them, or upscale pictures without HR.
@@ -93,6 +97,8 @@ def make_gallery(
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
         most: Largest number of images, from the first one.
         full: Store whole images without loss, whatever their size.
+        layers: Measure the features of these blocks on the first image, as for
+            :func:`fmen.spectrum.block_features`; empty for the networks' own blocks, None for no features.
         note: Called with one line about what is shown in part, and about weights of another version of a user's file.
 
     Raises:
@@ -126,8 +132,16 @@ def make_gallery(
     bar = tqdm(
         islice(images, count), total=count, desc="compare", unit="image", disable=not sys.stderr.isatty(), leave=False
     )
-    shown = tuple(show(*image) for image in bar)
-    return Gallery(name_networks(networks, weights), name, total, protocol if pictures is None else None, scale, shown)
+    titled = name_networks(networks, weights)
+    shown: list[ComparedImage] = []
+    features: dict[str, list[BlockFeatures]] = {}
+    for image, lr, hr in bar:
+        if layers is not None and not shown:
+            blocks = [block_features(network, lr, layers) for network in networks]
+            features = {network.title: found for network, found in zip(titled, blocks, strict=True)}
+        shown.append(show(image, lr, hr))
+    used = protocol if pictures is None else None
+    return Gallery(titled, name, total, used, scale, tuple(shown), features)
 
 
 def model_of(weights: Path, model: str | None, count: int) -> str | None:

@@ -16,6 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from fmen.charts.networks import Network, inline_networks
+from fmen.report.features import features_part
 from fmen.report.gallery import Gallery, images_part
 from fmen.report.inputs import BenchRow, ReportError, read_bench, read_recipe, read_validation
 from fmen.report.tables import challenge_table, per_image_table, validation_table
@@ -68,6 +69,7 @@ def write_report(
         "validation": validation_part(validations, titles, protocol) if validations else None,
         "networks": None if bench is None else networks_part(bench, titles, protocol),
         "images": images_part(gallery) if gallery and gallery.images else None,
+        "features": features_part(gallery.features, gallery.images[0].name) if gallery and gallery.features else None,
     }
     if not any(parts.values()):
         raise ReportError("nothing to report: name a run, images, or files of 'fmen validate' and 'fmen bench'")
