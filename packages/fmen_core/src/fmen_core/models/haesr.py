@@ -83,7 +83,8 @@ class LargeKernel(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the block to ``(N, n_feats, H, W)``; the output has the same shape."""
-        shuffled = x.view(len(x), self.partial, 4, *x.shape[2:]).transpose(1, 2).flatten(1, 2)
+        batch = x.shape[0]  # unlike len(x), traced as a variable size
+        shuffled = x.view(batch, self.partial, 4, *x.shape[2:]).transpose(1, 2).flatten(1, 2)
         wide, rest = shuffled[:, : self.partial], shuffled[:, self.partial :]
         wide = torch.sigmoid(wide.mean((2, 3), keepdim=True)) * wide
         wide = self.DWConv_Kx1(self.DWConv_1xK(wide))
