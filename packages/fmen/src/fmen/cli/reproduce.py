@@ -26,9 +26,20 @@ def reproduce(
     ] = 0,
     seeds: Annotated[int, typer.Option(metavar="N", min=1, help="Trainings per network, with --minutes.")] = 2,
     weights: Annotated[
-        str | None, typer.Option(metavar="FILE|NAME", help="Trained weights for figures. Default: the bundled ones.")
+        list[str] | None,
+        typer.Option(metavar="FILE|NAME", help="Weights for figures. Default: the bundled ones. Repeatable."),
     ] = None,
-    image: Annotated[Path | None, typer.Option(metavar="FILE", help="Image for figures.")] = None,
+    image: Annotated[
+        Path | None, typer.Option(metavar="FILE|DIR", help="LR image for figures, or a folder of them.")
+    ] = None,
+    layers: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATTERN", help="Modules for figures, by class or name. Repeatable."),
+    ] = None,
+    bench: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE.json", help="For correlation: results of fmen bench --json. Repeatable."),
+    ] = None,
     data: Annotated[str, typer.Option(metavar="DIR|sample", help="Training images, with --minutes.")] = "sample",
     val_data: Annotated[str, typer.Option(metavar="DIR|sample", help="Images to measure PSNR on.")] = "sample",
     device: Device = "auto",
@@ -54,8 +65,10 @@ def reproduce(
         seeds=seeds,
         device=device,
         threads=threads,
-        weights=weights,
+        weights=tuple(weights or ()),
         image=image,
+        layers=tuple(layers or ()),
+        bench=tuple(bench or ()),
         data=data,
         val_data=val_data,
         progress=sys.stderr.isatty(),

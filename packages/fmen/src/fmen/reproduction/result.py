@@ -22,8 +22,10 @@ class Options:
         seeds: Trained networks per row.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
         threads: CPU threads; None for one per core.
-        weights: A weights file or name; None for the default of the experiment.
-        image: An image file; None for the default of the experiment.
+        weights: Weights files or names; empty for the default of the experiment.
+        image: An image file, or a folder of images; None for the default of the experiment.
+        layers: Modules to measure, by class or name; empty for the default of the experiment.
+        bench: Files of ``fmen bench --json``.
         data: Training images, as ``fmen train --data`` names them.
         val_data: Images to measure PSNR on, as ``fmen validate --data`` names them.
         progress: Show progress bars.
@@ -35,8 +37,10 @@ class Options:
     seeds: int = 2
     device: str = "auto"
     threads: int | None = None
-    weights: str | None = None
+    weights: tuple[str, ...] = ()
     image: Path | None = None
+    layers: tuple[str, ...] = ()
+    bench: tuple[Path, ...] = ()
     data: str = "sample"
     val_data: str = "sample"
     progress: bool = False
