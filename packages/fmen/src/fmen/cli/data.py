@@ -1,4 +1,4 @@
-"""``fmen data``: download, list, verify, prepare and label datasets."""
+"""``fmen data``: download, list, verify, prepare, label and draw datasets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ data_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Download, list, verify, prepare and label datasets.",
+    help="Download, list, verify, prepare, label and draw datasets.",
     epilog=examples("fmen data download", "fmen data info photos"),
 )
 
@@ -33,6 +33,17 @@ class Split(str, Enum):
 
     train = "train"
     val = "val"
+
+
+class Kind(str, Enum):
+    """The kinds of images that ``fmen_data.synthetic`` draws."""
+
+    leaves = "leaves"
+    text = "text"
+    lines = "lines"
+    facade = "facade"
+    diagram = "diagram"
+    interface = "interface"
 
 
 Folder = Annotated[
@@ -213,3 +224,32 @@ def label(
     progress = sys.stderr.isatty()
     made = label_folder(teachers, data, out, scale=scales[0], factors=factor or (0.6, 1.0), progress=progress)
     typer.echo(f"{out}: {made} new pairs, x{scales[0]}")
+
+
+@data_app.command(
+    epilog=examples("fmen data synthesize synthetic", "fmen data synthesize pages --count 100 --kind text")
+)
+def synthesize(
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to write, for 'fmen train --data'.")],
+    count: Annotated[int, typer.Option(metavar="N", min=1, help="Number of images in the folder afterwards.")] = 400,
+    kind: Annotated[
+        list[Kind] | None,
+        typer.Option(
+            metavar="KIND",
+            help=f"One of {', '.join(kind.value for kind in Kind)}. Repeatable. Default: all in turn.",
+            show_default=False,
+        ),
+    ] = None,
+    side: Annotated[int, typer.Option(metavar="N", min=64, max=4096, help="Height and width in pixels.")] = 480,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of the series.")] = 0,
+) -> None:
+    """Draw training images by code.
+
+    They are shapes with the statistics of photographs, text, line art, facades, diagrams and user interfaces, without
+    a licence. Existing images in DIR are skipped.
+    """
+    from fmen_data import synthetic
+
+    kinds = [each.value for each in kind or Kind]
+    written = synthetic.write_images(out, count, kinds=kinds, side=side, seed=seed, progress=sys.stderr.isatty())
+    typer.echo(f"{out}: {written} new images of {count}")
