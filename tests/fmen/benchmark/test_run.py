@@ -229,8 +229,10 @@ def test_rows_are_sorted_best_first_and_missing_figures_last() -> None:
     assert [entry.model.name for entry in sort_rows(rows, "psnr")] == ["b", "a", "d"]
     assert [entry.model.name for entry in sort_rows(rows, "model")] == ["a", "b", "d"]
     assert sort_rows(rows, "time") == sort_rows(rows, "runtime")
-    with pytest.raises(ValueError, match="--sort beauty: choose one of model, psnr, params"):
+    with pytest.raises(ValueError, match="--sort beauty: no such column; choose one of model, psnr, params"):
         sort_rows([], "beauty")
+    with pytest.raises(UserError, match=r"--sort tme: no such column; did you mean time\?"):
+        sort_rows([], "tme")
 
 
 def test_tables_compare_with_the_baseline() -> None:

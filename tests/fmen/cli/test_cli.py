@@ -146,7 +146,7 @@ def test_models_lists_the_parameters_of_the_inference_form() -> None:
 def test_models_takes_patterns() -> None:
     names = [line.split()[0] for line in fmen("models", "span*", "fmen")[0].splitlines()[1:]]
     assert {"fmen", "span", "spanv2"} <= set(names) and "imdn" not in names
-    assert "no network matches 'spam'; did you mean span?" in error_of("models", "spam")
+    assert "no match for 'spam'; did you mean span?" in error_of("models", "spam")
 
 
 def test_paths_in_messages_are_relative_to_the_working_folder(work: Path) -> None:

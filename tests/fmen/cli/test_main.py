@@ -44,6 +44,12 @@ def test_the_version_is_shown() -> None:
     assert (result.exit_code, result.output) == (0, f"fmen {fmen.__version__}\n")
 
 
+def test_a_mistyped_choice_is_answered_with_the_choices() -> None:
+    result = CliRunner().invoke(app, ["validate", "--protocol", "papre"])
+    assert result.exit_code == 2
+    assert "'--protocol': 'papre' is not one of 'ntire', 'paper', 'kair-y'." in result.stderr
+
+
 def complete(instruction: str, **environment: str) -> str:
     code = "import sys; sys.argv = ['fmen']; from fmen.cli.main import app; app(prog_name='fmen')"
     variables = os.environ | {"_FMEN_COMPLETE": instruction, **environment}

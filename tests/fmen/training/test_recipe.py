@@ -109,7 +109,7 @@ def test_settings_are_read_as_people_mean_them() -> None:
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ("warm_up=3", "unknown key 'warm_up' (did you mean 'warmup'?)"),
+        ("warm_up=3", "unknown key 'warm_up' (did you mean 'warmup'?); 'fmen train --keys' lists the keys"),
         ("optimizer.eps=1e-3", "unknown key 'optimizer.eps' (did you mean 'eps'?)"),
         ("learning_rate=2", "learning_rate = 2: input should be less than or equal to 1"),
         ("lr=nan", "learning_rate = 'nan': input should be a finite number"),

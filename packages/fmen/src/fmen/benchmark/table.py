@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -72,7 +73,9 @@ def sort_rows(rows: Sequence[Row], key: str) -> list[Row]:
         return sorted(rows, key=lambda row: row.model.name)
     column = next((column for column in COLUMNS if column.key == ALIASES.get(key, key)), None)
     if column is None:
-        raise UserError(f"--sort {key}: choose one of {', '.join(SORT_KEYS)}")
+        near = difflib.get_close_matches(key, (*SORT_KEYS, *ALIASES), 1)
+        remedy = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(SORT_KEYS)}"
+        raise UserError(f"--sort {key}: no such column; {remedy}")
     return sorted(rows, key=lambda row: cost(column, row))
 
 

@@ -13,6 +13,8 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+UsageError: Any = typer.BadParameter.__base__  # of Click, which newer versions of Typer include
+
 DEBUG = "FMEN_DEBUG"
 
 ADVICE = {
@@ -39,6 +41,9 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             fail("interrupted", 130)
+        except UsageError as error:
+            error.message = error.message.removeprefix("Value error, ")  # from the pydantic of newer versions
+            raise
         except Exception as error:
             message = explain(error)
             if message is None:

@@ -20,7 +20,7 @@ def models(
     """
     from fmen_core.models import architecture_named, model_names
 
-    names = matching(patterns, model_names(), "network")
+    names = matching(patterns, model_names())
     width = max(map(len, names))
     typer.echo(f"{'network':<{width}}  parameters  by")
     for name in names:

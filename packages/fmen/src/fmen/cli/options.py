@@ -71,7 +71,7 @@ Threads = Annotated[
 Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the results as JSON.")]
 
 
-def matching(patterns: Sequence[str] | None, names: Sequence[str], what: str) -> list[str]:
+def matching(patterns: Sequence[str] | None, names: Sequence[str]) -> list[str]:
     """Return the names that match any of the patterns, in their own order; all of them without patterns.
 
     Raises:
@@ -79,9 +79,9 @@ def matching(patterns: Sequence[str] | None, names: Sequence[str], what: str) ->
     """
     for pattern in patterns or []:
         if not fnmatch.filter(names, pattern):
-            near = difflib.get_close_matches(pattern, names, 1)
+            near = difflib.get_close_matches(pattern.strip("*"), names, 1)
             remedy = f"did you mean {near[0]}?" if near else f"choose from {', '.join(names)}"
-            raise UserError(f"no {what} matches {pattern!r}; {remedy}")
+            raise UserError(f"no match for {pattern!r}; {remedy}")
     return [name for name in names if not patterns or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
 
 

@@ -48,7 +48,7 @@ def list_(
         state = "downloaded" if entry.file.is_file() else "-"
         rows[entry.name] = (state, entry.psnr, entry.size, entry.licence, entry.data, entry.title)
     lines = [["name", "file", "PSNR [dB]", "size [MB]", "licence", "trained on", "network"]]
-    for name in matching(patterns, known_names(), "weights"):
+    for name in matching(patterns, known_names()):
         state, psnr, size, *rest = rows[name]
         lines.append([name, state, f"{psnr:.2f}" if psnr else "-", f"{size / 1e6:.1f}", *rest])
     typer.echo(format_text(lines, words={0, 1, 4, 5, 6}))

@@ -392,6 +392,5 @@ def _fault(item: Any) -> str:
         return message
     key = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
-        keys = list(Recipe.model_fields)
-        return f"unknown key {key!r}{_nearest(key, keys)}; the keys are {', '.join(keys)}"
+        return f"unknown key {key!r}{_nearest(key, list(Recipe.model_fields))}; 'fmen train --keys' lists the keys"
     return f"{key} is missing" if item["type"] == "missing" else f"{key} = {item['input']!r}: {message}"

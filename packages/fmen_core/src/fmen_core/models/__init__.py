@@ -7,6 +7,7 @@ those of the published code, so that weights load strictly and measurements agre
 
 from __future__ import annotations
 
+import difflib
 from typing import Any
 
 from torch import nn
@@ -84,7 +85,9 @@ def architecture_named(name: str) -> Architecture:
     """
     found = next((architecture for architecture in ARCHITECTURES if architecture.name == name), None)
     if found is None:
-        raise ModelError(f"no network is called {name!r}; choose one of {', '.join(model_names())}")
+        near = difflib.get_close_matches(name, model_names(), 1)
+        remedy = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(model_names())}"
+        raise ModelError(f"no network is called {name!r}; {remedy}")
     return found
 
 
