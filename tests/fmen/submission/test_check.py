@@ -151,7 +151,7 @@ BROKEN: dict[str, tuple[Callable[[Files], None], list[str]]] = {
             f"{MODEL}: imports .block; it must be self-contained",
         ],
     ),
-    "no Python": (adding(MODEL, b"class :"), [f"{MODEL}: not valid Python"]),
+    "no Python": (adding(MODEL, b"class :"), [f"{MODEL}: not valid Python", f"({Path(MODEL).name}, line 1)"]),
     "path outside": (adding("../../evil.txt", b""), ["'../../evil.txt': would be written outside"]),
     "absolute path": (adding("/evil.txt", b""), ["'/evil.txt': would be written outside"]),
     "everything in a folder": (in_a_folder, ["files must be in the root of the zip, but package/"]),

@@ -13,7 +13,7 @@ from fmen.sources.networks import Note, build_network, is_user_module, load_netw
 from fmen_core import create_model, load, model_names, read_metadata, reparameterize
 from fmen_core.checkpoint import normalise_keys, read_tensors
 from fmen_core.models import ARCHITECTURES, recognise
-from fmen_core.pretrained import PUBLISHED, bundled
+from fmen_core.pretrained import PUBLISHED, Published, bundled
 
 SCALE = 4
 
@@ -102,10 +102,14 @@ def model_of(weights: Path, own: Sequence[str]) -> str | None:
     return own[0] if len(own) == 1 and recognise(normalise_keys(tensors)) is None else None
 
 
+def published_for(name: str) -> list[Published]:
+    """Return the x4 weights of a network that its authors publish."""
+    return [entry for entry in PUBLISHED if entry.name in (name, f"{name}-x{SCALE}")]
+
+
 def weights_at_hand(name: str) -> Path | None:
     """Return the x4 weights of a network that are bundled or downloaded; None if there are none."""
-    published = [entry.file for entry in PUBLISHED if entry.name in (name, f"{name}-x{SCALE}")]
-    files = [bundled().get(f"{name}_x{SCALE}"), *published]
+    files = [bundled().get(f"{name}_x{SCALE}"), *(entry.file for entry in published_for(name))]
     return next((file for file in files if file is not None and file.is_file()), None)
 
 

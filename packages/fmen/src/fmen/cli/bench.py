@@ -72,7 +72,7 @@ def bench(
     """
     size = parse_size(lr_size)
     from fmen.benchmark.challenges import challenge_of
-    from fmen.benchmark.models import SLOW, choose_models
+    from fmen.benchmark.models import SLOW, choose_models, published_for
     from fmen.benchmark.run import SCORE, run_bench
     from fmen.benchmark.table import sort_rows
     from fmen.threads import use_threads
@@ -111,7 +111,9 @@ def bench(
     write(result, rows, json_file, markdown, memory)
     untrained = [row.model.name for row in rows if row.accuracy is None]
     if data is not None and untrained:
-        typer.echo(f"\nno PSNR without weights: {', '.join(untrained)}; fmen weights get {untrained[0]}")
+        published = [entry.name for name in untrained for entry in published_for(name)]
+        remedy = f"; fmen weights get {' '.join(published)}" if published else ""
+        typer.echo(f"\nno PSNR without weights: {', '.join(untrained)}{remedy}")
     if models is None and challenge is None:
         typer.echo(f"\n{', '.join(SLOW)} is slower than all others and is left out: --models all measures it, too")
     if plot is not None:

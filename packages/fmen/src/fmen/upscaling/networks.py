@@ -105,7 +105,7 @@ class Networks:
         if len(self.models) > 1:
             lines.append("each image uses the smallest scale that reaches its output size")
         if self.real:
-            use = f"for JPEGs of quality below {REAL_BELOW_QUALITY} and noisy images (--weights clean: for none)"
+            use = f"for JPEGs of quality below {REAL_BELOW_QUALITY} and noisy images (--weights clean turns this off)"
             lines.append(f"weights {weights_title(self.real[0])}: {use}")
         return lines
 

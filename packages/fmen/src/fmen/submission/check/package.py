@@ -94,7 +94,7 @@ def check_source(package: Path, model: str) -> list[Finding]:
     """Check that the model file is self-contained Python, and of a version that the organisers have."""
     code = (package / model).read_bytes()
     try:
-        tree = ast.parse(code)
+        tree = ast.parse(code, model)
     except (SyntaxError, ValueError) as error:
         return [Finding("fatal", model, f"not valid Python ({error})")]
     findings = []
