@@ -25,7 +25,9 @@ def fmen(*arguments: str | Path, status: int = 0) -> str:
 def write_bench(file: Path, rows: list[tuple[float, float, float, float]]) -> Path:
     """Write ``(params, flops, activations, runtime)`` of networks as ``fmen bench --json`` does."""
     keys = ("params", "flops", "activations", "runtime_ms")
-    named = [{"model": f"n{index}", "conditions": "a CPU"} for index in range(len(rows))]
+    named = [
+        {"model": f"n{index}", "conditions": "a CPU", "convs": 1, "peak_memory_bytes": 1} for index in range(len(rows))
+    ]
     content = [{**name, **dict(zip(keys, row, strict=True))} for name, row in zip(named, rows, strict=True)]
     file.write_text(json.dumps(content))
     return file
@@ -69,7 +71,8 @@ def test_each_file_has_its_coefficients_a_plot_and_a_verdict(tmp_path: Path) -> 
 
 
 def test_without_results_or_runs_and_with_other_files_there_is_one_line(tmp_path: Path) -> None:
-    assert "name results with --bench FILE.json, or measure the networks with --runs 10" in fmen(status=2)
+    assert "Name results with --bench FILE.json, or measure the networks with --runs 10." in fmen("--out", tmp_path)
+    assert not list(tmp_path.glob("*.json"))
     other = tmp_path / "other.json"
     for content in ("{", "{}", "[1]", '[{"model": "a"}]'):
         other.write_text(content)

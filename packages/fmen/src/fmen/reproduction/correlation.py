@@ -6,7 +6,6 @@ which reports the number of activations because it follows the runtime better th
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import numpy.typing as npt
 from fmen.charts.runtime import draw_runtimes
 from fmen.charts.style import save_figure
 from fmen.errors import UserError
+from fmen.reproduction.bench import benchmarks, command
 from fmen.reproduction.result import Experiment, Options, Result, Row
 
 QUANTITIES = {"params": "parameters", "flops": "FLOPs", "activations": "activations"}
@@ -39,42 +39,23 @@ def spearman(a: Sequence[float], b: Sequence[float]) -> float:
     return float((first * second).sum() / scale) if scale else float("nan")
 
 
-def read_bench(file: Path) -> list[dict[str, Any]]:
-    """Read the networks of a file of ``fmen bench --json``.
-
-    Raises:
-        UserError: The file has another content, or fewer than three networks.
-        OSError: The file cannot be read.
-    """
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        rows = [{**row, **{key: float(row[key]) for key in (*QUANTITIES, "runtime_ms")}} for row in content]
-        names = {str(row["model"]) for row in rows}
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{file}: not written by 'fmen bench --json'") from None
-    if len(names) < 3:
-        raise UserError(f"{file}: {len(names)} networks; a correlation needs at least three")
-    return rows
-
-
 def run(options: Options) -> Result:
     """Compare the networks of ``options.bench``, or those of a benchmark with ``options.runs`` timed runs.
 
     Raises:
-        UserError: There is neither, or a file cannot be used.
+        UserError: A file cannot be used, or has fewer than three networks.
     """
-    if options.bench:
-        tables = {str(file): read_bench(file) for file in options.bench}
-    elif options.runs:
-        tables = {"": measured(options)}
-    else:
-        raise UserError("correlation: name results with --bench FILE.json, or measure the networks with --runs 10")
+    tables = benchmarks(options)
+    if not tables:
+        return Result([], ["Name results with --bench FILE.json, or measure the networks with --runs 10."])
     rows, remarks, images = [], [], {}
     for file, table in tables.items():
-        name, command = Path(file or "bench").stem, f"fmen reproduce correlation --bench {file}" if file else ""
+        name = Path(file or "bench").stem
+        if len(table) < 3:
+            raise UserError(f"{file}: {len(table)} networks; a correlation needs at least three")
         runtimes, found = [row["runtime_ms"] for row in table], correlations(table)
         rows += [
-            Row(name, f"rank correlation of {label} and runtime", rho, digits=3, command=command)
+            Row(name, f"rank correlation of {label} and runtime", rho, digits=3, command=command("correlation", file))
             for label, rho in found.items()
         ]
         remarks.append(verdict(name, table))
@@ -85,15 +66,6 @@ def run(options: Options) -> Result:
             caption = f"Runtime of {len(table)} networks by parameters, FLOPs and activations ({name})"
             images[caption] = picture
     return Result(rows, remarks, images=images)
-
-
-def measured(options: Options) -> list[dict[str, Any]]:
-    """Measure the networks that ``fmen bench`` measures by default."""
-    from fmen.benchmark.models import choose_models
-    from fmen.benchmark.run import run_bench
-
-    result = run_bench(choose_models(), device=options.device, runs=options.runs, progress=options.progress)
-    return result.to_dicts()
 
 
 def correlations(table: Sequence[dict[str, Any]]) -> dict[str, float]:

@@ -10,14 +10,19 @@ from pathlib import Path
 
 from fmen.errors import UserError
 from fmen.json_file import write_json
-from fmen.reproduction import correlation, spectra, table3
+from fmen.reproduction import correlation, spectra, table3, table4
 from fmen.reproduction.result import Experiment, Options, Result, merged
 from fmen_data.atomic import atomic_write_bytes
 
 EXPERIMENTS: Mapping[str, Experiment] = {
-    experiment.name: experiment for experiment in (table3.EXPERIMENT, *spectra.EXPERIMENTS, correlation.EXPERIMENT)
+    experiment.name: experiment
+    for experiment in (table3.EXPERIMENT, table4.EXPERIMENT, *spectra.EXPERIMENTS, correlation.EXPERIMENT)
 }
 """All experiments, in the order of the page."""
+
+
+ALIASES = {"figure1": "table4"}
+"""Other names of experiments."""
 
 
 def chosen(name: str) -> list[Experiment]:
@@ -28,6 +33,7 @@ def chosen(name: str) -> list[Experiment]:
     """
     if name == "all":
         return list(EXPERIMENTS.values())
+    name = ALIASES.get(name, name)
     if name not in EXPERIMENTS:
         raise UserError(f"no experiment is called {name!r}; choose one of {', '.join(EXPERIMENTS)}, or all")
     return [EXPERIMENTS[name]]
@@ -50,7 +56,7 @@ def reproduce(experiment: Experiment, options: Options, command: str) -> Result:
     """
     result = experiment.run(options)
     result = replace(result, rows=[replace(row, command=row.command or command) for row in result.rows])
-    if options.out is not None:
+    if options.out is not None and result.rows:
         file = options.out / f"{experiment.name}.json"
         stored = merged(result, read_result(file)) if file.exists() else result
         write_json(file, {"name": experiment.name, "title": experiment.title, **stored.to_dict()})
