@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,25 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+SMALL: dict[str, dict[str, int]] = {
+    "vdsr": {"n_feats": 8, "n_layers": 6},
+    "drcn": {"n_feats": 8, "n_recursions": 3},
+    "lapsrn": {"n_feats": 8, "depth": 3},
+    "drrn": {"n_feats": 8, "n_units": 3},
+    "memnet": {"n_feats": 8, "n_blocks": 3, "n_recursions": 2},
+    "edsr-baseline": {"n_feats": 16, "n_blocks": 3},
+    "idn": {"n_feats": 16, "n_blocks": 2},
+    "carn": {"n_feats": 16},
+}
+"""Sizes for tests of networks that take seconds at their published sizes, most of which compute at HR size."""
+
+
+@pytest.fixture(scope="session")
+def small() -> Callable[[str], dict[str, int]]:
+    """Return the sizes that a network is tested with, by its name; empty for its published sizes."""
+    return lambda name: SMALL.get(name, {})
 
 
 @pytest.fixture(scope="session")

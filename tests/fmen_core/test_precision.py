@@ -28,7 +28,7 @@ def photograph(height: int, width: int) -> np.ndarray:
 def convolutions(upscaler: Upscaler, lr: np.ndarray) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Input, weight and output of each convolution while an image is upscaled, in order."""
     seen: list[tuple[Tensor, Tensor, Tensor]] = []
-    convs = [module for module in upscaler.model.modules() if isinstance(module, nn.Conv2d)]
+    convs = [module for module in upscaler.model.modules() if isinstance(module, nn.Conv2d | nn.ConvTranspose2d)]
     hooks = [
         # Before the hooks of the precision, so that the convolution's own output is seen.
         conv.register_forward_hook(lambda conv, x, out: seen.append((x[0].clone(), conv.weight, out)), prepend=True)
@@ -44,13 +44,17 @@ def convolutions(upscaler: Upscaler, lr: np.ndarray) -> list[tuple[Tensor, Tenso
 
 
 @pytest.mark.parametrize("name", ["fmen-s", *(architecture.name for architecture in ARCHITECTURES)])
-def test_in_bf16_the_first_and_the_last_convolution_alone_are_fp32(name: str) -> None:
-    seen = convolutions(Upscaler(create_model(name), device="cpu", precision="bf16"), photograph(16, 16))
-    assert len(seen) > 5
+def test_in_bf16_the_first_and_the_last_convolution_alone_are_fp32(
+    name: str, small: Callable[[str], dict[str, int]]
+) -> None:
+    seen = convolutions(Upscaler(create_model(name, **small(name)), device="cpu", precision="bf16"), photograph(16, 16))
+    assert len(seen) > 2
     for tensors in (seen[0], seen[-1]):
         assert [tensor.dtype for tensor in tensors] == [torch.float32] * 3
+    exact = [id(seen[0][1]), id(seen[-1][1])]
     for tensors in seen[1:-1]:
-        assert [tensor.dtype for tensor in tensors] == [torch.bfloat16] * 3
+        if id(tensors[1]) not in exact:  # DRCN calls its last convolution several times
+            assert [tensor.dtype for tensor in tensors] == [torch.bfloat16] * 3
 
 
 def test_in_bf16_the_exact_convolutions_have_the_exact_weights() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ from fmen_core.models import ARCHITECTURES
 from fmen_core.streaming import Stream, streamable
 
 STREAMED = {
-    "fmen-s", "fmen", "imdn-baseline", "imdn-plus", "spanf", "tsr", "dscf", "span", "spanv2", "disp", "pds", "pkdsr"
+    "fmen-s", "fmen", "imdn-baseline", "imdn-plus", "spanf", "tsr", "dscf", "span", "spanv2", "disp", "pds", "pkdsr",
+    "edsr-baseline", "carn",
 }  # fmt: skip
 
 
@@ -87,8 +89,8 @@ class Gate(nn.Module):
 
 
 @pytest.mark.parametrize("name", [architecture.name for architecture in ARCHITECTURES])
-def test_the_networks_that_are_chains_of_convolutions_stream(name: str) -> None:
-    assert (streamable(reparameterize(create_model(name))) is not None) == (name in STREAMED)
+def test_the_networks_that_are_chains_of_convolutions_stream(name: str, small: Callable[[str], dict[str, int]]) -> None:
+    assert (streamable(reparameterize(create_model(name, **small(name)))) is not None) == (name in STREAMED)
 
 
 FUNCTIONS: dict[str, Any] = {

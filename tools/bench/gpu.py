@@ -24,9 +24,10 @@ from measure import Action, Report, in_turns, main, rounded
 from roofs import flops, matmul_rate
 from ways import PUBLISHED, SCALE, TARGETS, Way, check, ours, published, state_hours
 
+from fmen.benchmark.models import default_names
 from fmen.training.feed import ResidentPatches, to_device
 from fmen.training.recipe import load_recipe, make_recipe
-from fmen_core import Upscaler, create_model, model_names, reparameterize
+from fmen_core import Upscaler, create_model, reparameterize
 from fmen_data import PatchCache, PatchSampler, open_dataset, prepare_cache, write_image
 from fmen_eval import complexity, peak_memory
 
@@ -163,7 +164,7 @@ def run(
     quickest = training(report, ways, device, batch, patch, **timing)
     with noise_cache(*images) as cache:
         feeds(report, quickest, ways[quickest], cache, device, batch, patch, **timing)
-    networks(report, names or [name for name in model_names() if name != "haesr"], device, sizes, runs)
+    networks(report, names or default_names(), device, sizes, runs)
     return report
 
 

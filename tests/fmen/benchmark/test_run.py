@@ -17,7 +17,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from fmen.benchmark.challenges import CHALLENGES, Challenge
-from fmen.benchmark.models import BenchModel, choose_models
+from fmen.benchmark.models import SLOW, BenchModel, choose_models
 from fmen.benchmark.run import SCORE, Accuracy, Benchmark, Row, run_bench, with_scores
 from fmen.benchmark.table import COLUMNS, markdown_table, memory_table, rank, sort_rows, text_table
 from fmen.charts.networks import check_plot, save_networks
@@ -106,8 +106,8 @@ def test_the_predicted_memory_is_at_most_the_measured_one(measured: Benchmark) -
     )  # aligned left
 
 
-def test_all_networks_but_the_slow_one_are_measured_by_default() -> None:
-    assert [model.name for model in choose_models()] == [name for name in model_names() if name != "haesr"]
+def test_all_networks_but_the_slow_ones_are_measured_by_default() -> None:
+    assert [model.name for model in choose_models()] == [name for name in model_names() if name not in SLOW]
 
 
 def test_a_weights_file_replaces_the_network_with_random_weights(tmp_path: Path) -> None:
@@ -276,7 +276,7 @@ def test_the_command_measures_20_runs_on_256x256_by_default(monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("arguments", "names", "rules"),
     [
-        ([], [name for name in model_names() if name != "haesr"], None),
+        ([], [name for name in model_names() if name not in SLOW], None),
         (["--models", "all"], list(model_names()), None),
         (["--score", "--models", "fmen-s"], ["fmen-s"], SCORE),
         (["--year", "2026"], ["span", "pds", "haesr", "pkdsr", "disp", "spanv2"], CHALLENGES[2026]),
@@ -291,7 +291,7 @@ def test_the_command_measures_the_networks_of_the_year_or_those_named(
     result = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert [model.name for model in measure.call_args.args[0]] == names
     assert measure.call_args.kwargs["rules"] == rules
-    assert ("--models all measures it, too" in result.stdout) == (not arguments)
+    assert ("--models all measures them, too" in result.stdout) == (not arguments)
 
 
 @pytest.mark.parametrize(

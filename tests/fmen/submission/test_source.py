@@ -33,8 +33,10 @@ def output(network: nn.Module) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", model_names())
-def test_every_network_is_one_file_that_imports_torch_alone_and_computes_the_same(name: str) -> None:
-    network = reparameterize(create_model(name))
+def test_every_network_is_one_file_that_imports_torch_alone_and_computes_the_same(
+    name: str, small: Callable[[str], dict[str, int]]
+) -> None:
+    network = reparameterize(create_model(name, **small(name)))
     origin = Origin.of(network)
     source = model_source(origin)
     assert set(source.imports) - sys.stdlib_module_names == {"torch"} and b"fmen_core" not in source.code

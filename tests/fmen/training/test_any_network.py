@@ -58,8 +58,10 @@ def mine(recipe_of: RecipeMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("name", model_names())
-def test_every_network_of_the_zoo_can_be_trained(recipe_of: RecipeMaker, name: str) -> None:
-    model = initial_network(recipe_of(model=name)).train()
+def test_every_network_of_the_zoo_can_be_trained(
+    recipe_of: RecipeMaker, small: Callable[[str], dict[str, int]], name: str
+) -> None:
+    model = initial_network(recipe_of(model=name, model_args=small(name))).train()
     out = gray_levels(model, 255 * torch.rand(1, 3, 24, 24), model.data_range)  # type: ignore[arg-type]
     out.mean().backward()
     assert [key for key, parameter in model.named_parameters() if parameter.grad is None] == []

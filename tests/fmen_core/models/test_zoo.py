@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,10 +114,10 @@ def count_by_the_challenge_rule(model: nn.Module) -> tuple[int, int, int]:
 
 
 @pytest.fixture(params=ARCHITECTURES, ids=lambda architecture: architecture.name)
-def architecture(request: pytest.FixtureRequest) -> Architecture:
+def architecture(request: pytest.FixtureRequest, small: Callable[[str], dict[str, int]]) -> Architecture:
     chosen = request.param
     assert isinstance(chosen, Architecture)
-    return chosen
+    return replace(chosen, defaults={**chosen.defaults, **small(chosen.name)})
 
 
 @pytest.mark.parametrize("name", CHALLENGE_TABLE)
@@ -141,7 +143,7 @@ def test_network_declares_what_its_table_row_says(architecture: Architecture) ->
     assert (model.name, model.scale, model.data_range) == (architecture.name, 3, architecture.data_range)
 
 
-def test_data_range_is_255_for_fmen_and_six_networks_and_one_for_the_others() -> None:
+def test_data_range_is_255_for_fmen_and_seven_networks_and_one_for_the_others() -> None:
     ranges = {architecture.name: architecture.data_range for architecture in ARCHITECTURES}
     assert {name for name, data_range in ranges.items() if data_range == 255.0} == {
         "fmen-s",
@@ -152,6 +154,7 @@ def test_data_range_is_255_for_fmen_and_six_networks_and_one_for_the_others() ->
         "rfdn-pruned",
         "ecbsr",
         "slimrlfn",
+        "edsr-baseline",
     }
     assert set(ranges.values()) == {1.0, 255.0}
 

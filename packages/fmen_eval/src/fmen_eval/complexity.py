@@ -99,7 +99,7 @@ def complexity(module: nn.Module, lr_size: tuple[int, int] = (256, 256)) -> Comp
         EvaluationError: The network cannot take an image of this size.
     """
     params = sum(parameter.numel() for parameter in module.parameters())
-    layers = run_on_meta(module, lr_size, _count_layers)
+    layers = count_layers(module, lr_size)
     convolutions = [layer for layer in layers if layer.activations]
     return Complexity(
         params=params,
@@ -109,6 +109,11 @@ def complexity(module: nn.Module, lr_size: tuple[int, int] = (256, 256)) -> Comp
         convs=sum(layer.calls for layer in convolutions),
         layers=layers,
     )
+
+
+def count_layers(module: nn.Module, lr_size: tuple[int, int] = (256, 256)) -> tuple[Layer, ...]:
+    """Return the layers of :func:`complexity`, without the count of ``thop``; arguments and errors as there."""
+    return run_on_meta(module, lr_size, _count_layers)
 
 
 def _count_layers(network: nn.Module, image: Tensor) -> tuple[Layer, ...]:

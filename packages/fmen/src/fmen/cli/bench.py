@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Models = Annotated[
     str | None,
-    typer.Option(metavar="A,B,...|all", help="Networks. Default: all but haesr, or those of --year."),
+    typer.Option(metavar="A,B,...|all", help="Networks. Default: all but the slowest, or those of --year."),
 ]
 Weights = Annotated[
     list[Path] | None, typer.Option(metavar="FILE|NAME", help="Trained weights of a network. Repeatable.")
@@ -115,7 +115,7 @@ def bench(
         remedy = f"; fmen weights get {' '.join(published)}" if published else ""
         typer.echo(f"\nno PSNR without weights: {', '.join(untrained)}{remedy}")
     if models is None and challenge is None:
-        typer.echo(f"\n{', '.join(SLOW)} is slower than all others and is left out: --models all measures it, too")
+        typer.echo(f"\n{', '.join(SLOW)} are slower than all others and left out: --models all measures them, too")
     if plot is not None:
         save_networks([row.plotted() for row in rows], result.conditions, plot)
 

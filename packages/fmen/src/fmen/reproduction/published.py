@@ -7,7 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 FMEN = 'Du et al., "Fast and Memory-Efficient Network Towards Efficient Image Super-Resolution", 2022, Table 3'
-IMDN = 'Hui et al., "Lightweight Image Super-Resolution with Information Multi-distillation Network", 2019'
+ASSL = 'Zhang et al., "Aligned Structured Sparsity Learning for Efficient Image Super-Resolution", 2021, Table 3'
+SWINIR = 'Liang et al., "SwinIR: Image Restoration Using Swin Transformer", 2021, Table 3'
+CFSR = "the README of Wu et al., CFSR, 2024 (github.com/Aitical/CFSR)"
+EDSR = "the README of Lim et al., EDSR-PyTorch (github.com/sanghyun-son/EDSR-PyTorch)"
+
+WEIGHTS_ALONE = "The published count is that of the convolutions' weights, without biases and BatchNorms."
 
 
 @dataclass(frozen=True)
@@ -21,10 +26,13 @@ class Published:
         params: Thousands of parameters; None if they are not published or not confirmed.
         macs: Billions of multiply-adds for an HR image of 1280x720; None as above.
         source: Where they are published.
-        lr_width: Width of the LR image. 1280 / 3 is rounded down by some papers and up by others.
+        lr_width: Width of the LR image; for x3 it is 1280 / 3, or that rounded up or down, by the paper.
         sizes: Sizes of the architecture, if they are not its defaults.
-        params_note: Why our parameters differ.
-        macs_note: Why our multiply-adds differ.
+        weights_alone: Whether biases and BatchNorms are not counted.
+        scales: The scales of a network with the layers of all of them; otherwise empty.
+        digits: Decimals of ``params`` in thousands, negative for a rounded figure.
+        params_note: Why our parameters differ, or what is counted.
+        macs_note: The same of the multiply-adds.
     """
 
     network: str
@@ -33,17 +41,95 @@ class Published:
     params: float | None
     macs: float | None
     source: str
-    lr_width: int
+    lr_width: float
     sizes: Mapping[str, Any] = field(default_factory=dict)
+    weights_alone: bool = False
+    scales: tuple[int, ...] = ()
+    digits: int = 0
     params_note: str = ""
     macs_note: str = ""
 
 
+def old(network: str, title: str, params: int, macs: tuple[float, ...], note: str = "") -> list[Published]:
+    """Return the entries of a network of before 2018, whose count is that of the CARN paper, at x2, x3 and x4."""
+    return [
+        Published(
+            network,
+            title,
+            scale,
+            params,
+            macs[scale - 2],
+            ASSL,
+            1280 / scale,
+            weights_alone=True,
+            params_note=WEIGHTS_ALONE,
+            macs_note=note,
+        )
+        for scale in (2, 3, 4)
+    ]
+
+
+CARN_PARAMETERS = "The published network has the upsampling layers of all three scales."
+
+LAPSRN_PARAMETERS = (
+    "Published for both scales; LapSRN has one level at x2, two at x4. With 3x3 instead of 4x4 kernels in its "
+    "transposed convolutions, x4 has 813K weights."
+)
+
+LAPSRN_X2_MACS = (
+    "The published figure is that of one level of the pyramid from 320x180 to 640x360 pixels, not to 1280x720, with a "
+    "3x3 kernel in the transposed convolution: 29.9G."
+)
+
+LAPSRN_X4_MACS = "With 3x3 instead of 4x4 kernels in the transposed convolutions, x4 has 149.3G."
+
+MEMNET_MACS = "Ours is 2,662.348G; 64 multiply-adds more per pixel would be the published figure."
+
+IDN_MACS = (
+    "The published figure is that of an IDN for RGB with a sub-pixel convolution at its end instead of the transposed "
+    "one: 561,344 weights at 320x180 pixels."
+)
+
+EDSR_MACS = (
+    "Ours is 316.249G. The published figure includes the two 1x1 convolutions that subtract and add the mean color, "
+    "which are additions here."
+)
+
+RFDN_MACS = (
+    "550K parameters are 31.1G, since all 3x3 convolutions run at 320x180 pixels. The published figure is near that of "
+    "E-RFDN, which has four blocks of 50 channels: 23.8G."
+)
+
 TABLE3 = (
-    Published("imdn", "IMDN", 2, 694, 158.8, IMDN, 640),
-    Published("imdn", "IMDN", 3, 703, 71.5, IMDN, 427),
-    Published("imdn", "IMDN", 4, 715, 40.9, IMDN, 320),
+    *old("srcnn", "SRCNN", 57, (52.7, 52.7, 52.7)),
+    *old("fsrcnn", "FSRCNN", 12, (6.0, 5.0, 4.6)),
+    *old("vdsr", "VDSR", 665, (612.6, 612.6, 612.6)),
+    *old("drcn", "DRCN", 1774, (17974.3, 17974.3, 17974.3)),
+    Published("lapsrn", "LapSRN", 2, 813, 29.9, ASSL, 640, params_note=LAPSRN_PARAMETERS, macs_note=LAPSRN_X2_MACS),
+    Published("lapsrn", "LapSRN", 3, None, None, ASSL, 1280 / 3),
+    Published("lapsrn", "LapSRN", 4, 813, 149.4, ASSL, 320, params_note=LAPSRN_PARAMETERS, macs_note=LAPSRN_X4_MACS),
+    *old("drrn", "DRRN", 297, (6796.9, 6796.9, 6796.9)),
+    *old("memnet", "MemNet", 677, (2662.4, 2662.4, 2662.4), MEMNET_MACS),
+    Published("idn", "IDN", 2, None, None, CFSR, 640),
+    Published("idn", "IDN", 3, None, None, CFSR, 1280 / 3),
+    Published("idn", "IDN", 4, 553, 32.3, CFSR, 320, macs_note=IDN_MACS),
+    Published("edsr-baseline", "EDSR-baseline", 2, 1370, 316.3, ASSL, 640, macs_note=EDSR_MACS),
+    Published("edsr-baseline", "EDSR-baseline", 3, 1550, None, EDSR, 1280 / 3, digits=-1),
+    Published("edsr-baseline", "EDSR-baseline", 4, 1520, None, EDSR, 320, digits=-1),
+    Published("carn", "CARN", 2, 1592, 222.8, SWINIR, 640, scales=(2, 3, 4), params_note=CARN_PARAMETERS),
+    Published("carn", "CARN", 3, 1592, 118.8, SWINIR, 1280 / 3, scales=(2, 3, 4), params_note=CARN_PARAMETERS),
+    Published("carn", "CARN", 4, 1592, 90.9, SWINIR, 320, scales=(2, 3, 4), params_note=CARN_PARAMETERS),
+    Published("imdn", "IMDN", 2, 694, 158.8, SWINIR, 640),
+    Published("imdn", "IMDN", 3, 703, 71.5, SWINIR, 427),
+    Published("imdn", "IMDN", 4, 715, 40.9, SWINIR, 320),
+    Published("latticenet", "LatticeNet", 2, 756, 169.5, SWINIR, 640),
+    Published("latticenet", "LatticeNet", 3, 765, 76.3, SWINIR, 427),
+    Published("latticenet", "LatticeNet", 4, 777, 43.6, SWINIR, 320),
+    Published("rfdn-cca", "RFDN", 2, None, None, CFSR, 640),
+    Published("rfdn-cca", "RFDN", 3, None, None, CFSR, 1280 / 3),
+    Published("rfdn-cca", "RFDN", 4, 550, 23.9, CFSR, 320, macs_note=RFDN_MACS),
     Published("fmen", "FMEN", 2, 748, 172.0, FMEN, 640),
     Published("fmen", "FMEN", 3, 757, 77.2, FMEN, 426),
     Published("fmen", "FMEN", 4, 769, 44.2, FMEN, 320),
 )
+"""Table 3 by network and scale. LapSRN is not defined for x3 in its paper."""

@@ -93,11 +93,12 @@ class Row:
 
     def cells(self) -> list[str]:
         """Return the row of a table: subject, quantity, published, ours, difference, seconds and command."""
-        published = "–" if self.published is None else f"{self.published:,.{self.digits}f}{self.unit}"
-        difference = (
-            "–" if self.difference is None else f"{self.difference:+,.{self.digits}f}" if self.difference else "0"
-        )
-        ours = f"{self.ours:,.{self.digits + (self.published is not None)}f}{self.unit}"
+        digits = max(self.digits, 0)
+        published = difference = "–"
+        if self.published is not None:
+            published = f"{self.published:,.{digits}f}{self.unit}"
+            difference = f"{self.difference:+,.{digits}f}" if self.difference else "0"
+        ours = f"{self.ours:,.{digits + (self.published is not None)}f}{self.unit}"
         command = f"`{self.command}`" if self.command else ""
         return [self.subject, self.quantity, published, ours, difference, f"{self.seconds:.2f}", command]
 
@@ -148,9 +149,16 @@ class Result:
         Args:
             images: Folder of the images, as seen from the page; empty to leave them out.
         """
-        notes = dict.fromkeys(f"- {row.subject}, {row.quantity}: {row.note}" for row in self.rows if row.note)
+        notes: dict[str, list[str]] = {}
+        for row in self.rows:
+            if row.note:
+                notes.setdefault(row.note, []).append(f"{row.subject} ({row.quantity})")
         sources = dict.fromkeys(row.source for row in self.rows if row.source)
-        parts = [self.table() if self.rows else "", "\n".join(notes), *self.remarks]
+        parts = [
+            self.table() if self.rows else "",
+            "\n".join(f"- {', '.join(subjects)}: {note}" for note, subjects in notes.items()),
+            *self.remarks,
+        ]
         parts.append(f"Measured on: {self.conditions}" if self.conditions else "")
         parts.append(f"Published figures: {'; '.join(sources)}." if sources else "")
         if images:

@@ -3,46 +3,57 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from typing import Any
 
 import torch
+from torch import nn
 
 from fmen.reproduction.published import TABLE3, Published
 from fmen.reproduction.result import Experiment, Options, Result, Row
 from fmen_core.models import architecture_named
-from fmen_eval import complexity
+from fmen_eval.complexity import count_layers
 
-HR_SIZE = 720, 1280
-"""Height and width of the HR image of the published multiply-adds."""
+HR_HEIGHT = 720
+"""Height of the HR image of the published multiply-adds; its width is 1280."""
 
 
-def count(network: str, scale: int, sizes: Mapping[str, Any], lr_size: tuple[int, int]) -> tuple[int, int]:
-    """Return parameters and multiply-adds of a network's inference form.
-
-    Multiply-adds are those of convolutions and linear layers, without biases.
-
-    Args:
-        network: Name of the architecture.
-        scale: Upscaling factor.
-        sizes: Sizes that differ from its defaults.
-        lr_size: Height and width of the LR image.
-    """
+def build(entry: Published, scale: int) -> nn.Module:
+    """Return the network in its inference form, on the meta device."""
     with torch.device("meta"):
-        model = architecture_named(network).build(scale, form="inference", **sizes)
-    counted = complexity(model, lr_size)
-    return counted.params, sum(layer.flops for layer in counted.layers if layer.activations or layer.kind == "Linear")
+        return architecture_named(entry.network).build(scale, form="inference", **entry.sizes)
+
+
+def count_parameters(entry: Published) -> int:
+    """Count the parameters as the source does."""
+    networks = [build(entry, scale) for scale in entry.scales or (entry.scale,)]
+    parameters = {name: weight for network in networks for name, weight in network.named_parameters()}
+    return sum(weight.numel() for weight in parameters.values() if weight.dim() == 4 or not entry.weights_alone)
+
+
+def count_macs(entry: Published) -> int:
+    """Count the multiply-adds of convolutions, without biases, on the LR image of the source.
+
+    A transposed convolution is counted as a convolution at the size of its output. Where the width of the LR image is
+    no integer, the count is in proportion to the area.
+    """
+    width = int(entry.lr_width)
+    layers = count_layers(build(entry, entry.scale), (HR_HEIGHT // entry.scale, width))
+    macs = sum(layer.flops for layer in layers if layer.activations)
+    return round(macs * entry.lr_width / width)
 
 
 def rows(entry: Published) -> list[Row]:
     """Return the rows of a network at one scale."""
-    started = time.perf_counter()
-    params, macs = count(entry.network, entry.scale, entry.sizes, (HR_SIZE[0] // entry.scale, entry.lr_width))
-    seconds = time.perf_counter() - started
     subject = f"{entry.title} x{entry.scale}"
-    first = Row(subject, "parameters", params / 1e3, "K", 0, entry.params, entry.source, entry.params_note, seconds)
-    second = Row(subject, "multiply-adds", macs / 1e9, "G", 1, entry.macs, entry.source, entry.macs_note, seconds)
-    return [first, second]
+    made = []
+    for quantity, count, published, unit, digits, note in (
+        ("parameters", count_parameters, entry.params, "K", entry.digits, entry.params_note),
+        ("multiply-adds", count_macs, entry.macs, "G", 1, entry.macs_note),
+    ):
+        started = time.perf_counter()
+        ours = count(entry) / (1e3 if unit == "K" else 1e9)
+        seconds = time.perf_counter() - started
+        made.append(Row(subject, quantity, ours, unit, digits, published, entry.source, note, seconds))
+    return made
 
 
 def run(options: Options) -> Result:

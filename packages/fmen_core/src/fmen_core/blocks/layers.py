@@ -73,3 +73,15 @@ class Shortcut(nn.Module):
         """Add ``sub``'s output to its input, which has the same shape."""
         out: Tensor = x + self.sub(x)
         return out
+
+
+def preactivated(conv: nn.Conv2d) -> nn.Sequential:
+    """Return BatchNorm, ReLU and ``conv``, in this order."""
+    return named(norm=nn.BatchNorm2d(conv.in_channels), act=nn.ReLU(), conv=conv)
+
+
+def upscaling_convs(n_feats: int, scale: int) -> nn.Sequential:
+    """Return sub-pixel convolutions that keep the channels: one for x2 and x3, two of x2 for x4."""
+    factors = (2, 2) if scale == 4 else (scale,)
+    layers = [(conv3x3(n_feats, n_feats * factor**2), nn.PixelShuffle(factor)) for factor in factors]
+    return nn.Sequential(*(module for pair in layers for module in pair))

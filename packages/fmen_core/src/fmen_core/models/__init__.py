@@ -2,7 +2,8 @@
 
 Each file has one network, credits its authors, and ends with the ``Architecture`` that is listed below. Key names,
 arithmetic, activation modules (the challenge's FLOPs rule counts them) and the lifetimes of intermediate results are
-those of the published code, so that weights load strictly and measurements agree with the organisers'.
+those of the published code, so that weights load strictly and measurements agree with the organisers'. The networks of
+the FMEN paper's Table 3, from SRCNN to LatticeNet, follow their papers; EDSR-baseline has the published key names.
 """
 
 from __future__ import annotations
@@ -15,21 +16,31 @@ from torch import nn
 from fmen_core.architecture import Architecture, Form, StateDict
 from fmen_core.errors import ModelError
 from fmen_core.models import (
+    carn,
     dipnet_slim,
     disp,
+    drcn,
+    drrn,
     dscf,
     ecbsr,
+    edsr_baseline,
     efdn,
     fmen,
+    fsrcnn,
     haesr,
+    idn,
     imdn,
     imdn_baseline,
     imdn_plus,
+    lapsrn,
+    latticenet,
+    memnet,
     neesr,
     pds,
     pkdsr,
     repafdn,
     rfdn,
+    rfdn_cca,
     rfdn_pruned,
     rlfn_cut,
     safmnv3,
@@ -37,7 +48,9 @@ from fmen_core.models import (
     span,
     spanf,
     spanv2,
+    srcnn,
     tsr,
+    vdsr,
 )
 
 ARCHITECTURES: tuple[Architecture, ...] = (
@@ -64,8 +77,20 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     haesr.ARCHITECTURE,
     imdn.ARCHITECTURE,
     ecbsr.ARCHITECTURE,
+    srcnn.ARCHITECTURE,
+    fsrcnn.ARCHITECTURE,
+    vdsr.ARCHITECTURE,
+    drcn.ARCHITECTURE,
+    lapsrn.ARCHITECTURE,
+    drrn.ARCHITECTURE,
+    memnet.ARCHITECTURE,
+    edsr_baseline.ARCHITECTURE,
+    idn.ARCHITECTURE,
+    carn.ARCHITECTURE,
+    rfdn_cca.ARCHITECTURE,
+    latticenet.ARCHITECTURE,
 )
-"""All networks: FMEN, the networks of the challenges by year, then those of papers alone, IMDN and ECBSR.
+"""All networks: FMEN, the networks of the challenges by year, then those of papers alone.
 
 Without a name in its metadata, a weights file belongs to the first architecture that recognises it: DSCF, a SPAN with
 26 channels, precedes SPAN, and the pruned RFDN, whose attention differs, precedes RFDN.
