@@ -149,14 +149,14 @@ class Result:
         Args:
             images: Folder of the images, as seen from the page; empty to leave them out.
         """
-        notes: dict[str, list[str]] = {}
+        notes: dict[tuple[str, str], list[str]] = {}
         for row in self.rows:
             if row.note:
-                notes.setdefault(row.note, []).append(f"{row.subject} ({row.quantity})")
+                notes.setdefault((row.quantity, row.note), []).append(row.subject)
         sources = dict.fromkeys(row.source for row in self.rows if row.source)
         parts = [
             self.table() if self.rows else "",
-            "\n".join(f"- {', '.join(subjects)}: {note}" for note, subjects in notes.items()),
+            "\n".join(f"- {quantity} of {', '.join(subjects)}: {note}" for (quantity, note), subjects in notes.items()),
             *self.remarks,
         ]
         parts.append(f"Measured on: {self.conditions}" if self.conditions else "")
