@@ -10,13 +10,19 @@ from pathlib import Path
 
 from fmen.errors import UserError
 from fmen.json_file import write_json
-from fmen.reproduction import correlation, spectra, table3, table4
+from fmen.reproduction import ablations, correlation, spectra, table3, table4
 from fmen.reproduction.result import Experiment, Options, Result, merged
 from fmen_data.atomic import atomic_write_bytes
 
 EXPERIMENTS: Mapping[str, Experiment] = {
     experiment.name: experiment
-    for experiment in (table3.EXPERIMENT, table4.EXPERIMENT, *spectra.EXPERIMENTS, correlation.EXPERIMENT)
+    for experiment in (
+        table3.EXPERIMENT,
+        table4.EXPERIMENT,
+        *spectra.EXPERIMENTS,
+        ablations.EXPERIMENT,
+        correlation.EXPERIMENT,
+    )
 }
 """All experiments, in the order of the page."""
 

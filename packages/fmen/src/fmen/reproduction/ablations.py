@@ -1,0 +1,129 @@
+"""What single parts of FMEN-S contribute: parameters, memory and time of variants, and PSNR at a budget."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from statistics import mean
+from typing import Any
+
+import torch
+from torch import nn
+
+from fmen.reproduction import ablated_fmen
+from fmen.reproduction.ablated_fmen import AblatedFMEN
+from fmen.reproduction.budget import final_psnr, trained_run
+from fmen.reproduction.result import Experiment, Options, Result, Row
+from fmen_core import expand, find_weights, load, reparameterize
+from fmen_core.device import pick_device
+from fmen_core.reparam import synthetic_images
+from fmen_eval import analyse, arithmetic, device_name, measure
+
+MIB = 2**20
+LR_SIZE = 256, 256
+
+VARIANTS: Mapping[str, Mapping[str, Any]] = {
+    "FMEN-S": {},
+    "no BatchNorm in the branches": {"norm": False},
+    "branch as deep as the trunk": {"down_blocks": 2, "up_blocks": (2, 2, 2)},
+    "no sigmoid": {"sigmoid": False},
+    "HFAB after every second ERB": {"every": 2, "up_blocks": (2, 1, 1)},
+    "shortcuts in the trunk": {"shortcuts": True},
+    "BatchNorm padded with zeros": {"zero_padding": True},
+}
+"""The arguments of each variant. A branch as deep as the trunk has 2 ERBs, as the shortened trunk has."""
+
+NOTES = {
+    "shortcuts in the trunk": "The paper's Table 1: FMEN takes 46.1 ms with residual blocks and 40.4 ms with ERBs, "
+    "EDSR-baseline 99.8 ms and 90.6 ms.",
+    "BatchNorm padded with zeros": "Folding assumes padding with the BatchNorm's shift.",
+}
+
+
+def variant(name: str) -> nn.Module:
+    """Return an untrained variant in its training form, the same each time."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return AblatedFMEN(**VARIANTS[name])
+
+
+def run(options: Options) -> Result:
+    """Count the variants; with ``options.runs`` also time them, and with ``options.minutes`` train them."""
+    networks = {name: reparameterize(variant(name)) for name in VARIANTS}
+    rows = [row for name, network in networks.items() for row in counted(name, network)]
+    rows += [folded(name) for name in ("FMEN-S", "BatchNorm padded with zeros")]
+    conditions = ""
+    if options.runs:
+        device = pick_device(options.device)
+        times = measure(networks, LR_SIZE, device=device, runs=options.runs, progress=options.progress)
+        milliseconds = {name: runtime.median_ms for name, runtime in times.items()}
+        rows += [row for name in VARIANTS for row in timed(name, milliseconds)]
+        size = "x".join(map(str, reversed(LR_SIZE)))
+        conditions = (
+            f"{device_name(device)}; PyTorch {torch.__version__}, {arithmetic(device)}; LR image {size}; "
+            f"median of {options.runs} interleaved runs"
+        )
+    if options.minutes:
+        rows += [trained(name, options) for name in VARIANTS]
+    rows.sort(key=lambda row: list(VARIANTS).index(row.subject))
+    return Result(rows, [ranking(rows)] if options.minutes else [], conditions)
+
+
+def counted(name: str, network: nn.Module) -> list[Row]:
+    """Return parameters and predicted peak memory of an inference form, which are exact."""
+    started = time.perf_counter()
+    params = sum(parameter.numel() for parameter in network.parameters())
+    memory = analyse(network, LR_SIZE).peak.total
+    seconds = time.perf_counter() - started
+    return [
+        Row(name, "parameters", params / 1e3, "K", 3, note=NOTES.get(name, ""), seconds=seconds),
+        Row(name, "predicted memory", memory / MIB, " MiB", 1, seconds=seconds),
+    ]
+
+
+def timed(name: str, milliseconds: Mapping[str, float]) -> list[Row]:
+    """Return the runtime of a variant, and its ratio to that of FMEN-S."""
+    ratio = milliseconds[name] / milliseconds["FMEN-S"]
+    return [
+        Row(name, "runtime", milliseconds[name], " ms", 1),
+        Row(name, "runtime / FMEN-S's", ratio, "", 3),
+    ]
+
+
+@torch.no_grad()
+def folded(name: str) -> Row:
+    """Return the largest difference that folding makes, with the bundled weights of FMEN-S x4.
+
+    The BatchNorms have the statistics of the features; see :func:`fmen_core.expand`.
+    """
+    started = time.perf_counter()
+    network = variant(name)
+    network.load_state_dict(expand(load(find_weights("fmen-s_x4"))).state_dict())
+    network.eval()
+    images = 255 * synthetic_images(2, 48)
+    difference = (network(images) - reparameterize(network)(images)).abs().max()
+    seconds = time.perf_counter() - started
+    return Row(name, "largest difference after folding", float(difference), " gray levels", 3, seconds=seconds)
+
+
+def trained(name: str, options: Options) -> Row:
+    """Return the mean PSNR of a variant over the seeds, and the spread."""
+    started = time.perf_counter()
+    model = f"{ablated_fmen.__file__}:AblatedFMEN"
+    folder = "ablation_" + name.replace(" ", "-").lower()
+    runs = [trained_run(folder, model, VARIANTS[name], options, seed) for seed in range(options.seeds)]
+    found = [final_psnr(each) for each in runs]
+    steps = ", ".join(f"{each.recipe().steps:,}" for each in runs)
+    note = f"{min(found):.2f} to {max(found):.2f} dB over {len(found)} seeds; {steps} steps."
+    row = Row(name, f"PSNR after {options.minutes:g} minutes", mean(found), " dB", 2, note=note)
+    return replace(row, seconds=time.perf_counter() - started)
+
+
+def ranking(rows: list[Row]) -> str:
+    """Return the variants in the order of their PSNR."""
+    found = sorted((row for row in rows if row.quantity.startswith("PSNR")), key=lambda row: -row.ours)
+    return "By PSNR: " + ", ".join(f"{row.subject} {row.ours:.2f} dB" for row in found) + "."
+
+
+EXPERIMENT = Experiment("ablations", "Ablations of FMEN-S", run)
