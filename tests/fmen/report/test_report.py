@@ -734,5 +734,15 @@ def test_a_phone_shows_the_page_without_sideways_scrolling(browser: Any) -> None
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
+def test_errors_are_below_their_images(work: Path, page: Path, browser: Any) -> None:
+    weights = ["--weights", "fmen-s_x4", "--weights", "fmen-s_x4_real"]
+    fmen(work, "report", *weights, "--data", "photos", "--max-images", "1", "--out", "two.html", "--device", "cpu")
+    browser.get((work / "two.html").as_uri())
+    script = "return document.querySelector(`.strip [data-layer='${arguments[0]}']`).getBoundingClientRect().x"
+    image, error = (browser.execute_script(script, layer) for layer in ("bicubic", "error-bicubic"))
+    browser.get(page.as_uri())
+    assert image == error
+
+
 def test_the_browser_console_is_empty(browser: Any) -> None:
     assert browser.get_log("browser") == []

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from fmen.cli.main import app
 from fmen.sources.weights import choose_weights, is_bundled, weights_title
 from fmen_core import WeightsError, create_model, save
-from fmen_core.pretrained import bundled
+from fmen_core.pretrained import bundled, published
 from fmen_data import write_image
 
 COMMANDS = {
@@ -78,10 +78,11 @@ def test_a_network_without_bundled_weights_needs_a_run() -> None:
         choose_weights(None, model="mine.py:Mine")
 
 
-def test_bundled_weights_are_called_by_their_name_and_others_by_their_path() -> None:
+def test_bundled_and_downloaded_weights_are_called_by_their_name_and_others_by_their_path() -> None:
     assert weights_title(bundled()["fmen-s_x2"]) == "fmen-s_x2 (bundled)"
     copy = Path("fmen-s_x2.safetensors")
     assert weights_title(copy) == str(copy) and not is_bundled(copy)
+    assert weights_title(published("imdn-x4").file) == "imdn-x4 (downloaded)"
 
 
 @pytest.mark.parametrize("command", COMMANDS)

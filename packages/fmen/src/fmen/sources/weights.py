@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from fmen.sources.runs import RUNS, weights_of_runs
 from fmen_core import WeightsError, download_weights, find_weights, read_metadata
-from fmen_core.pretrained import bundled
+from fmen_core.pretrained import PUBLISHED, bundled
 
 
 def choose_weights(weights: str | Path | None, scale: int | None = None, model: str | None = None) -> Path:
@@ -44,8 +44,11 @@ def is_bundled(file: Path) -> bool:
 
 
 def weights_title(file: Path) -> str:
-    """Return what the output of a command calls a weights file: its path, or the name of bundled weights."""
-    return f"{file.stem} (bundled)" if is_bundled(file) else str(file)
+    """Return what a command calls a weights file: its path, or the name of bundled or downloaded weights."""
+    if is_bundled(file):
+        return f"{file.stem} (bundled)"
+    name = next((entry.name for entry in PUBLISHED if entry.file == file), None)
+    return str(file) if name is None else f"{name} (downloaded)"
 
 
 def download(name: str, *, progress: bool = True, url: str | None = None) -> Path:
