@@ -86,3 +86,12 @@ def test_gpus_are_listed_with_their_memory(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "A GPU")
     *_, gpu = doctor.devices()
     assert gpu == doctor.Finding(True, "cuda:0", "A GPU, 2.5 of 8.0 GB free")
+
+
+def test_backends_are_listed_with_the_installation_of_missing_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    versions = {"openvino": "2026.4", "onnx": "1.23", "onnxscript": "0.7", "onnxruntime": None}
+    monkeypatch.setattr(doctor, "version", versions.__getitem__)
+    missing = "torch, openvino; not installed: onnxruntime: pip install 'fmen[onnxruntime]'"
+    assert doctor.backends() == doctor.Finding(True, "backends", missing)
+    versions["onnxruntime"] = "1.31"
+    assert doctor.backends().detail == "torch, openvino, onnxruntime"

@@ -17,6 +17,7 @@ from fmen.sources.datasets import DATA
 from fmen.sources.runs import weights_of_runs
 from fmen.threads import available_cores, seconds_by_threads, use_threads
 from fmen_core import create_model, reparameterize
+from fmen_core.backends import REQUIRED_PACKAGES
 from fmen_core.precision import has_bf16
 from fmen_core.pretrained import PUBLISHED, bundled, cache_folder
 from fmen_core.tiling import free_memory
@@ -31,6 +32,7 @@ REQUIRED = (
 )
 EXTRAS = {
     "tensorboard": "tensorboard",
+    "openvino": "openvino",
     "onnxruntime": "onnx",
     "spandrel": "spandrel",
     "fvcore": "ntire2026",
@@ -84,8 +86,17 @@ def software() -> Iterator[Finding]:
     if optional:
         yield Finding(True, "optional", ", ".join(optional))
     missing = sorted(extra for name, extra in EXTRAS.items() if not version(name))
+    yield backends()
     if missing:
         yield Finding(False, "extras", f"not installed: {', '.join(missing)}; pip install 'fmen[{','.join(missing)}]'")
+
+
+def backends() -> Finding:
+    """Find what can run a network: ``--backend`` of ``fmen upscale``."""
+    absent = [name for name, packages in REQUIRED_PACKAGES.items() if not all(map(version, packages))]
+    found = ", ".join(["torch", *(name for name in REQUIRED_PACKAGES if name not in absent)])
+    advice = f"; not installed: {', '.join(absent)}: pip install 'fmen[{','.join(absent)}]'" if absent else ""
+    return Finding(True, "backends", found + advice)
 
 
 def devices() -> Iterator[Finding]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -14,11 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fmen_core.architecture import sr_model, unwrap
-from fmen_core.channels import pad_for_gpu
+from fmen_core.backends import PRECISIONS, Backend, check_backend
 from fmen_core.device import pick_device
+from fmen_core.ensemble import ensemble
 from fmen_core.errors import ModelError
 from fmen_core.pixels import AnyImage, to_image, to_input
-from fmen_core.precision import DTYPES, PROBE_SIDE, Precision, automatic_precisions, convert, float32_mode
+from fmen_core.precision import DTYPES, PROBE_SIDE, Precision, automatic_precisions, float32_mode
+from fmen_core.prepared import Prepared, prepare
 from fmen_core.reparam import reparameterize
 from fmen_core.row_graph import Node
 from fmen_core.streaming import Stream, streamable
@@ -48,21 +49,6 @@ FEWEST_ROWS = 4
 """Least number of rows of a strip."""
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A network in one precision.
-
-    Attributes:
-        model: Takes and returns float32 images.
-        precision: ``"fp32"``, ``"tf32"``, ``"bf16"`` or ``"fp16"``.
-        fallbacks: The precisions that are tried next if an output is not finite.
-    """
-
-    model: nn.Module
-    precision: str
-    fallbacks: tuple[str, ...]
-
-
 class Upscaler:
     """A network as a function from image to image: ``(H, W, 3)`` RGB to ``(scale*H, scale*W, 3)`` RGB.
 
@@ -89,10 +75,12 @@ class Upscaler:
             than in the published implementations, which changes a PSNR in its sixth digit.
         self_ensemble: Return the mean of the outputs for the image's eight flips and rotations: some hundredths of a
             dB more for eight times the time.
+        backend: The library that runs the network: ``"torch"``, or, on the CPU and if it is installed, ``"openvino"``
+            in fp32 or bf16 or ``"onnxruntime"`` in fp32. They take tiles instead of strips. ``"auto"`` is PyTorch.
 
     Raises:
-        ModelError: The precision or the tile is none of the above; the network cannot be tiled, or not be computed in
-            this precision.
+        ModelError: The precision, the tile or the backend is none of the above; the network cannot be tiled, not be
+            computed in this precision, or not be run by this backend; the backend is not installed.
     """
 
     def __init__(
@@ -104,6 +92,7 @@ class Upscaler:
         tile: int | Literal["auto"] | None = "auto",
         channels_last: bool = True,
         self_ensemble: bool = False,
+        backend: Backend = "auto",
     ) -> None:
         if precision not in ("auto", *DTYPES):
             raise ModelError(f"precision {precision!r} is unknown; choose one of {', '.join(DTYPES)} and auto")
@@ -112,6 +101,8 @@ class Upscaler:
         self.device = torch.device(pick_device(device))
         if precision == "tf32" and self.device.type != "cuda":
             raise ModelError("tf32 needs a CUDA GPU; choose fp32 on the CPU")
+        check_backend(backend, self.device, precision)
+        self.backend = "torch" if backend == "auto" else backend
         network = sr_model(model)
         self.scale, self.data_range = network.scale, network.data_range
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
@@ -123,13 +114,14 @@ class Upscaler:
         self._most_rows: int | None = None
         self._float32 = reparameterize(copy.deepcopy(unwrap(model)).float()).to(self.device)
         choices = automatic_precisions(self.device) if precision == "auto" else (precision,)
+        choices = tuple(each for each in choices if each in PRECISIONS.get(self.backend, DTYPES))
         self._prepared = self._prepare(choices)
         if isinstance(tile, int) and self.radius is None:
             raise ModelError("this network looks at the image as a whole and cannot be tiled; choose tile=None")
 
     @property
     def model(self) -> nn.Module:
-        """The network in the current precision."""
+        """The network in PyTorch, in the current precision; in fp32 if another backend runs it."""
         return self._prepared.model
 
     @property
@@ -162,18 +154,7 @@ class Upscaler:
             return value
 
     def _prepare(self, precisions: tuple[str, ...]) -> Prepared:
-        """Convert a copy of the network to the first precision that it can be computed in."""
-        precision, *others = precisions
-        model = copy.deepcopy(self._float32)
-        pad_for_gpu(model, self.device, precision)
-        try:
-            convert(model, precision)
-        except ModelError:
-            if not others:
-                raise
-            return self._prepare(tuple(others))
-        model.to(memory_format=self.memory_format)  # type: ignore[call-overload]
-        return Prepared(model, precision, tuple(others))
+        return prepare(self._float32, self.device, precisions, self.backend, self.memory_format)
 
     def _fall_back(self, failed: Prepared) -> Prepared:
         """Take the next precision after an output of ``failed`` that is not finite.
@@ -319,7 +300,8 @@ class Upscaler:
 
     @property
     def _may_stream(self) -> bool:
-        return self.tile == "auto" and not self.self_ensemble and self._nodes(self._prepared) is not None
+        possible = self.tile == "auto" and not self.self_ensemble and self.backend == "torch"
+        return possible and self._nodes(self._prepared) is not None
 
     def _nodes(self, prepared: Prepared) -> list[Node] | None:
         return self._measure(f"nodes in {prepared.precision}", lambda: streamable(prepared.model))
@@ -391,21 +373,9 @@ class Upscaler:
         expected = (1, 3, x.shape[2] * self.scale, x.shape[3] * self.scale)
         while True:
             with float32_mode(tf32=prepared.precision == "tf32"):
-                out = self._ensemble_output(prepared.model, x) if self.self_ensemble else prepared.model(x)
+                out = ensemble(prepared.run, x, self.memory_format) if self.self_ensemble else prepared.run(x)
             if out.shape != expected:
                 raise ModelError(f"the network's output is {tuple(out.shape)} for an x{self.scale} of {tuple(x.shape)}")
             if all(extreme.isfinite() for extreme in out.aminmax()):
                 return torch.as_tensor(out)
             prepared = self._fall_back(prepared)
-
-    def _ensemble_output(self, model: nn.Module, x: Tensor) -> Tensor:
-        """Return the mean of the outputs for the flips and rotations of ``x`` ``(1, 3, H, W)``, turned back."""
-        total: Any = 0
-        for mirrored in (False, True):
-            for quarters in range(4):
-                turned = torch.rot90(x.flip(3) if mirrored else x, quarters, (2, 3))
-                out = model(turned.contiguous(memory_format=self.memory_format)).float()
-                out = torch.rot90(out, -quarters, (2, 3))
-                total = total + (out.flip(3) if mirrored else out)
-        mean: Tensor = total / 8
-        return mean

@@ -35,6 +35,15 @@ class Format(str, Enum):
     tiff = "tiff"
 
 
+class Backend(str, Enum):
+    """What runs the network."""
+
+    auto = "auto"
+    torch = "torch"
+    openvino = "openvino"
+    onnxruntime = "onnxruntime"
+
+
 class Engine(str, Enum):
     """What runs the images."""
 
@@ -85,6 +94,9 @@ def upscale(
         str, typer.Option(metavar="auto|N|none", help="Side of the tiles in pixels. auto: as the memory allows.")
     ] = "auto",
     device: Device = "auto",
+    backend: Annotated[
+        Backend, typer.Option(help="The library that runs the network. auto: PyTorch. Others run on the CPU.")
+    ] = Backend.auto,
     threads: Threads = None,
     engine: Annotated[
         Engine, typer.Option(help="ray: many processes, on this machine or on a cluster.")
@@ -107,6 +119,9 @@ def upscale(
     if engine is Engine.ray and "-" in (*inputs, output):
         raise UserError("--engine ray reads and writes files; for standard input and output use --engine local")
     from fmen.threads import use_threads
+    from fmen_core.backends import check_installed
+
+    check_installed(backend.value)
     from fmen.upscaling.batch import limit_caches
     from fmen.upscaling.jobs import output_folder, plan
     from fmen.upscaling.manifest import Settings, pending
@@ -123,6 +138,7 @@ def upscale(
 
     chosen = choose(weights, model, scale=scale, size=size, denoise=denoise)
     options = {"precision": precision.value, "device": device, "tile": side, "self_ensemble": ensemble}
+    options |= {"backend": backend.value}
     networks = Networks.load(chosen.files, model, real=chosen.real, denoise=denoise, note=warn, size=size, **options)
     from fmen_data import DataError
     from fmen_data.atomic import remove_abandoned
@@ -159,7 +175,8 @@ def run_here(todo: Sequence[Job], networks: Networks, settings: Settings, say: C
     from fmen.upscaling.batch import BatchUpscaler
 
     first = networks.upscaler()
-    for line in networks.lines(f", {first.precision} on {first.device}"):
+    library = "" if first.backend == "torch" else f" with {first.backend}"
+    for line in networks.lines(f", {first.precision} on {first.device}{library}"):
         say(line)
     batch = BatchUpscaler(networks, settings, progress=sys.stderr.isatty())
     return batch.run(todo, say=say, complain=warn)

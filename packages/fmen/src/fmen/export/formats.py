@@ -1,7 +1,7 @@
 """The formats of ``fmen export``: write each, and open the file again for the comparison with PyTorch.
 
-ONNX files use opset 18, the oldest that PyTorch's exporter writes without a conversion, and IR version 8: every ONNX
-Runtime since 1.14 reads them, including 1.17, which chaiNNer installs.
+ONNX files use opset 18 and IR version 8: every ONNX Runtime since 1.14 reads them, including 1.17, which chaiNNer
+installs.
 """
 
 from __future__ import annotations
@@ -10,33 +10,28 @@ import copy
 import importlib.metadata
 import io
 import json
-import logging
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 
 from fmen.sources.networks import load_strictly, save_network, user_module
 from fmen_core import load
+from fmen_core.backends import OPSET, TRACED_SIZE, Forward, messages_suppressed, to_onnx
 from fmen_core.checkpoint import CHALLENGE_NAMES, read_tensors
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
 Format = Literal["onnx", "torchscript", "safetensors", "pth", "pth-challenge"]
-Forward: TypeAlias = Callable[[Tensor], Tensor]
 
 REQUIRED_PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime")}
 """Optional packages that a format requires."""
 
-OPSET, IR_VERSION = 18, 8
-TRACED_SIZE = (2, 3, 32, 40)
-"""Shape of the input that a network is traced with; exporters treat a dimension of 1 as fixed."""
+IR_VERSION = 8
 
 METADATA_FILE = "fmen.json"
 """The extra file in a TorchScript archive with the properties that ONNX stores as metadata."""
@@ -102,20 +97,7 @@ def write_onnx(model: nn.Module, path: Path, properties: Mapping[str, str]) -> W
     """Write ONNX with input ``lr``, ``(batch, 3, height, width)``, and output ``sr``; both are float32."""
     import onnx
 
-    size = {0: "batch", 2: "height", 3: "width"}
-    with exporter_silenced():
-        program = torch.onnx.export(
-            model,
-            (torch.zeros(TRACED_SIZE),),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=["lr"],
-            output_names=["sr"],
-            dynamic_shapes=(size,),
-            verbose=False,
-        )
-    assert program is not None
-    proto = program.model_proto
+    proto: ModelProto = to_onnx(model)
     drop_traces(proto)
     proto.ir_version = IR_VERSION
     proto.producer_name, proto.producer_version = "fmen", importlib.metadata.version("fmen")
@@ -150,7 +132,7 @@ def open_onnx(path: Path) -> tuple[str, Forward]:
 def write_torchscript(model: nn.Module, path: Path, properties: Mapping[str, str]) -> Written:
     """Write TorchScript, by tracing."""
     buffer = io.BytesIO()
-    with exporter_silenced(), torch.no_grad():
+    with messages_suppressed(), torch.no_grad():
         traced = torch.jit.trace(model, torch.zeros(TRACED_SIZE), check_trace=False)  # type: ignore[no-untyped-call]
         torch.jit.save(traced, buffer, _extra_files={METADATA_FILE: json.dumps(dict(properties))})
         path.write_bytes(buffer.getvalue())
@@ -161,16 +143,3 @@ def write_torchscript(model: nn.Module, path: Path, properties: Mapping[str, str
 def interface(properties: Mapping[str, str]) -> str:
     """Describe input and output in a few words."""
     return f": any batch, height and width, {properties['channels']} from 0 to {properties['data_range']}"
-
-
-@contextmanager
-def exporter_silenced() -> Iterator[None]:
-    """Suppress the exporter's messages for developers: deprecations, missing operators, abandoned graphs."""
-    disabled = logging.root.manager.disable
-    logging.disable()
-    try:
-        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from fmen.errors import UserError
-from fmen.export.formats import REQUIRED_PACKAGES, Format, Forward, write_format
+from fmen.export.formats import REQUIRED_PACKAGES, Format, write_format
 from fmen.sources.networks import Note, load_network, user_module
 from fmen_core import read_metadata, reparameterize
 from fmen_core.architecture import sr_model
+from fmen_core.backends import Forward
 from fmen_data import open_dataset
 from fmen_data.atomic import atomic_write
 
