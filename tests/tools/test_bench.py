@@ -14,6 +14,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from fmen_core import FMEN, Upscaler
+
 Load = Callable[[str], ModuleType]
 
 
@@ -49,6 +51,24 @@ def test_width_compares_48_channels_with_50(bench: Load, tmp_path: Path) -> None
     assert table["50 channels"]["parameters"] == 341_066
     assert table["48 channels"]["parameters"] < 341_066 < table["64 channels"]["parameters"]
     assert all(row["ms, fp32"] > 0 and row["ms, bf16"] > 0 for row in table.values())
+
+
+def test_backends_are_compared_with_pytorch_and_ends_at_another_result(
+    bench: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script, network = bench("backends"), FMEN(n_feats=8, mid_feats=6, down_blocks=1, up_blocks=(1, 1))
+    torch_ones = {each: Upscaler(network, device="cpu", precision=each) for each in ("fp32", "bf16")}
+    sides = {each: {"torch": run, "openvino": run} for each, run in torch_ones.items()}
+    monkeypatch.setattr(script, "upscalers", lambda weights: sides)
+    found = written(script.run(1, sides=(8, 12), rounds=1), tmp_path)
+    assert [row["what"] for row in found["comparisons"]] == [
+        f"upscaling {side}x{side} by 4 with openvino, {each}" for each in sides for side in (8, 12)
+    ]
+    assert found["checks"]["openvino, fp32, 8x8: mean squared difference from PyTorch in fp32"] == 0
+    assert set(found["facts"]["image"]) == {"8x8", "12x12"}
+    sides["fp32"]["openvino"] = lambda image: 255 - torch_ones["fp32"](image)
+    with pytest.raises(SystemExit, match=r"openvino, fp32, 8x8: \d+ of 255 from PyTorch in fp32"):
+        script.run(1, sides=(8,), rounds=1)
 
 
 def test_training_compares_time_and_memory(bench: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

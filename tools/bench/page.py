@@ -37,6 +37,7 @@ ORDER = (
     "time_to_quality",
     "forward",
     "tiling",
+    "backends",
     "engines",
     "loader",
     "metrics",
