@@ -21,7 +21,7 @@ from fmen.benchmark.models import SLOW, BenchModel, choose_models
 from fmen.benchmark.run import SCORE, Accuracy, Benchmark, Row, run_bench, with_scores
 from fmen.benchmark.table import COLUMNS, markdown_table, memory_table, rank, sort_rows, text_table
 from fmen.charts.networks import check_plot, save_networks
-from fmen.cli.bench import bench
+from fmen.cli.bench import bench, named
 from fmen.errors import UserError
 from fmen.json_file import dump_json
 from fmen_core import create_model, model_names, reparameterize, save
@@ -354,6 +354,14 @@ def test_psnr_is_measured_with_the_weights_that_are_on_this_machine(monkeypatch:
     assert {*missing.split("weights get ")[1].split()} == {"pds", "imdn-x4"}  # ECBSR's are not published
     psnr = re.search(r"^fmen-s +(\d+\.\d\d) \(1\)", result.stdout, re.MULTILINE)
     assert psnr is not None and 28.5 < float(psnr.group(1)) < 31, result.stdout
+
+
+def test_models_takes_patterns() -> None:
+    assert named(None, ("span",)) == ("span",)
+    assert named("rfdn, span*", None) == ["rfdn", "spanf", "span", "spanv2"]
+    assert named("all", None) == list(model_names())
+    with pytest.raises(UserError, match=r"no match for 'spam\*'; did you mean span\?"):
+        named("spam*", None)
 
 
 @pytest.mark.parametrize("size", ["256", "0x5", "axb", "16x16x3"])

@@ -51,7 +51,7 @@ def test_a_missing_folder_is_named_before_a_run_is_announced(work: Path) -> None
 
 def test_minutes_fit_the_recipe_to_a_time(work: Path) -> None:
     stdout, _ = fmen(*TRAIN, "--minutes", "0.05", "--set", "val_data=null")
-    assert stdout.startswith("measuring how many steps fit into 0.05 minutes\nrun runs/fmen-s_x4_quick: fmen-s x4, ")
+    assert stdout.startswith("measuring how many steps fit into 0.05 min\nrun runs/fmen-s_x4_quick: fmen-s x4, ")
     assert 0 < Run(work / "runs" / "fmen-s_x4_quick").recipe().steps < 1_000
 
 

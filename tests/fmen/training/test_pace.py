@@ -149,7 +149,7 @@ def test_a_run_of_a_given_time_takes_the_steps_that_fit_and_starts_as_any_other(
     assert [record["loss"] for record in run.records()] == [record["loss"] for record in plain.records()]
     assert 50 < fitted[0] < 60
     assert lines == [
-        "measuring how many steps fit into 1 minutes",
+        "measuring how many steps fit into 1 min",
         f"run {run.folder}: fmen-s x4, 4 steps on the CPU",
     ]
     assert (run.recipe().steps, run.recipe().minutes) == (4, None)

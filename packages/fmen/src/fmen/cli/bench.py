@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fmen.cli.options import Device, Json, Threads, warn
+from fmen.cli.options import Device, Json, Threads, matching, warn
 from fmen.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 Models = Annotated[
     str | None,
-    typer.Option(metavar="A,B,...|all", help="Networks. Default: all but the slowest, or those of --year."),
+    typer.Option(
+        metavar="A,B,...|all",
+        help="Names or patterns, such as 'span*'. Default: all but the slowest, or those of --year.",
+    ),
 ]
 Weights = Annotated[
     list[Path] | None, typer.Option(metavar="FILE|NAME", help="Trained weights of a network. Repeatable.")
@@ -121,14 +124,17 @@ def bench(
 
 
 def named(models: str | None, default: Sequence[str] | None) -> Sequence[str] | None:
-    """Return the names in ``--models``; ``default`` without any."""
+    """Return the names that match the patterns in ``--models``; ``default`` without any.
+
+    Raises:
+        UserError: A pattern matches no name.
+    """
     if models is None:
         return default
-    if models == "all":
-        from fmen_core import model_names
+    from fmen_core import model_names
 
-        return model_names()
-    return [name.strip() for name in models.split(",") if name.strip()]
+    patterns = ["*"] if models == "all" else [part.strip() for part in models.split(",") if part.strip()]
+    return [name for pattern in patterns for name in matching([pattern], model_names())]
 
 
 def write(result: Benchmark, rows: Sequence[Row], json_file: Path | None, markdown: Path | None, memory: bool) -> None:

@@ -192,7 +192,7 @@ def prepare(recipe: Recipe, run: Run, processes: Processes, announce: Callable[[
     trial = Trial(recipe, state, samplers[0], teachers[0], processes, device)
     recipe = fix_threads(recipe, trial.steps(state.model), processes, device, announce, resume=resume)
     if recipe.minutes:
-        announce(f"measuring how many steps fit into {recipe.minutes:g} minutes")
+        announce(f"measuring how many steps fit into {recipe.minutes:g} min")
         each = partial(measure, recipe, state.network, device=device, processes=processes, stop=StopRequest())
         once = (lambda: [each(dataset) for dataset in images]) if images else None
         recipe = fit_to_time(recipe, trial.steps(network), once, processes, begun)
