@@ -38,6 +38,7 @@ ORDER = (
     "forward",
     "tiling",
     "backends",
+    "int8",
     "engines",
     "loader",
     "metrics",

@@ -12,7 +12,8 @@ from torch import nn
 
 from fmen.errors import UserError
 from fmen.sources.datasets import measured_source
-from fmen.sources.networks import Note, has_blocks, load_network
+from fmen.sources.networks import Note, has_blocks
+from fmen.sources.openvino_file import runnable_network
 from fmen.sources.weights import choose_weights, weights_title
 from fmen_core import Upscaler
 from fmen_core.architecture import sr_model
@@ -103,7 +104,7 @@ def run_validation(
         DataError: A dataset cannot be read.
     """
     file = choose_weights(weights, model=model)
-    network = load_network(file, model, note=note)
+    network = runnable_network(file, model, note=note)
     echo(f"weights {weights_title(file)}: {describe_network(network)}")
     scale = sr_model(network).scale
     datasets = [open_dataset(measured_source(source, scale), scale=scale, split="val") for source in data or (None,)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,25 @@ def windows(length: int, tile: int, margin: int) -> Iterator[tuple[int, int, int
         start = stop
 
 
+@dataclass(frozen=True)
+class Tiling:
+    """What tiling depends on, for a network that it cannot be measured on; its attribute ``tiling``.
+
+    Attributes:
+        radius: Radius of the receptive field in LR pixels; None if the network cannot be tiled.
+        bytes_per_pixel: Peak memory of a forward pass per LR pixel.
+    """
+
+    radius: int | None
+    bytes_per_pixel: float
+
+
+def stated_tiling(model: nn.Module) -> Tiling | None:
+    """Return the attribute ``tiling`` of a network."""
+    found = getattr(model, "tiling", None)
+    return found if isinstance(found, Tiling) else None
+
+
 @torch.inference_mode()
 def needed_bytes(model: nn.Module) -> float:
     """Return the peak memory of a forward pass in bytes per LR pixel, without the weights.
@@ -77,6 +97,8 @@ def needed_bytes(model: nn.Module) -> float:
     Args:
         model: A network in its inference form, in any precision.
     """
+    if stated := stated_tiling(model):
+        return stated.bytes_per_pixel
     network = copy.deepcopy(model)
     live: dict[int, tuple[StorageWeakRef, int]] = {}
     peak = 0
@@ -172,6 +194,8 @@ def receptive_radius(model: nn.Module, limit: int = 96) -> int | None:
         The radius. None if it is larger than ``limit``, as in a network that averages over the whole image, or if the
         network computes on a coarse grid, whose position would differ in a tile: spatial attention, strides, windows.
     """
+    if stated := stated_tiling(model):
+        return stated.radius
     network = reparameterize(model)
     if any(isinstance(module, SpatialGate) for module in network.modules()):
         return None

@@ -16,6 +16,7 @@ class FileFormat(str, Enum):
 
     onnx = "onnx"
     torchscript = "torchscript"
+    openvino = "openvino"
     safetensors = "safetensors"
     pth = "pth"
     pth_challenge = "pth-challenge"
@@ -39,22 +40,37 @@ def export(
         float | None,
         typer.Option(
             metavar="1|255",
-            help="Value of white, for onnx and torchscript. Default: the network's own; chaiNNer requires 1.",
+            help="Value of white, for onnx, torchscript, openvino. Default: the network's own; chaiNNer requires 1.",
         ),
     ] = None,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Compute most convolutions in int8, for openvino; needs --calibrate.")
+    ] = False,
+    calibrate: Annotated[
+        str | None,
+        typer.Option(metavar="DIR|sample", help="HR images that int8 is adapted to, such as a training set."),
+    ] = None,
+    int8_steps: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Training steps of int8; 0 takes seconds and loses more.")
+    ] = 200,
     threads: Threads = None,
 ) -> None:
     """Export a network to ONNX and other formats.
 
     The exported file is loaded again and compared with PyTorch.
     """
-    from fmen.export.run import export_weights
+    from fmen.export.run import ExportError, Int8, export_weights
     from fmen.sources.weights import choose_weights, weights_title
     from fmen.threads import use_threads
 
+    if int8 != (calibrate is not None):
+        raise ExportError("--int8 and --calibrate DIR belong together; name a folder of HR images")
+    quantization = Int8(calibrate, int8_steps) if calibrate else None
     use_threads(threads)
     file = choose_weights(weights, model=model)
     typer.echo(f"weights {weights_title(file)}")
-    exported = export_weights(file, out, file_format.value, data_range=data_range, model=model, note=warn)
+    exported = export_weights(
+        file, out, file_format.value, data_range=data_range, int8=quantization, model=model, note=warn
+    )
     typer.echo(f"{exported.path}: {exported.content}")
     typer.echo(f"checked with {exported.reader} against PyTorch: {exported.difference}")

@@ -10,6 +10,7 @@ import copy
 import importlib.metadata
 import io
 import json
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,17 +20,21 @@ import torch
 from torch import Tensor, nn
 
 from fmen.sources.networks import load_strictly, save_network, user_module
+from fmen.sources.openvino_file import SECTION, OpenVINONetwork
 from fmen_core import load
-from fmen_core.backends import OPSET, TRACED_SIZE, Forward, messages_suppressed, to_onnx
+from fmen_core.backends import OPSET, TRACED_SIZE, Forward, messages_suppressed, to_onnx, to_openvino
 from fmen_core.checkpoint import CHALLENGE_NAMES, read_tensors
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-Format = Literal["onnx", "torchscript", "safetensors", "pth", "pth-challenge"]
+Format = Literal["onnx", "torchscript", "openvino", "safetensors", "pth", "pth-challenge"]
 
-REQUIRED_PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime")}
-"""Optional packages that a format requires."""
+NETWORK_FORMATS = ("onnx", "torchscript", "openvino")
+"""The formats that contain the network, not only its weights."""
+
+REQUIRED_PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",)}
+"""Optional packages that a format requires; the extra of its name installs them."""
 
 IR_VERSION = 8
 
@@ -52,12 +57,15 @@ class Written:
     run: Forward
 
 
-def write_format(model: nn.Module, path: Path, file_format: Format, properties: Mapping[str, str]) -> Written:
+def write_format(
+    model: nn.Module, path: Path, file_format: Format, properties: Mapping[str, str], second: Path | None = None
+) -> Written:
     """Write a network in inference form.
 
     Args:
         model: The network; one of ``fmen_core`` for formats that store weights only.
         path: File to write.
+        second: The second file, for ``"openvino"``.
         file_format: The format.
         properties: Metadata, for the formats that store any.
 
@@ -68,6 +76,9 @@ def write_format(model: nn.Module, path: Path, file_format: Format, properties: 
         return write_onnx(model, path, properties)
     if file_format == "torchscript":
         return write_torchscript(model, path, properties)
+    if file_format == "openvino":
+        assert second is not None
+        return write_openvino(model, path, second, properties)
     if file_format == "safetensors":
         save_network(model, path, recipe=properties.get("recipe", ""))
         return Written("safetensors", "fmen_core.load", read_again(model, path))
@@ -138,6 +149,22 @@ def write_torchscript(model: nn.Module, path: Path, properties: Mapping[str, str
         path.write_bytes(buffer.getvalue())
         run: Forward = torch.jit.load(path, "cpu")  # type: ignore[no-untyped-call]
     return Written(f"TorchScript{interface(properties)}", "torch.jit.load", run)
+
+
+def write_openvino(model: nn.Module, path: Path, weights: Path, properties: Mapping[str, str]) -> Written:
+    """Write OpenVINO's format: the operations to ``path`` and the constants to ``weights``."""
+    import openvino
+
+    converted = to_openvino(model)
+    for name, value in properties.items():
+        converted.set_rt_info(value, [SECTION, name])
+    with tempfile.TemporaryDirectory() as folder:
+        saved = Path(folder) / "model.xml"
+        openvino.save_model(converted, saved, compress_to_fp16=False)
+        path.write_bytes(saved.read_bytes())
+        weights.write_bytes(saved.with_suffix(".bin").read_bytes())
+    reader = f"OpenVINO {openvino.__version__.partition('-')[0]}"
+    return Written(f"OpenVINO IR, lr to sr{interface(properties)}", reader, OpenVINONetwork(path, weights, "fp32"))
 
 
 def interface(properties: Mapping[str, str]) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fmen.sources.networks import Note, load_network
+from fmen.sources.openvino_file import runnable_network
 from fmen.sources.weights import weights_title
 from fmen.upscaling.condition import REAL_BELOW_QUALITY, degradation_of
 from fmen.upscaling.enlarge import OutputSize
@@ -93,7 +94,7 @@ class Networks:
             WeightsError: A file cannot be read, or is of no known network.
             UserError: The user's network cannot be used.
         """
-        models = [load_network(file, model, note=note) for file in files]
+        models = [runnable_network(file, model, note=note) for file in files]
         return cls(files, models, real=(real, load_network(real)) if real else None, **options)
 
     def lines(self, where: str = "") -> list[str]:
