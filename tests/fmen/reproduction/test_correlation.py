@@ -62,11 +62,11 @@ def test_each_file_has_its_coefficients_a_plot_and_a_verdict(tmp_path: Path) -> 
     result = read_result(tmp_path / "out" / "correlation.json")
     assert [round(row.ours, 9) for row in result.rows] == [-1, 0.8, 1, 1, 0.8, -1]
     assert result.rows[3].command == f"fmen reproduce correlation --bench {swapped}"
-    assert (
-        "activations: among 4 networks, activations have the highest" in output
-        and "4 of 4 cases. This agrees" in output
-    )
-    assert "params: among 4 networks, parameters have the highest" in output and "This does not agree" in output
+    first, second = result.remarks
+    assert first.startswith("activations: among 4 networks, activations have the highest rank correlation")
+    assert "in 4 of 4 cases. This agrees" in first and first in output
+    assert second.startswith("params: among 4 networks, parameters have the highest rank correlation")
+    assert "This does not agree" in second and second in output
     assert all((tmp_path / "out" / file).stat().st_size for file in result.images.values())
 
 
