@@ -10,16 +10,19 @@ from pathlib import Path
 
 from fmen.errors import UserError
 from fmen.json_file import write_json
-from fmen.reproduction import ablations, correlation, spectra, table3, table4
+from fmen.reproduction import ablations, correlation, memory, spectra, table1, table2, table3, table4
 from fmen.reproduction.result import Experiment, Options, Result, merged
 from fmen_data.atomic import atomic_write_bytes
 
 EXPERIMENTS: Mapping[str, Experiment] = {
     experiment.name: experiment
     for experiment in (
+        table1.EXPERIMENT,
+        table2.EXPERIMENT,
         table3.EXPERIMENT,
         table4.EXPERIMENT,
         *spectra.EXPERIMENTS,
+        memory.EXPERIMENT,
         ablations.EXPERIMENT,
         correlation.EXPERIMENT,
     )
@@ -27,7 +30,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
 """All experiments, in the order of the page."""
 
 
-ALIASES = {"figure1": "table4"}
+ALIASES = {"figure1": "table4", "figure5": "table1"}
 """Other names of experiments."""
 
 

@@ -7,6 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 FMEN = 'Du et al., "Fast and Memory-Efficient Network Towards Efficient Image Super-Resolution", 2022, Table 3'
+FMEN_TABLE2 = 'Du et al., "Fast and Memory-Efficient Network Towards Efficient Image Super-Resolution", 2022, Table 2'
+FMEN_ANALYSIS = (
+    'Du et al., "Fast and Memory-Efficient Network Towards Efficient Image Super-Resolution", 2022, Section 3.1'
+)
 ASSL = 'Zhang et al., "Aligned Structured Sparsity Learning for Efficient Image Super-Resolution", 2021, Table 3'
 SWINIR = 'Liang et al., "SwinIR: Image Restoration Using Swin Transformer", 2021, Table 3'
 CFSR = "the README of Wu et al., CFSR, 2024 (github.com/Aitical/CFSR)"

@@ -184,7 +184,8 @@ class Experiment:
 def merged(new: Result, old: Result) -> Result:
     """Return ``new`` with the rows and images of ``old`` that it lacks, such as times of an earlier run.
 
-    Rows are in the order of ``old``, followed by those that are in ``new`` alone.
+    Rows are in the order of ``new``, followed by those that are in ``old`` alone.
     """
-    rows = {row.key: row for row in old.rows} | {row.key: row for row in new.rows}
-    return Result(list(rows.values()), new.remarks, new.conditions or old.conditions, {**old.images, **new.images})
+    made = {row.key for row in new.rows}
+    rows = [*new.rows, *(row for row in old.rows if row.key not in made)]
+    return Result(rows, new.remarks, new.conditions or old.conditions, {**old.images, **new.images})

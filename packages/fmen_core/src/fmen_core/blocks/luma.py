@@ -54,9 +54,11 @@ class Bicubic(nn.Module):
         """Enlarge the height."""
         height = x.shape[2]
         padded = F.pad(x, (0, 0, 2, 2), mode="replicate")
-        taps = [padded[:, :, tap : tap + height] for tap in range(5)]
-        rows = [sum(weight * tap for weight, tap in zip(phase, taps, strict=True)) for phase in self.weights]
-        return torch.stack([row for row in rows if isinstance(row, Tensor)], dim=3).flatten(2, 3)
+        rows = [torch.zeros_like(x) for _ in self.weights]
+        for phase, weights in enumerate(self.weights):
+            for tap in range(5):
+                rows[phase] = rows[phase] + weights[tap] * padded[:, :, tap : tap + height]
+        return torch.stack(rows, dim=3).flatten(2, 3)
 
 
 class LumaNetwork(nn.Module):

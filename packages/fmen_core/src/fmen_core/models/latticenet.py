@@ -112,7 +112,7 @@ class LatticeNet(nn.Module):
             features.append(block(features[-1]))
         # Backward fusion (section 3.3), from the last block to the first.
         fused = features[-1]
-        for deep, shallow, earlier in zip(self.deep, self.shallow, features[-2:0:-1], strict=True):
+        for deep, shallow, earlier in zip(self.deep, self.shallow, features[-2:0:-1]):  # noqa: B905 - for Python 3.8
             fused = torch.cat([deep(fused), shallow(earlier)], dim=1)
         out: Tensor = self.upsampler(self.last(fused) + head)
         return out

@@ -6,20 +6,14 @@ The recursions of a block share their weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fmen_core.architecture import Architecture, StateDict, count, out_channels
-from fmen_core.blocks.layers import conv1x1, conv3x3, preactivated
+from fmen_core.blocks.layers import Shortcut, conv1x1, conv3x3, preactivated
 from fmen_core.blocks.luma import LumaNetwork, bicubic_scale
-
-
-def residual_unit(n_feats: int) -> nn.Module:
-    """Return two convolutions, each behind a BatchNorm and a ReLU, without the shortcut around them."""
-    return nn.Sequential(preactivated(conv3x3(n_feats, n_feats)), preactivated(conv3x3(n_feats, n_feats)))
 
 
 class MemoryBlock(nn.Module):
@@ -29,20 +23,20 @@ class MemoryBlock(nn.Module):
         n_feats: Channels of the features.
         n_recursions: Applications of the unit.
         n_memories: Outputs of the stem and of earlier blocks that the gate takes.
-        unit: Makes the unit from the channels; the shortcut is added to what it returns.
     """
 
-    def __init__(self, n_feats: int, n_recursions: int, n_memories: int, unit: Callable[[int], nn.Module]) -> None:
+    def __init__(self, n_feats: int, n_recursions: int, n_memories: int) -> None:
         super().__init__()
         self.n_recursions = n_recursions
-        self.unit = unit(n_feats)
+        convs = preactivated(conv3x3(n_feats, n_feats)), preactivated(conv3x3(n_feats, n_feats))
+        self.unit: nn.Module = Shortcut(nn.Sequential(*convs))
         self.gate = preactivated(conv1x1((n_recursions + n_memories) * n_feats, n_feats))
 
     def forward(self, x: Tensor, memories: list[Tensor]) -> Tensor:
         """Apply the block to ``(N, n_feats, H, W)``; ``memories`` and the output have the same shape."""
         short = []
         for _ in range(self.n_recursions):
-            x = self.unit(x) + x
+            x = self.unit(x)
             short.append(x)
         out: Tensor = self.gate(torch.cat([*short, *memories], dim=1))
         return out
@@ -63,9 +57,7 @@ class MemNet(LumaNetwork):
     def __init__(self, scale: int = 4, n_feats: int = 64, n_blocks: int = 6, n_recursions: int = 6) -> None:
         super().__init__(scale)
         self.head = preactivated(conv3x3(1, n_feats))
-        self.blocks = nn.ModuleList(
-            MemoryBlock(n_feats, n_recursions, block + 1, residual_unit) for block in range(n_blocks)
-        )
+        self.blocks = nn.ModuleList(MemoryBlock(n_feats, n_recursions, block + 1) for block in range(n_blocks))
         self.tail = preactivated(conv3x3(n_feats, 1))
 
     def upscale(self, luma: Tensor) -> Tensor:

@@ -1,0 +1,161 @@
+"""Measure and train networks that differ in one respect: parameters, time in turns, and PSNR at one budget."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import nn
+
+from fmen.reproduction.budget import trained_run
+from fmen.reproduction.result import Options, Row
+from fmen_core import create_model, reparameterize
+from fmen_core.device import pick_device
+from fmen_core.precision import float32_mode
+from fmen_eval import arithmetic, device_name, measure
+
+SCALE = 4
+
+Curve = list[tuple[int, float]]
+"""PSNR in dB by step."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A network of a comparison.
+
+    Attributes:
+        title: The subject of its rows.
+        network: The network's class, or a name that ``create_model`` takes.
+        args: Its sizes, ``model_args`` of a recipe.
+        params: Published thousands of parameters; None if there are none.
+        source: Where they are published.
+        note: What the parameters depend on.
+    """
+
+    title: str
+    network: type[nn.Module] | str
+    args: Mapping[str, Any] = field(default_factory=dict)
+    params: float | None = None
+    source: str = ""
+    note: str = ""
+
+    @property
+    def model(self) -> str:
+        """The network as ``fmen train --model`` names it."""
+        network = self.network
+        return network if isinstance(network, str) else f"{inspect.getfile(network)}:{network.__name__}"
+
+    def inference_form(self) -> nn.Module:
+        """Build the network and merge its blocks."""
+        network = self.network
+        sizes = dict(self.args)
+        built = create_model(network, SCALE, **sizes) if isinstance(network, str) else network(SCALE, **sizes)
+        return reparameterize(built)
+
+
+def parameter_rows(variants: Sequence[Variant]) -> list[Row]:
+    """Return the rows of the parameters of the inference forms."""
+    rows = []
+    for variant in variants:
+        started = time.perf_counter()
+        params = sum(parameter.numel() for parameter in variant.inference_form().parameters())
+        seconds = time.perf_counter() - started
+        row = Row(
+            variant.title, "parameters", params / 1e3, "K", 0, variant.params, variant.source, variant.note, seconds
+        )
+        rows.append(row)
+    return rows
+
+
+@float32_mode()
+def time_rows(
+    variants: Sequence[Variant], options: Options, lr_size: tuple[int, int], baselines: Mapping[str, str]
+) -> tuple[list[Row], str]:
+    """Measure the inference forms in turns.
+
+    Args:
+        variants: The networks.
+        options: ``runs``, ``device`` and ``progress``; with 0 runs, nothing is measured.
+        lr_size: Height and width of the LR image.
+        baselines: For each title, the title of the network that its time is compared with.
+
+    Returns:
+        The rows, and the conditions; both are empty if nothing was measured.
+
+    Raises:
+        ModelError: The device is not available.
+    """
+    if not options.runs:
+        return [], ""
+    device = pick_device(options.device)
+    networks = {variant.title: variant.inference_form() for variant in variants}
+    times = measure(networks, lr_size, device=device, runs=options.runs, progress=options.progress)
+    rows = []
+    for title, runtime in times.items():
+        seconds = sum(runtime.times_ms) / 1e3
+        lower, upper = runtime.quartiles_ms
+        note = f"Quartiles {lower:.1f} and {upper:.1f} ms."
+        rows.append(Row(title, "inference time", runtime.median_ms, " ms", 1, note=note, seconds=seconds))
+        if (base := baselines[title]) != title:
+            increase = 100 * (runtime.median_ms / times[base].median_ms - 1)
+            rows.append(Row(title, f"time, relative to {base}", increase, " %", 1, seconds=seconds))
+    height, width = lr_size
+    conditions = (
+        f"{device_name(device)}; PyTorch {torch.__version__}, {arithmetic(device)}; LR image {width}x{height}, x4; "
+        f"median of {options.runs} interleaved runs"
+    )
+    return rows, conditions
+
+
+def training_rows(variants: Sequence[Variant], options: Options) -> tuple[list[Row], dict[str, list[Curve]]]:
+    """Train every variant with every seed for the same time; see :func:`fmen.reproduction.budget.trained_run`.
+
+    Seeds are trained in turns, so that an interrupted comparison has all networks of the first seed.
+
+    Args:
+        variants: The networks.
+        options: ``minutes``, ``seeds``, ``data`` and ``val_data``; with 0 minutes, nothing is trained.
+
+    Returns:
+        The rows, and the curves of all seeds by the title of the network.
+
+    Raises:
+        UserError: The data cannot be used.
+    """
+    if not options.minutes:
+        return [], {}
+    curves: dict[str, list[Curve]] = {variant.title: [] for variant in variants}
+    seconds = dict.fromkeys(curves, 0.0)
+    for seed in range(options.seeds):
+        for variant in variants:
+            started = time.perf_counter()
+            name = re.sub(r"[^a-z0-9]+", "-", variant.title.lower())
+            run = trained_run(name, variant.model, variant.args, options, seed)
+            curves[variant.title].append([(entry["step"], entry["psnr"]) for entry in run.records() if "psnr" in entry])
+            seconds[variant.title] += time.perf_counter() - started
+    rows = []
+    for title, found in curves.items():
+        finals = [curve[-1][1] for curve in found]
+        note = f"Seeds: {', '.join(f'{value:.2f}' for value in finals)} dB."
+        quantity = f"PSNR on {options.val_data} after {options.minutes:g} minutes"
+        rows.append(Row(title, quantity, fmean(finals), " dB", 2, note=note, seconds=seconds[title]))
+    return rows, curves
+
+
+def order(curves: Mapping[str, Sequence[Curve]]) -> str:
+    """Describe the order of the networks by PSNR, and whether the seeds agree on it."""
+    orders = [
+        tuple(sorted(curves, key=lambda title: -curves[title][seed][-1][1]))
+        for seed in range(min(len(found) for found in curves.values()))
+    ]
+    first = ", ".join(orders[0])
+    if len(set(orders)) == 1:
+        return f"By PSNR, the order is {first}" + (" with every seed." if len(orders) > 1 else " with the one seed.")
+    return "By PSNR, the order depends on the seed: " + "; ".join(", ".join(titles) for titles in orders) + "."
