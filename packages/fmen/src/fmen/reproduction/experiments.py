@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fmen.errors import UserError
 from fmen.json_file import write_json
-from fmen.reproduction import ablations, correlation, memory, spectra, table1, table2, table3, table4
+from fmen.reproduction import ablations, accuracy, correlation, memory, spectra, table1, table2, table3, table4
 from fmen.reproduction.result import Experiment, Options, Result, merged
 from fmen_data.atomic import atomic_write_bytes
 
@@ -20,6 +20,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         table1.EXPERIMENT,
         table2.EXPERIMENT,
         table3.EXPERIMENT,
+        accuracy.EXPERIMENT,
         table4.EXPERIMENT,
         *spectra.EXPERIMENTS,
         memory.EXPERIMENT,

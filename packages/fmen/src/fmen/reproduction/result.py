@@ -53,7 +53,7 @@ class Row:
     Attributes:
         subject: What is measured, e.g. ``"IMDN x4"``.
         quantity: Which quantity, e.g. ``"parameters"``.
-        ours: The figure, in ``unit``.
+        ours: The figure, in ``unit``; NaN if it was not measured.
         unit: ``"K"``, ``"G"``, ``"ms"``, ``"dB"``, ...; empty for a plain number.
         digits: Decimals of the published figure. Ours is shown with one more beside it.
         published: The published figure, in ``unit``; None if there is none, or none that is confirmed.
@@ -80,7 +80,7 @@ class Row:
 
         Papers round or truncate: 0 if the published figure is ours with either.
         """
-        if self.published is None:
+        if self.published is None or math.isnan(self.ours):
             return None
         truncated = math.trunc(self.ours * 10**self.digits) / 10**self.digits
         differences = [round(ours - self.published, self.digits) for ours in (round(self.ours, self.digits), truncated)]
@@ -97,8 +97,9 @@ class Row:
         published = difference = "–"
         if self.published is not None:
             published = f"{self.published:,.{digits}f}{self.unit}"
+        if self.difference is not None:
             difference = f"{self.difference:+,.{digits}f}" if self.difference else "0"
-        ours = f"{self.ours:,.{digits + (self.published is not None)}f}{self.unit}"
+        ours = "–" if math.isnan(self.ours) else f"{self.ours:,.{digits + (self.published is not None)}f}{self.unit}"
         command = f"`{self.command}`" if self.command else ""
         return [self.subject, self.quantity, published, ours, difference, f"{self.seconds:.2f}", command]
 
@@ -135,7 +136,8 @@ class Result:
         Raises:
             KeyError, TypeError: It has another structure.
         """
-        rows = [Row(**{key: value for key, value in row.items() if key != "difference"}) for row in content["rows"]]
+        known = [{key: value for key, value in row.items() if key != "difference"} for row in content["rows"]]
+        rows = [Row(**{**row, "ours": math.nan if row["ours"] is None else row["ours"]}) for row in known]
         return cls(rows, content["remarks"], content["conditions"], content["images"])
 
     def table(self) -> str:
@@ -184,8 +186,10 @@ class Experiment:
 def merged(new: Result, old: Result) -> Result:
     """Return ``new`` with the rows and images of ``old`` that it lacks, such as times of an earlier run.
 
-    Rows are in the order of ``new``, followed by those that are in ``old`` alone.
+    Rows are in the order of ``new``, followed by those that are in ``old`` alone. Figures that ``new`` did not measure
+    are those of ``old``.
     """
-    made = {row.key for row in new.rows}
-    rows = [*new.rows, *(row for row in old.rows if row.key not in made)]
+    before, made = {row.key: row for row in old.rows}, {row.key for row in new.rows}
+    rows = [before.get(row.key, row) if math.isnan(row.ours) else row for row in new.rows]
+    rows += [row for row in old.rows if row.key not in made]
     return Result(rows, new.remarks, new.conditions or old.conditions, {**old.images, **new.images})
