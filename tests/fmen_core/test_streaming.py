@@ -152,6 +152,64 @@ def test_a_network_that_sees_more_than_some_rows_does_not_stream(function: Any) 
     assert streamable(Network(function)) is None
 
 
+def streamed(stream: Stream, x: Tensor, rows: int) -> list[Tensor]:
+    strips = (stream.step(x[:, :, top * rows : (top + 1) * rows], rows) for top in range(stream.steps(rows)))
+    return [strip.clone() for strip in strips if strip is not None]
+
+
+def test_a_stream_takes_no_new_memory_after_its_first_strips(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x, taken = with_random_weights("fmen-s"), torch.rand(1, 3, 160, 4), []
+    nodes, empty = streamable(model), Stream._empty
+    assert nodes is not None
+
+    def counted(stream: Stream, node: Any, rows: int) -> Tensor:
+        taken.append((stream.fed, rows))
+        return empty(stream, node, rows)
+
+    monkeypatch.setattr(Stream, "_empty", counted)
+    with torch.inference_mode():
+        stream = Stream(nodes, 160, 4, torch.channels_last, x.device)
+        streamed(stream, x, 8)
+    late = [rows for fed, rows in taken if 80 < fed <= 160]
+    assert len(taken) > len(nodes) and late == [] and not any(stream.taken)
+
+
+@pytest.mark.parametrize("shape", [(50, 6), (3, 6)])
+def test_each_convolution_gets_strips_of_one_size(shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x, sizes, conv2d = with_random_weights("fmen-s"), torch.rand(1, 3, *shape), {}, F.conv2d
+    nodes = streamable(model)
+    assert nodes is not None
+
+    def seen(x: Tensor, weight: Tensor, *arguments: Any) -> Tensor:
+        sizes.setdefault(id(weight), set()).add(x.shape)
+        return conv2d(x, weight, *arguments)
+
+    monkeypatch.setattr("fmen_core.streaming.F.conv2d", seen)
+    with torch.inference_mode():
+        streamed(Stream(nodes, *shape, torch.channels_last, x.device), x, 8)
+    assert len(sizes) == 34 and all(len(found) == 1 for found in sizes.values())
+    assert {found.pop()[2:] for found in sizes.values()} == {(10, 6)}
+
+
+@pytest.mark.parametrize("ends_with_shuffle", [True, False])
+def test_the_output_is_finished_before_its_pixels_are_shuffled(ends_with_shuffle: bool) -> None:
+    network, channels = Network(), []
+    if ends_with_shuffle:
+        network.tail = nn.Sequential(nn.Conv2d(6, 12, 3, padding=1), nn.PixelShuffle(2))  # type: ignore[assignment]
+        network.scale = 2
+    nodes, x = streamable(network), torch.rand(1, 3, 20, 9)
+    assert nodes is not None
+
+    def finish(out: Tensor) -> Tensor:
+        channels.append(out.shape[1])
+        return out.mul_(10).round_().to(torch.int16)
+
+    with torch.inference_mode():
+        found = torch.cat(streamed(Stream(nodes, 20, 9, torch.contiguous_format, x.device, finish), x, 4), 2)
+        assert set(channels) == {12 if ends_with_shuffle else 3} and found.dtype == torch.int16
+        assert (found - network(x).mul(10).round()).abs().max() <= 1
+
+
 # --- the upscaler -----------------------------------------------------------------------------------------------------
 
 

@@ -7,8 +7,8 @@ the processor's cache (``tools/bench/tiling.py``).
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -66,24 +66,52 @@ class Stream:
         width: Columns of the image.
         memory_format: Of the features.
         device: Of the features.
+        finish: Elementwise function of the output, applied before the pixel shuffle of a network that ends with one. It
+            may change its argument.
     """
 
     def __init__(
-        self, nodes: Sequence[Node], height: int, width: int, memory_format: torch.memory_format, device: torch.device
+        self,
+        nodes: Sequence[Node],
+        height: int,
+        width: int,
+        memory_format: torch.memory_format,
+        device: torch.device,
+        finish: Callable[[Tensor], Tensor] = lambda out: out,
     ) -> None:
-        self.nodes = nodes
+        self.nodes, self.finish = nodes, finish
         self.height, self.width = height, width
         self.memory_format, self.device = memory_format, device
-        self.fed = 0
+        self.fed = self.rows = 0
         self.done = [0] * len(nodes)
-        # The rows of the current strip with those above that convolutions read: the number of the first one, and rows.
+        # The rows of the current strip, below those above it that convolutions read: the number of the first one, rows.
         self.buffers: list[tuple[int, Tensor] | None] = [None] * len(nodes)
         self.above = [self._empty(node, 2 * node.halo).zero_() for node in nodes]
         self.waiting: list[deque[tuple[int, Tensor]]] = [deque() for _ in nodes]
+        # Large tensors are used again, because those that come and go fragment the heap: in use, by node, and spare.
+        self.taken: list[list[Tensor]] = [[] for _ in nodes]
+        self.spare: dict[tuple[object, ...], list[Tensor]] = defaultdict(list)
 
     def _empty(self, node: Node, rows: int) -> Tensor:
         size = (1, node.channels, rows, self.width * node.scale)
         return torch.empty(size, dtype=node.dtype, device=self.device, memory_format=self.memory_format)
+
+    def _take(self, place: int, rows: int) -> Tensor:
+        """Return memory for ``rows`` rows of a node; ``_give_back`` makes it spare again."""
+        node = self.nodes[place]
+        if any(self.nodes[user].kind == "slice" for user, _ in node.users):
+            return self._empty(node, rows)  # The slice has views of it.
+        spare = self.spare[node.dtype, node.channels, node.scale, rows]
+        self.taken[place].append(spare.pop() if spare else self._empty(node, rows))
+        return self.taken[place][-1]
+
+    def _give_back(self, place: int) -> None:
+        """Make the memory of a node spare that none of its rows are in."""
+        waiting = {rows.untyped_storage().data_ptr() for _, rows in self.waiting[place]}
+        for tensor in self.taken[place]:
+            if tensor.untyped_storage().data_ptr() not in waiting:
+                self.spare[tensor.dtype, tensor.shape[1], self.nodes[place].scale, tensor.shape[2]].append(tensor)
+        self.taken[place] = [each for each in self.taken[place] if each.untyped_storage().data_ptr() in waiting]
 
     def steps(self, rows: int) -> int:
         """Return the number of steps of ``rows`` rows after which the output is complete."""
@@ -98,9 +126,9 @@ class Stream:
             rows: The number of rows of all strips but the last.
 
         Returns:
-            The rows of the output that are complete, if there are any.
+            The finished rows of the output that are complete, if there are any.
         """
-        self.fed += rows
+        self.fed, self.rows = self.fed + rows, rows
         for place, node in enumerate(self.nodes):
             height, start = self.height * node.scale, self.done[place]
             # After the last row of the image come the rows of zeros that convolutions read below it.
@@ -113,19 +141,22 @@ class Stream:
                     self._release(source)
         if not self.waiting[-1]:
             return None
-        return self.waiting[-1].pop()[1]
+        out = self.waiting[-1].pop()[1]
+        return out if self.nodes[-1].kind == "shuffle" else self.finish(out)
 
     def _advance(self, place: int, node: Node, start: int, end: int, stop: int, strip: Tensor) -> None:
         """Compute the rows ``start:end`` of a node, and append zeros up to ``stop``."""
         rows = end - start
         if node.halo:
             above = self.above[place]
-            buffer = self._empty(node, above.shape[2] + stop - start)
-            buffer[:, :, : above.shape[2]] = above
+            margin = above.shape[2]
+            buffer = self._take(place, margin + self.rows * node.scale)
+            top = buffer.shape[2] - (stop - start)
+            buffer[:, :, top - margin : top] = above
             if end < stop:
-                buffer[:, :, max(0, rows) + above.shape[2] :] = 0
-            self.buffers[place] = start - above.shape[2], buffer
-            target: Tensor | None = buffer[:, :, above.shape[2] : above.shape[2] + rows] if rows > 0 else None
+                buffer[:, :, max(0, rows) + top :] = 0
+            self.buffers[place] = start - top, buffer
+            target: Tensor | None = buffer[:, :, top : top + rows] if rows > 0 else None
         else:
             target = None
         if rows <= 0:
@@ -140,12 +171,14 @@ class Stream:
         """Return the rows ``start:end`` of a node, in ``target`` or in a new tensor."""
         if node.kind == "conv":
             first, buffer = self.buffers[node.inputs[0]] or (0, torch.empty(0))
-            top = start - node.padding - first
-            x = buffer[:, :, top : top + end - start + 2 * node.padding]
-            return F.conv2d(x, *node.arguments[1:])
+            # Also of fewer rows: oneDNN prepares itself for each size of a convolution, which takes time and memory.
+            most, stop = self.rows * node.scale, end + node.padding - first
+            x = buffer[:, :, stop - most - 2 * node.padding : stop]
+            return F.conv2d(x, *node.arguments[1:])[:, :, most - (end - start) :]
         if node.kind == "shuffle":
-            ratio = node.arguments[1]
-            parts = [F.pixel_shuffle(rows[0], ratio) for _, rows in self._pieces(node, start // ratio, end // ratio)]
+            ratio, finish = node.arguments[1], self.finish if node is self.nodes[-1] else lambda rows: rows
+            unshuffled = self._pieces(node, start // ratio, end // ratio)
+            parts = [F.pixel_shuffle(finish(rows[0]), ratio) for _, rows in unshuffled]
             return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
         pieces = list(self._pieces(node, start, end))
         if len(pieces) == 1 and target is None:
@@ -195,12 +228,13 @@ class Stream:
         needed = min((self.done[user] // ratio for user, ratio in self.nodes[place].users), default=0)
         while waiting and waiting[0][0] + waiting[0][1].shape[2] <= needed:
             waiting.popleft()
-        if waiting and waiting[0][0] < needed:
-            first, rows = waiting.popleft()
-            rest = rows[:, :, needed - first :]
-            if 2 * rest.shape[2] <= rows.shape[2]:
-                rest = rest.clone(memory_format=self.memory_format)
-            waiting.appendleft((needed, rest))
+        if waiting:
+            first = max(needed, waiting[0][0])
+            rest = waiting[0][1][:, :, first - waiting[0][0] :]
+            if 2 * rest.nbytes <= rest.untyped_storage().nbytes():
+                rest = self._take(place, rest.shape[2]).copy_(rest)
+            waiting[0] = first, rest
+        self._give_back(place)
 
 
 def filled(arguments: Sequence[Any], rows: Iterator[Tensor]) -> list[Any]:

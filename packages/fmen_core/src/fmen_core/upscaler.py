@@ -17,7 +17,7 @@ from fmen_core.backends import PRECISIONS, Backend, check_backend
 from fmen_core.device import pick_device
 from fmen_core.ensemble import ensemble
 from fmen_core.errors import ModelError
-from fmen_core.pixels import AnyImage, to_image, to_input
+from fmen_core.pixels import AnyImage, from_levels, is_finite, to_image, to_input, to_levels
 from fmen_core.precision import DTYPES, PROBE_SIDE, Precision, automatic_precisions, float32_mode
 from fmen_core.prepared import Prepared, prepare
 from fmen_core.reparam import reparameterize
@@ -263,21 +263,25 @@ class Upscaler:
         nodes = self._nodes(prepared)
         assert nodes is not None
         height, width = lr.shape[:2]
-        stream = Stream(nodes, height, width, self.memory_format, self.device)
+        finite = True
+
+        def finish(out: Tensor) -> Tensor:
+            nonlocal finite
+            finite = finite and is_finite(out)
+            return to_levels(out, self.data_range, lr.dtype)
+
+        stream = Stream(nodes, height, width, self.memory_format, self.device, finish)
         total = stream.steps(rows)
         for step in range(total):
             with torch.inference_mode(), float32_mode(tf32=prepared.precision == "tf32"):
                 out = stream.step(to_input(lr[step * rows : (step + 1) * rows], self.data_range, self.device), rows)
-                finite = out is None or all(extreme.isfinite() for extreme in out.aminmax())
-                strip = None if out is None or not finite else to_image(out, self.data_range, lr.dtype)
-                del out
             if not finite:
                 self._fall_back(prepared)
                 return
             if on_tile is not None:
                 on_tile(step + 1, total)
-            if strip is not None:
-                yield strip
+            if out is not None:
+                yield from_levels(out, lr.dtype)
 
     def _rows_of_tiles(
         self, lr: AnyImage, tile: int, on_tile: Callable[[int, int], object] | None = None
@@ -376,6 +380,6 @@ class Upscaler:
                 out = ensemble(prepared.run, x, self.memory_format) if self.self_ensemble else prepared.run(x)
             if out.shape != expected:
                 raise ModelError(f"the network's output is {tuple(out.shape)} for an x{self.scale} of {tuple(x.shape)}")
-            if all(extreme.isfinite() for extreme in out.aminmax()):
+            if is_finite(out):
                 return torch.as_tensor(out)
             prepared = self._fall_back(prepared)
