@@ -60,7 +60,7 @@ def test_backends_are_compared_with_pytorch_and_ends_at_another_result(
     torch_ones = {each: Upscaler(network, device="cpu", precision=each) for each in ("fp32", "bf16")}
     sides = {each: {"torch": run, "openvino": run} for each, run in torch_ones.items()}
     monkeypatch.setattr(script, "upscalers", lambda weights: sides)
-    found = written(script.run(1, sides=(8, 12), rounds=1), tmp_path)
+    found = written(script.run(1, sides={8: 1, 12: 1}), tmp_path)
     assert [row["what"] for row in found["comparisons"]] == [
         f"upscaling {side}x{side} by 4 with openvino, {each}" for each in sides for side in (8, 12)
     ]
@@ -68,7 +68,7 @@ def test_backends_are_compared_with_pytorch_and_ends_at_another_result(
     assert set(found["facts"]["image"]) == {"8x8", "12x12"}
     sides["fp32"]["openvino"] = lambda image: 255 - torch_ones["fp32"](image)
     with pytest.raises(SystemExit, match=r"openvino, fp32, 8x8: \d+ of 255 from PyTorch in fp32"):
-        script.run(1, sides=(8,), rounds=1)
+        script.run(1, sides={8: 1})
 
 
 def test_training_compares_time_and_memory(bench: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

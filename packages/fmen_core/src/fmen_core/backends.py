@@ -171,8 +171,16 @@ def start_openvino(model: openvino.Model) -> Callable[[str, int], Forward]:
             "INFERENCE_NUM_THREADS": threads,
             "ENABLE_CPU_PINNING": False,  # otherwise, all compiled models with one thread share the first core
         }
-        request = core.compile_model(model, "CPU", settings).create_infer_request()
-        return lambda x: torch.from_numpy(request.infer({"lr": x.numpy()}, share_inputs=True)["sr"])
+        network = core.compile_model(model, "CPU", settings)
+
+        def run(x: Tensor) -> Tensor:
+            # A request of its own: after a failed allocation, OpenVINO raises nothing and leaves the output as it was.
+            out = network.create_infer_request().infer({"lr": x.numpy()}, share_inputs=True)["sr"]
+            if not out.size:
+                raise MemoryError("OpenVINO: a failed allocation")
+            return torch.from_numpy(out)
+
+        return run
 
     return start
 
@@ -214,6 +222,8 @@ def start_onnxruntime(proto: Any) -> Callable[[str, int], Forward]:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors
         options.intra_op_num_threads = threads
+        # Threads that wait actively would take the cores from whatever else runs between two images.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         return lambda x: torch.from_numpy(session.run(["sr"], {"lr": x.numpy()})[0])
 
