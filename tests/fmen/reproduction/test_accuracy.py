@@ -24,6 +24,7 @@ def test_weights_are_measured_under_the_papers_protocol(reference: Path) -> None
     )
     rows = {row.key: row for row in accuracy.run(options).rows}
     psnr, ssim = rows["IMDN x4", "PSNR on Set5"], rows["IMDN x4", "SSIM on Set5"]
+    assert psnr.command == "fmen reproduce accuracy --weights IMDN_x4.pth --val-data Set5"
     assert psnr.ours == pytest.approx(32.2096, abs=1e-3) and (psnr.difference, ssim.difference) == (0, 0)
 
 

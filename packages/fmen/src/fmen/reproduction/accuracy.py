@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
+from pathlib import Path
 
 from fmen.reproduction.published import ACCURACY
 from fmen.reproduction.result import Experiment, Options, Result, Row
@@ -65,7 +67,9 @@ def measured(weights: str, options: Options) -> list[Row]:
     title = titles[str(getattr(upscaler.model, "name", ""))]
     published = ACCURACY.get((title, model.scale, dataset.name), (None, None, ""))
     seconds = time.perf_counter() - started
-    return rows_of(title, model.scale, dataset.name, (result.psnr, result.ssim or NOT_MEASURED), published, seconds)
+    command = f"fmen reproduce accuracy --weights {Path(weights).name} --val-data {Path(options.val_data).name}"
+    rows = rows_of(title, model.scale, dataset.name, (result.psnr, result.ssim or NOT_MEASURED), published, seconds)
+    return [replace(row, command=command) for row in rows]
 
 
 EXPERIMENT = Experiment("accuracy", "Table 3: PSNR and SSIM on luma", run)
