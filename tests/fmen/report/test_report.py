@@ -27,6 +27,7 @@ from typer.testing import CliRunner
 from fmen.cli.main import app
 from fmen.errors import UserError
 from fmen.report.encoding import BUDGET, LOSSLESS, PAGE_BUDGET, PREVIEW_QUALITIES
+from fmen.report.features import colorize
 from fmen.report.gallery import SHOWN_SIDE, name_networks, read_picture
 from fmen.report.images import CROP, ComparedImage, Quality, compare, error_map, pick_windows
 from fmen.report.inputs import BenchRow, LogRow, ReportError, read_validation
@@ -128,7 +129,11 @@ def test_the_features_are_those_of_each_network_on_the_first_image(work: Path, p
     assert "on one &amp; &lt;two&gt;" in text
     assert re.findall(r"<figcaption>(\w+)</figcaption>", text) == [block.title for block in blocks]
     assert text.count('alt="Mean feature map') == 2 * len(blocks) == 18
+    sources = re.findall(r'<img src="([^"]*)"[^>]*alt="(Mean feature map [^"]*)"', text)
+    shown = {alt: uri for uri, alt in sources}
     for block in blocks:
+        assert shown[f"Mean feature map before {block.title}"] == colorize(block.before).uri
+        assert shown[f"Mean feature map after {block.title}"] == colorize(block.after).uri
         assert f'data-order="{block.raised}"' in text and f"{100 * high_share(block.before):.1f} %" in text
 
 
