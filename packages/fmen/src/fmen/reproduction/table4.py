@@ -120,7 +120,8 @@ def run(options: Options) -> Result:
             picture = f"figure1_{Path(file).stem}.svg" if file else "figure1.svg"
             shown = [as_network(row) for row in content if row["model"] in TABLE4]
             save_figure(draw_networks(shown, accuracy=False), options.out / picture)
-            images[f"Figure 1: runtime, memory and parameters ({conditions[-1].split(';')[0]})"] = picture
+            place = ", ".join(filter(None, (Path(file).stem, conditions[-1].split(";")[0])))
+            images[f"Figure 1: runtime, memory and parameters ({place})"] = picture
     return Result(rows, remarks, "; ".join(dict.fromkeys(conditions)), images)
 
 
