@@ -194,10 +194,10 @@ def test_each_convolution_gets_strips_of_one_size(shape: tuple[int, int], monkey
 
 @pytest.mark.parametrize("ends_with_shuffle", [True, False])
 def test_the_output_is_finished_before_its_pixels_are_shuffled(ends_with_shuffle: bool) -> None:
-    network, channels = Network(), []
+    network, channels = Network(None if ends_with_shuffle else FUNCTIONS["pixels shuffled twice"]), []
+    network.scale = 2
     if ends_with_shuffle:
         network.tail = nn.Sequential(nn.Conv2d(6, 12, 3, padding=1), nn.PixelShuffle(2))  # type: ignore[assignment]
-        network.scale = 2
     nodes, x = streamable(network), torch.rand(1, 3, 20, 9)
     assert nodes is not None
 
