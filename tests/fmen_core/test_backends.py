@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from fmen_core import FMEN, ModelError, Upscaler, backends, create_model, fmen_s, model_names, reparameterize
 from fmen_core.backends import PRECISIONS, REQUIRED_PACKAGES, to_onnx, to_openvino
 
-SIZES = ((1, 24, 20), (2, 37, 52))
+SIZES = ((1, 24, 20), (2, 29, 36))
 
 LITTLE_MEMORY = """
 import resource

@@ -34,10 +34,10 @@ PRECISIONS = {"openvino": ("bf16", "fp32"), "onnxruntime": ("fp32",)}
 REQUIRED_PACKAGES = {"openvino": ("openvino",), "onnxruntime": ("onnx", "onnxscript", "onnxruntime")}
 """Packages that a backend requires; its extra installs them."""
 
-TRACED_SIZE = (2, 3, 64, 72)
+TRACED_SIZE = (2, 3, 32, 40)
 """Shape of the input that a network is traced with. Exporters treat a dimension of 1 as fixed."""
 
-CHECKED_SIZE = (1, 3, 67, 75)
+CHECKED_SIZE = (1, 3, 43, 35)
 """Shape of the input that a converted network is checked with."""
 
 TOLERANCE = 1e-3
