@@ -27,8 +27,8 @@ CHANNELS = {"fmen-s": 50, "fmen": 64}
 
 EXPLANATION = (
     "The paper's sum has the tensors that an operation reads or writes or that a later one reads. The prediction adds "
-    "those that nothing reads but a variable of the forward pass still refers to. Where more is measured, a "
-    "convolution copies its operands into the layout of its algorithm while it runs."
+    "those that nothing reads but a variable of the forward pass still refers to. Where more is measured, the "
+    "likely cause is a convolution that copies its operands into another layout; this was not traced."
 )
 
 

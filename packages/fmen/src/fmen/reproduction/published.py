@@ -16,7 +16,7 @@ SWINIR = 'Liang et al., "SwinIR: Image Restoration Using Swin Transformer", 2021
 CFSR = "the README of Wu et al., CFSR, 2024 (github.com/Aitical/CFSR)"
 EDSR = "the README of Lim et al., EDSR-PyTorch (github.com/sanghyun-son/EDSR-PyTorch)"
 
-WEIGHTS_ALONE = "The published count is that of the convolutions' weights, without biases and BatchNorms."
+WEIGHTS_ALONE = "The published count fits that of the convolutions' weights, without biases and BatchNorms."
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ LAPSRN_PARAMETERS = (
 )
 
 LAPSRN_X2_MACS = (
-    "The published figure is that of one level of the pyramid from 320x180 to 640x360 pixels, not to 1280x720, with a "
+    "The published figure fits one level of the pyramid from 320x180 to 640x360 pixels, not to 1280x720, with a "
     "3x3 kernel in the transposed convolution: 29.9G."
 )
 
@@ -90,13 +90,13 @@ LAPSRN_X4_MACS = "With 3x3 instead of 4x4 kernels in the transposed convolutions
 MEMNET_MACS = "Ours is 2,662.348G; 64 multiply-adds more per pixel would be the published figure."
 
 IDN_MACS = (
-    "The published figure is that of an IDN for RGB with a sub-pixel convolution at its end instead of the transposed "
+    "The published figure fits an IDN for RGB with a sub-pixel convolution at its end instead of the transposed "
     "one: 561,344 weights at 320x180 pixels."
 )
 
 EDSR_MACS = (
-    "Ours is 316.249G. The published figure includes the two 1x1 convolutions that subtract and add the mean color, "
-    "which are additions here."
+    "Ours is 316.249G. The published figure fits a count with the two 1x1 convolutions that subtract and add the mean "
+    "color, which are additions here."
 )
 
 RFDN_MACS = (
