@@ -173,6 +173,8 @@ def test_a_stream_takes_no_new_memory_after_its_first_strips(monkeypatch: pytest
         streamed(stream, x, 8)
     late = [rows for fed, rows in taken if 80 < fed <= 160]
     assert len(taken) > len(nodes) and late == [] and not any(stream.taken)
+    # Of all features with 50 channels, at most eight strips are in memory: five wait for the last addition.
+    assert len(stream.spare[torch.float32, 50, 1, 10]) == 8
 
 
 @pytest.mark.parametrize("shape", [(50, 6), (3, 6)])
