@@ -143,11 +143,9 @@ def test_an_int8_file_computes_in_int8(exported: Path, images: list[NDArray[np.u
     assert 0 < np.abs(difference).mean() < 3
 
 
-def test_rounding_needs_no_reordering_of_the_features(exported: Path) -> None:
-    openvino = pytest.importorskip("openvino")
-    compiled = openvino.Core().compile_model(exported, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    kinds = [operation.get_rt_info()["layerType"].value for operation in compiled.get_runtime_model().get_ops()]
-    assert kinds.count("Reorder") < 5
+def test_scales_are_constants_in_the_file_so_that_rounding_is_a_part_of_the_convolutions(exported: Path) -> None:
+    assert 'type="FakeQuantize"' in exported.read_text()
+    assert 'type="Exp"' not in exported.read_text()
 
 
 def test_an_int8_file_is_tiled_without_a_seam(exported: Path, images: list[NDArray[np.uint8]]) -> None:

@@ -61,16 +61,11 @@ class QuantizedConv2d(nn.Conv2d):
         super().__init__(conv.in_channels, conv.out_channels, bias=conv.bias is not None, **sizes)
         self.load_state_dict(conv.state_dict())
         self.log_scale = nn.Parameter(scale.log()[None, :, None, None])
-        self.fixed_scale: Tensor | None = None
         self.zero = zero
-
-    def fix(self) -> None:
-        """Make the scale a constant, which OpenVINO makes part of the convolution before, unlike an exponential."""
-        self.fixed_scale = self.log_scale.detach().exp()
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolve ``(N, C, H, W)``."""
-        scale = self.log_scale.exp() if self.fixed_scale is None else self.fixed_scale
+        scale = self.log_scale.exp()  # OpenVINO does not make a constant of the exponential of a negated parameter
         levels = torch.fake_quantize_per_tensor_affine(input * (1 / scale), 1.0, self.zero, 0, 255)
         weight = self.weight * scale
         steps = (weight.detach().abs().amax((1, 2, 3)) / 127).clamp_min(1e-30)
@@ -121,9 +116,6 @@ def quantize(network: nn.Module, images: Sequence[Bytes], *, steps: int, note: N
             setattr(quantized.get_submodule(parent), last, choice.quantized)
     note(f"in floating point: {', '.join(choice.name for choice in chosen if choice.name in exact)}")
     train(quantized, network, crops, steps, note)
-    for module in quantized.modules():
-        if isinstance(module, QuantizedConv2d):
-            module.fix()
     return quantized.eval().requires_grad_(False)
 
 
