@@ -102,6 +102,7 @@ FUNCTIONS: dict[str, Any] = {
     "scalars and a parameter per channel": lambda x: 0.5 * x.clamp(-1, 1) + 1 - x / 3 * torch.arange(6.0).view(6, 1, 1),
     "slices and concatenations": lambda x: torch.cat([x[:, 4:], *x.chunk(3, 1)[:2]], 1) * x[:, :1],
     "a slice that waits for convolutions": lambda x: torch.cat([x[:, :3], blurred(blurred(x))[:, 3:]], 1),
+    "rows that two operations read at different times": lambda x: x * blurred(x) + x * blurred(blurred(blurred(x))),
     "several delays at once": lambda x: x * torch.sigmoid(blurred(blurred(x))) + x,
     "a product with itself": lambda x: x * x,
     "pixels shuffled twice": lambda x: F.conv2d(F.pixel_shuffle(x[:, :4], 2), torch.ones(6, 1, 3, 3), padding=1)[:, :6],
