@@ -14,8 +14,12 @@ from fmen.reproduction.result import Options, Result, Row, merged
 
 def test_published_figures_are_listed_without_ours() -> None:
     result = accuracy.run(Options())
-    assert len(result.rows) == 36 and all(math.isnan(row.ours) and row.difference is None for row in result.rows)
-    assert result.rows[0].cells()[:5] == ["CARN x2", "PSNR on Set5", "37.76 dB", "–", "–"]
+    assert len(result.rows) == 14 * 2 * 3 * 2 and all(
+        math.isnan(row.ours) and row.difference is None for row in result.rows
+    )
+    assert result.rows[0].cells()[:5] == ["SRCNN x2", "PSNR on Set5", "36.66 dB", "–", "–"]
+    rows = {row.key: row.published for row in result.rows}
+    assert rows["FMEN x4", "PSNR on Set5"] == 32.24 and rows["FMEN x4", "SSIM on Set14"] == 0.7839
 
 
 def test_weights_are_measured_under_the_papers_protocol(reference: Path) -> None:
@@ -41,3 +45,9 @@ def test_a_run_without_weights_leaves_what_an_earlier_one_measured() -> None:
 
     rows = merged(result(math.nan, 31.0), result(30.0, 30.5, 29.0)).rows
     assert [row.ours for row in rows] == [30.0, 31.0, 29.0]
+
+
+def test_a_published_figure_that_was_corrected_replaces_that_of_the_file() -> None:
+    old = Row("IMDN x4", "PSNR", 32.2, published=32.0, source="a secondary source", command="fmen reproduce accuracy")
+    (row,) = merged(Result([Row("IMDN x4", "PSNR", math.nan, published=32.21, source="the paper")]), Result([old])).rows
+    assert (row.ours, row.published, row.source, row.command) == (32.2, 32.21, "the paper", old.command)

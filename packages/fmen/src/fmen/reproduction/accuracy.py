@@ -6,8 +6,9 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from fmen.reproduction.published import ACCURACY
+from fmen.reproduction.published import ACCURACY, FMEN_TABLE3
 from fmen.reproduction.result import Experiment, Options, Result, Row
+from fmen.reproduction.table3 import SCALES
 from fmen_core import Upscaler, find_weights, load
 from fmen_core.architecture import sr_model
 from fmen_core.models import ARCHITECTURES
@@ -27,8 +28,9 @@ def run(options: Options) -> Result:
     """
     rows = {
         row.key: row
-        for (title, scale, dataset), (psnr, ssim, source) in ACCURACY.items()
-        for row in rows_of(title, scale, dataset, (NOT_MEASURED, NOT_MEASURED), (psnr, ssim, source), 0.0)
+        for title, dataset in ACCURACY
+        for scale in SCALES
+        for row in rows_of(title, scale, dataset, (NOT_MEASURED, NOT_MEASURED), 0.0)
     }
     for weights in options.weights:
         rows |= {row.key: row for row in measured(weights, options)}
@@ -38,19 +40,16 @@ def run(options: Options) -> Result:
     )
 
 
-def rows_of(
-    title: str,
-    scale: int,
-    dataset: str,
-    ours: tuple[float, float],
-    published: tuple[float | None, float | None, str],
-    seconds: float,
-) -> list[Row]:
+def rows_of(title: str, scale: int, dataset: str, ours: tuple[float, float], seconds: float) -> list[Row]:
     """Return the rows of PSNR and SSIM of a network on a dataset."""
-    subject, source = f"{title} x{scale}", published[2]
+    subject, source = f"{title} x{scale}", ""
+    psnr = ssim = None
+    if scale in SCALES and (title, dataset) in ACCURACY:
+        psnr, ssim = ACCURACY[title, dataset][SCALES.index(scale)]
+        source = FMEN_TABLE3
     return [
-        Row(subject, f"PSNR on {dataset}", ours[0], " dB", 2, published[0], source, seconds=seconds),
-        Row(subject, f"SSIM on {dataset}", ours[1], "", 4, published[1], source, seconds=seconds),
+        Row(subject, f"PSNR on {dataset}", ours[0], " dB", 2, psnr, source, seconds=seconds),
+        Row(subject, f"SSIM on {dataset}", ours[1], "", 4, ssim, source, seconds=seconds),
     ]
 
 
@@ -65,10 +64,9 @@ def measured(weights: str, options: Options) -> list[Row]:
     )
     titles = {architecture.name: architecture.title for architecture in ARCHITECTURES}
     title = titles[str(getattr(upscaler.model, "name", ""))]
-    published = ACCURACY.get((title, model.scale, dataset.name), (None, None, ""))
     seconds = time.perf_counter() - started
     command = f"fmen reproduce accuracy --weights {Path(weights).name} --val-data {Path(options.val_data).name}"
-    rows = rows_of(title, model.scale, dataset.name, (result.psnr, result.ssim or NOT_MEASURED), published, seconds)
+    rows = rows_of(title, model.scale, dataset.name, (result.psnr, result.ssim or NOT_MEASURED), seconds)
     return [replace(row, command=command) for row in rows]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -186,10 +186,15 @@ class Experiment:
 def merged(new: Result, old: Result) -> Result:
     """Return ``new`` with the rows and images of ``old`` that it lacks, such as times of an earlier run.
 
-    Rows are in the order of ``new``, followed by those that are in ``old`` alone. Figures that ``new`` did not measure
-    are those of ``old``.
+    Rows are in the order of ``new``, followed by those that are in ``old`` alone. What ``new`` did not measure is that
+    of ``old``; published figures are those of ``new``.
     """
     before, made = {row.key: row for row in old.rows}, {row.key for row in new.rows}
-    rows = [before.get(row.key, row) if math.isnan(row.ours) else row for row in new.rows]
+    rows = [
+        replace(before[row.key], published=row.published, source=row.source)
+        if math.isnan(row.ours) and row.key in before
+        else row
+        for row in new.rows
+    ]
     rows += [row for row in old.rows if row.key not in made]
     return Result(rows, new.remarks, new.conditions or old.conditions, {**old.images, **new.images})

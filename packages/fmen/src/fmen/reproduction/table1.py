@@ -111,7 +111,10 @@ def run(options: Options) -> Result:
     psnr, curves = training_rows([v for v in VARIANTS if on_gpu or v.args["network"] != "memnet"], options)
     remarks = [
         "The times are those of the merged forms: an ERB is then a plain block, and a residual block has one addition "
-        "more, for which its input stays in memory. MemNet is trained on a GPU only: a step takes minutes on a CPU."
+        "more, for which its input stays in memory. MemNet is trained on a GPU only: a step takes minutes on a CPU.",
+        "The paper's Table 1, averages of 10 runs on the DIV2K validation set: 231.7 ms with residual blocks and "
+        "214.5 ms with ERBs in MemNet (-7.5 %), 99.8 ms and 90.6 ms in EDSR-baseline (-9.2 %), 46.1 ms and 40.4 ms in "
+        "FMEN (-12.4 %).",
     ]
     images = {}
     for title in dict.fromkeys(name.rsplit(" with ", 1)[0] for name in curves):
