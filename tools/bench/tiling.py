@@ -151,6 +151,7 @@ def run(
     *,
     weights: str = "",
     huge: int = 0,
+    largest: int = LARGE[-1],
     size: tuple[int, int] = SIZE,
     side: int = 256,
     sides: tuple[Sequence[int], Sequence[int]] = (SMALL, LARGE),
@@ -177,7 +178,7 @@ def run(
         report.compare(what, "150 MiB", "bytes", memory, ("ours", "limit"), 1, "at most")
         what, against = f"time per LR pixel, {shape} by 4, {precision}", f"a {side}x{side} image"
         report.compare(what, against, "us", passes, ("per_pixel", "small_per_pixel"), 1.08, "at most")
-        plots(report, weights, precision, *sides)
+        plots(report, weights, precision, sides[0], [large for large in sides[1] if large <= largest])
     report.facts["median us of the small image"] = median(found["small_per_pixel"] for found in passes)
     if huge:
         report.facts[f"{huge}x{huge} by 4, fmen upscale"] = huge_image(huge, weights)
@@ -187,5 +188,6 @@ def run(
 if __name__ == "__main__":
     settings = {"default": "", "help": "weights file of a x4 network (default: the bundled weights of FMEN-S)"}
     side = {"type": int, "default": 0, "metavar": "SIDE", "help": "also measure fmen upscale on an image of this side"}
+    limit = {"type": int, "default": LARGE[-1], "metavar": "SIDE", "help": "largest image of the plots"}
     quick = {"size": (160, 144), "side": 32, "sides": ((64, 80, 96), (128,))}
-    main(__doc__, run, quick, weights=settings, huge=side)
+    main(__doc__, run, quick, weights=settings, huge=side, largest=limit)
