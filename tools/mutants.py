@@ -55,7 +55,7 @@ NAMED = (
     (UPSCALE, '"precision": precision.value', '"precision": "fp32"'),
     (UPSCALE, '"tile": side', '"tile": "auto"'),
     (UPSCALE, '"self_ensemble": ensemble', '"self_ensemble": False'),
-    (f"{CORE}/upscaler.py", "convert(model, precision)", "pass"),
+    (f"{CORE}/prepared.py", "convert(model, precision)", "pass"),
     (
         f"{CORE}/upscaler.py",
         "if tile is None else self._rows_of_tiles(rest, tile, on_tile)",

@@ -31,8 +31,8 @@ class Enlarge(nn.Module):
 @pytest.fixture
 def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with one image; any weights file is of ``Enlarge``."""
-    for module in ("fmen.report.gallery", "fmen.validation"):
-        monkeypatch.setattr(f"{module}.load_network", lambda *_, **__: Enlarge())
+    for loader in ("report.gallery.load_network", "validation.runnable_network"):
+        monkeypatch.setattr(f"fmen.{loader}", lambda *_, **__: Enlarge())
     write_image(tmp_path / "photos/one.png", np.zeros((64, 64, 3), np.uint8))
     (tmp_path / "photos/weights.pth").touch()
     return tmp_path / "photos"

@@ -80,8 +80,10 @@ def test_output_is_scale_times_larger(scale: int) -> None:
 
 
 def test_unknown_network_or_scale_is_refused_with_the_choices() -> None:
-    with pytest.raises(ValueError, match=r"'fmen-xl'; choose one of fmen-s, fmen"):
+    with pytest.raises(ValueError, match=r"'fmen-xl'; did you mean fmen-s\?"):
         create_model("fmen-xl")
+    with pytest.raises(ValueError, match=r"'unknown'; choose one of fmen-s, fmen"):
+        create_model("unknown")
     with pytest.raises(ValueError, match="scale 5; choose one of 2, 3, 4"):
         create_model("fmen-s", 5)
 
