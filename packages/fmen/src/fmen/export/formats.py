@@ -65,9 +65,9 @@ def write_format(
     Args:
         model: The network; one of ``fmen_core`` for formats that store weights only.
         path: File to write.
-        second: The second file, for ``"openvino"``.
         file_format: The format.
         properties: Metadata, for the formats that store any.
+        second: File for the constants, which ``"openvino"`` stores apart.
 
     Raises:
         torch.onnx.OnnxExporterError: The network cannot be exported to ONNX for every image size.

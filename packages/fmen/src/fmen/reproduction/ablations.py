@@ -40,7 +40,6 @@ NOTES = {
     "BatchNorm padded with zeros": "Folding assumes padding with the BatchNorm's shift.",
 }
 
-
 SAME_FORM = (
     "FMEN-S, the variant without BatchNorm and the one that pads with zeros have the same inference form: the "
     "differences between their runtimes are noise."
