@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import http.client
 import os
@@ -20,6 +19,7 @@ from torch import nn
 
 from fmen_core.architecture import Form
 from fmen_core.checkpoint import WeightsError, load
+from fmen_core.errors import suggest
 from fmen_core.models import architecture_named, create_model
 from fmen_core.published import PUBLISHED as PUBLISHED
 from fmen_core.published import Published as Published
@@ -45,9 +45,7 @@ def published(name: str) -> Published:
     """
     found = next((entry for entry in PUBLISHED if entry.name == name), None)
     if found is None:
-        near = difflib.get_close_matches(name, known_names(), 1)
-        remedy = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(known_names())}"
-        raise WeightsError(f"no weights are called {name!r}; {remedy}")
+        raise WeightsError(f"no weights are called {name!r}; {suggest(name, known_names())}")
     return found
 
 

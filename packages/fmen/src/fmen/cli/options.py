@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 from collections.abc import Sequence
 from enum import Enum
@@ -77,11 +76,11 @@ def matching(patterns: Sequence[str] | None, names: Sequence[str]) -> list[str]:
     Raises:
         UserError: A pattern matches no name.
     """
+    from fmen_core.errors import suggest
+
     for pattern in patterns or []:
         if not fnmatch.filter(names, pattern):
-            near = difflib.get_close_matches(pattern.strip("*"), names, 1)
-            remedy = f"did you mean {near[0]}?" if near else f"choose from {', '.join(names)}"
-            raise UserError(f"no match for {pattern!r}; {remedy}")
+            raise UserError(f"no match for {pattern!r}; {suggest(pattern.strip('*'), names)}")
     return [name for name in names if not patterns or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
 
 

@@ -8,13 +8,12 @@ the FMEN paper's Table 3, from SRCNN to LatticeNet, follow their papers; EDSR-ba
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
 from torch import nn
 
 from fmen_core.architecture import Architecture, Form, StateDict
-from fmen_core.errors import ModelError
+from fmen_core.errors import ModelError, suggest
 from fmen_core.models import (
     carn,
     dipnet_slim,
@@ -110,9 +109,7 @@ def architecture_named(name: str) -> Architecture:
     """
     found = next((architecture for architecture in ARCHITECTURES if architecture.name == name), None)
     if found is None:
-        near = difflib.get_close_matches(name, model_names(), 1)
-        remedy = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(model_names())}"
-        raise ModelError(f"no network is called {name!r}; {remedy}")
+        raise ModelError(f"no network is called {name!r}; {suggest(name, model_names())}")
     return found
 
 
