@@ -264,6 +264,19 @@ def test_sixteen_bits_stream(strips_of: Any) -> None:
     assert streamed.dtype == np.uint16 and np.abs(streamed.astype(int) - whole).max() <= 1
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_strips_that_are_copied_while_the_next_one_is_computed_are_the_same(dtype: type, strips_of: Any) -> None:
+    lr = photograph(50, 20).astype(dtype)
+    strips_of(4)
+    for network in (Network(), reparameterize(create_model("fmen-s"))):
+        upscaler, seen = Upscaler(network, device="cpu"), []
+        expected = upscaler(lr)
+        upscaler._downloads.ahead = 1
+        pieces = list(upscaler.stream(lr, on_tile=lambda *counts, seen=seen: seen.append(counts)))
+        assert np.array_equal(np.concatenate(pieces), expected)
+        assert seen == [(i + 1, len(seen)) for i in range(len(seen))] and len(pieces) > 10
+
+
 def test_pieces_of_a_stream_are_the_rows_of_the_result(strips_of: Any) -> None:
     lr, seen = photograph(50, 20), []
     strips_of(8)
@@ -312,8 +325,9 @@ def test_several_threads_stream_at_once(strips_of: Any) -> None:
 # --- what goes wrong --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("ahead", [0, 1])
 def test_a_stream_goes_on_in_the_next_precision_where_an_output_is_not_finite(
-    strips_of: Any, monkeypatch: pytest.MonkeyPatch
+    ahead: int, strips_of: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lr = photograph(60, 20) // 16
     lr[40:] = 255
@@ -325,6 +339,7 @@ def test_a_stream_goes_on_in_the_next_precision_where_an_output_is_not_finite(
         network.head.weight.abs_()
     expected = Upscaler(network, device="cpu", precision="fp32", tile=None)(lr)
     upscaler = Upscaler(network, device="cpu", precision="auto")
+    upscaler._downloads.ahead = ahead
     nodes = upscaler._nodes(upscaler._prepared)
     assert nodes is not None and upscaler.precision == "fp16"
     found = np.concatenate(list(upscaler.stream(lr)))

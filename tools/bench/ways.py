@@ -12,11 +12,12 @@ from measure import Action, Report
 from published import Published
 from torch import Tensor, nn
 
-from fmen.training.cuda_graph import CudaGraph, make_capturable
+from fmen.training.cuda_graph import make_capturable
 from fmen.training.loop import take_step
 from fmen.training.recipe import load_recipe, make_recipe
 from fmen.training.setup import make_state
 from fmen_core import FMENTraining
+from fmen_core.cuda_graph import CudaGraph
 from fmen_eval.runtime import allocated_by
 
 SCALE = 4

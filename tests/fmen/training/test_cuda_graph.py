@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fmen.training.cuda_graph import CudaGraph, make_capturable, make_plain, set_learning_rate
+from fmen.training.cuda_graph import make_capturable, make_plain, set_learning_rate
 from fmen.training.distributed import Processes
 from fmen.training.feed import open_patches
 from fmen.training.loop import take_step, train
@@ -19,6 +19,7 @@ from fmen.training.run_folder import Run
 from fmen.training.schedule import learning_rate
 from fmen.training.setup import captures, make_state
 from fmen.training.stages import Stage
+from fmen_core.cuda_graph import CudaGraph
 
 RecipeMaker = Callable[..., Recipe]
 CPU = torch.device("cpu")

@@ -15,13 +15,19 @@ from torch.utils._pytree import tree_leaves
 
 from fmen.training import loop
 from fmen.training.cuda_graph import make_capturable
-from fmen.training.feed import Pixels
+from fmen.training.distributed import Processes
+from fmen.training.feed import ResidentPatches, open_patches, to_floats
 from fmen.training.loop import train
 from fmen.training.recipe import Recipe
 from fmen.training.run_folder import Run
 from fmen.training.setup import make_state
+from fmen.training.stages import Stage
 from fmen.training.step import take_step
 from fmen_core import create_model, model_names, reparameterize
+from fmen_core.copies import Copies
+from fmen_core.pixels import interleave, is_finite, to_levels
+from fmen_core.row_graph import record
+from fmen_core.streaming import Stream
 
 Make = Callable[..., Recipe]
 META = torch.device("meta")
@@ -77,12 +83,15 @@ def test_a_step_with_a_tensor_of_the_cpu_is_noticed(recipe_of: Make) -> None:
         torch.ones(2, device=META) * torch.tensor(2.0)
 
 
-def test_cutting_patches_meets_no_tensor_of_the_cpu() -> None:
-    pixels = Pixels([torch.zeros(20, 30, 3, dtype=torch.uint8).numpy()], META)
-    index = torch.zeros(4, dtype=torch.int64, device=META)
+def test_a_batch_that_is_cut_on_the_device_meets_the_cpu_in_the_upload_of_its_positions_alone(tiny: Make) -> None:
+    recipe = tiny()
+    patches = ResidentPatches(open_patches([Stage(recipe)], Processes())[0], META)
+    with Devices() as devices:
+        lr, hr = patches.batch(3)
+    assert devices.found == ["aten._to_copy.default"]
     with one_device():
-        patches = pixels.cut(index, index, index, index, 8)
-    assert patches.device == META and patches.shape == (4, 3, 8, 8)
+        floats = to_floats(lr, hr, recipe, Copies(META))
+    assert [(x.device, x.dtype, x.shape[:2]) for x in floats] == 2 * [(META, torch.float32, (recipe.batch, 3))]
 
 
 @pytest.mark.parametrize("name", [name for name in model_names() if name != "haesr"])
@@ -92,6 +101,22 @@ def test_a_forward_pass_meets_no_tensor_of_the_cpu(name: str) -> None:
     x = torch.zeros(1, 3, 64, 64, device=META)
     with torch.inference_mode(), one_device():
         assert model(x).device == META
+
+
+def test_a_strip_of_an_image_meets_no_tensor_of_the_cpu() -> None:
+    with torch.device("meta"):
+        model = reparameterize(create_model("fmen-s"))
+
+    def finish(out: Tensor) -> Tensor:
+        assert is_finite(out).device == META
+        return to_levels(out, 255.0)
+
+    stream, pieces = Stream(record(model), 40, 20, torch.channels_last, META, finish), list[Tensor]()
+    with torch.inference_mode(), one_device():
+        for _ in range(stream.steps(8)):
+            out = stream.step(torch.zeros(1, 3, 8, 20, device=META), 8)
+            pieces += [] if out is None else [interleave(out)]
+    assert sum(len(piece) for piece in pieces) == 160 and pieces[0].dtype == torch.uint8
 
 
 def test_cudnn_measures_its_algorithms_in_steps_and_not_in_validations(

@@ -4,9 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from fmen.training.muon import Muon, orthogonalize
+from fmen.training.muon import Muon, Orthogonalizer
+from fmen_eval.runtime import allocated_by
 
 BETAS, EPS = (0.9, 0.999), 1e-8
+
+NUMBERS = 16
+"""Bytes of the numbers that PyTorch converts to tensors for an operation on the CPU."""
 
 
 @pytest.mark.parametrize("shape", [(3, 20, 90), (3, 90, 20), (2, 16, 16)], ids=str)
@@ -16,7 +20,10 @@ def test_orthogonalizing_brings_singular_values_to_one_and_keeps_the_vectors(sha
     left = torch.linalg.qr(torch.randn(shape[0], shape[1], rank, generator=generator))[0]
     right = torch.linalg.qr(torch.randn(shape[0], shape[2], rank, generator=generator))[0]
     values = torch.logspace(-1, 2, rank)
-    found = orthogonalize(left * values @ right.mT)
+    batch = Orthogonalizer(left, *shape)
+    batch.matrices.copy_(left * values @ right.mT)
+    batch.run()
+    found = batch.result
     inner = left.mT @ found @ right
     diagonal = inner.diagonal(dim1=1, dim2=2)
     assert diagonal[:, rank // 2 :].min() > 0.65 and diagonal.max() < 1.25
@@ -90,3 +97,16 @@ def test_its_state_survives_a_round_trip() -> None:
     second.load_state_dict(first.state_dict())
     go(parts, second, gradients[2:])
     assert torch.equal(parts, whole)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_step_allocates_memory_once(layout: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    shapes = [(16, 8, 3, 3), (16, 8, 3, 3), (48, 16, 1, 1), (16,)]
+    params = [nn.Parameter(torch.randn(shape)) for shape in shapes]
+    for param in params:
+        param.data = param.data.contiguous(memory_format=layout) if param.ndim == 4 else param.data
+        param.grad = torch.randn_like(param)
+    optimizer = Muon(params, 0.01, BETAS, EPS)
+    assert allocated_by(optimizer.step) > sum(param.nbytes for param in params)
+    assert allocated_by(optimizer.step) <= NUMBERS

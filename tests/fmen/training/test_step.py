@@ -20,9 +20,10 @@ from fmen.training.losses import LOSSES
 from fmen.training.muon import Muon
 from fmen.training.recipe import Recipe
 from fmen.training.run_folder import Run
-from fmen.training.setup import backend_flags, machine, make_state
+from fmen.training.setup import backend_flags, device_title, machine, make_state
 from fmen.training.stages import Stage
 from fmen_core import load
+from fmen_eval.runtime import allocated_by
 
 RecipeMaker = Callable[..., Recipe]
 CPU = torch.device("cpu")
@@ -231,6 +232,16 @@ def test_the_versions_of_a_run_state_tf32(tiny: RecipeMaker, monkeypatch: pytest
     assert (on_cpu["device"], on_cpu["tf32"], on_cpu["processes"]) == ("cpu", False, 3)
 
 
+def test_the_first_line_of_a_run_states_the_arithmetic_of_a_gpu(
+    tiny: RecipeMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "GPU")
+    cuda = torch.device("cuda")
+    assert device_title(tiny(tf32=True, precision="bf16"), cuda) == "GPU in bf16, TF32 on"
+    assert device_title(tiny(), cuda) == "GPU in fp32, TF32 off"
+    assert device_title(tiny(tf32=True), CPU) == "the CPU"
+
+
 def test_an_average_follows_weights_and_statistics_and_ends_on_them() -> None:
     model = torch.nn.BatchNorm2d(2)
     ema = Ema(model, 0.5)
@@ -247,3 +258,14 @@ def test_an_average_follows_weights_and_statistics_and_ends_on_them() -> None:
     assert ema.model.running_mean is not None
     assert ema.model.running_mean.tolist() == pytest.approx([8, 8])
     assert model.weight.requires_grad and not ema.model.weight.requires_grad
+
+
+def test_an_average_allocates_no_memory_and_averages_shared_weights_once() -> None:
+    conv = nn.Conv2d(3, 3, 3)
+    model = nn.Sequential(conv, conv, nn.BatchNorm2d(3))
+    ema = Ema(model, 0.5)
+    start = conv.weight.detach().clone()
+    with torch.no_grad():
+        conv.weight += 1
+    assert allocated_by(lambda: ema.update(model, step=100)) == 0
+    torch.testing.assert_close(ema.model[0].weight, start + 0.5)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fmen.training.distributed import Processes
-from fmen.training.feed import open_patches, to_device
+from fmen.training.feed import open_patches, to_floats
 from fmen.training.initialization import initial_network
 from fmen.training.loop import train
 from fmen.training.recipe import Recipe, RecipeError
@@ -20,6 +20,7 @@ from fmen.training.setup import make_state
 from fmen.training.stages import Stage
 from fmen.training.teachers import Teachers, open_teachers
 from fmen_core import create_model, reparameterize, save
+from fmen_core.copies import Copies
 
 RecipeMaker = Callable[..., Recipe]
 CPU = torch.device("cpu")
@@ -41,7 +42,7 @@ def file(network: nn.Module, tmp_path: Path) -> str:
 
 
 def first_batch(recipe: Recipe) -> tuple[torch.Tensor, torch.Tensor]:
-    return to_device(*open_patches([Stage(recipe)], Processes())[0].batch(0), recipe, CPU)
+    return to_floats(*open_patches([Stage(recipe)], Processes())[0].batch(0), recipe, Copies(CPU))
 
 
 def first_loss(recipe: Recipe, folder: Path) -> float:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fmen_core import FMENTraining, reparameterize
 from fmen_core.blocks.normalization import (
@@ -181,6 +183,19 @@ def test_a_compiled_network_has_the_gradients_of_a_plain_one() -> None:
         model(x).abs().mean().backward()
     for (name, ours), reference in zip(twin.named_parameters(), plain.parameters(), strict=True):
         assert torch.allclose(ours.grad, reference.grad, rtol=1e-8, atol=1e-8), name
+
+
+def test_a_plain_training_step_has_no_operator_that_is_implemented_in_python() -> None:
+    spaces = set()
+
+    class Spaces(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            spaces.add(func.namespace)
+            return func(*args, **(kwargs or {}))
+
+    with Spaces():
+        step(small_fmen().train())
+    assert spaces == {"aten"}
 
 
 def test_a_training_step_stores_no_normalized_features() -> None:

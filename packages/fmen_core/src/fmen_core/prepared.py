@@ -11,6 +11,7 @@ from torch import nn
 
 from fmen_core.backends import Forward, compiled
 from fmen_core.channels import pad_for_gpu
+from fmen_core.cuda_graph import GraphBySize
 from fmen_core.errors import ModelError
 from fmen_core.precision import convert
 
@@ -22,12 +23,14 @@ class Prepared:
     Attributes:
         model: The network in PyTorch. It takes and returns float32 images; in fp32 if another backend runs it.
         run: What is called for an image: the model, or its conversion for another backend.
+        graphs: The same as CUDA graphs, which are captured when it is called.
         precision: ``"fp32"``, ``"tf32"``, ``"bf16"`` or ``"fp16"``.
         fallbacks: The precisions that are tried next if an output is not finite.
     """
 
     model: nn.Module
     run: Forward
+    graphs: GraphBySize
     precision: str
     fallbacks: tuple[str, ...]
 
@@ -53,7 +56,8 @@ def prepare(
     """
     precision, *others = precisions
     if backend != "torch":
-        return Prepared(network, compiled(network, backend, precision), precision, tuple(others))
+        run = compiled(network, backend, precision)
+        return Prepared(network, run, GraphBySize(run), precision, tuple(others))
     model = copy.deepcopy(network)
     pad_for_gpu(model, device, precision)
     try:
@@ -63,4 +67,4 @@ def prepare(
             raise
         return prepare(network, device, others, backend, memory_format)
     model.to(memory_format=memory_format)  # type: ignore[call-overload]
-    return Prepared(model, model, precision, tuple(others))
+    return Prepared(model, model, GraphBySize(model), precision, tuple(others))

@@ -14,10 +14,12 @@ from torch import Tensor, nn
 
 from fmen_core.architecture import sr_model, unwrap
 from fmen_core.backends import PRECISIONS, Backend, check_backend
+from fmen_core.copies import Copies, behind
+from fmen_core.cuda_graph import may_capture
 from fmen_core.device import pick_device
 from fmen_core.ensemble import ensemble
 from fmen_core.errors import ModelError
-from fmen_core.pixels import AnyImage, from_levels, is_finite, to_image, to_input, to_levels
+from fmen_core.pixels import AnyImage, interleave, is_finite, to_image, to_input, to_levels
 from fmen_core.precision import DTYPES, PROBE_SIDE, Precision, automatic_precisions, float32_mode
 from fmen_core.prepared import Prepared, prepare
 from fmen_core.reparam import reparameterize
@@ -108,6 +110,7 @@ class Upscaler:
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.self_ensemble = self_ensemble
         self.tile = tile
+        self._uploads, self._downloads = Copies(self.device), Copies(self.device)
         self._lock = threading.RLock()
         self._measured: dict[str, Any] = {}
         self._largest_tile: int | None = None
@@ -263,25 +266,32 @@ class Upscaler:
         nodes = self._nodes(prepared)
         assert nodes is not None
         height, width = lr.shape[:2]
-        finite = True
+        finite: list[Tensor] = []
 
         def finish(out: Tensor) -> Tensor:
-            nonlocal finite
-            finite = finite and is_finite(out)
+            finite.append(is_finite(out))
             return to_levels(out, self.data_range, lr.dtype)
 
         stream = Stream(nodes, height, width, self.memory_format, self.device, finish)
-        total = stream.steps(rows)
-        for step in range(total):
+
+        def compute(step: int) -> list[Callable[[], Tensor]]:
+            finite.clear()
             with torch.inference_mode(), float32_mode(tf32=prepared.precision == "tf32"):
-                out = stream.step(to_input(lr[step * rows : (step + 1) * rows], self.data_range, self.device), rows)
-            if not finite:
+                x = to_input(lr[step * rows : (step + 1) * rows], self.data_range, self._uploads.upload)
+                out = stream.step(x, rows)
+                found = [] if out is None else [torch.stack(finite).all(), interleave(out)]
+                return [self._downloads.download(tensor) for tensor in found]
+
+        total = stream.steps(rows)
+        for step, copies in enumerate(behind(map(compute, range(total)), self._downloads.ahead), 1):
+            found = [copied() for copied in copies]
+            if found and not found[0]:
                 self._fall_back(prepared)
                 return
             if on_tile is not None:
-                on_tile(step + 1, total)
-            if out is not None:
-                yield from_levels(out, lr.dtype)
+                on_tile(step, total)
+            if found:
+                yield np.ascontiguousarray(found[1].numpy(), lr.dtype)
 
     def _rows_of_tiles(
         self, lr: AnyImage, tile: int, on_tile: Callable[[int, int], object] | None = None
@@ -362,7 +372,7 @@ class Upscaler:
     def run(self, lr: AnyImage) -> AnyImage:
         """Upscale one image or tile at once."""
         height, width = lr.shape[:2]
-        x = to_input(lr, self.data_range, self.device)
+        x = to_input(lr, self.data_range, self._uploads.upload)
         if min(height, width) < PROBE_SIDE:
             least = self._measure("smallest side", lambda: smallest_side(self._float32))
             x = F.pad(x, (0, max(0, least - width), 0, max(0, least - height)), mode="replicate")
@@ -377,7 +387,9 @@ class Upscaler:
         expected = (1, 3, x.shape[2] * self.scale, x.shape[3] * self.scale)
         while True:
             with float32_mode(tf32=prepared.precision == "tf32"):
-                out = ensemble(prepared.run, x, self.memory_format) if self.self_ensemble else prepared.run(x)
+                captured = may_capture(prepared.model, x) and self._nodes(prepared) is not None
+                run = prepared.graphs if captured else prepared.run
+                out = ensemble(run, x, self.memory_format) if self.self_ensemble else run(x)
             if out.shape != expected:
                 raise ModelError(f"the network's output is {tuple(out.shape)} for an x{self.scale} of {tuple(x.shape)}")
             if is_finite(out):

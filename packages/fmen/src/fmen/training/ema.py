@@ -29,10 +29,14 @@ class Ema(Generic[Module]):
     def update(self, model: Module, step: int) -> None:
         """Include the weights of ``model`` after ``step``, counted from 0."""
         weight = 1 - min(self.decay, (1 + step) / (10 + step))
-        mine, theirs = self.model.state_dict(), model.state_dict()
-        floats = [name for name, value in mine.items() if value.is_floating_point()]
-        averages: list[Tensor] = [mine[name] for name in floats]
-        torch._foreach_lerp_(averages, [theirs[name] for name in floats], weight)
-        for name, value in mine.items():
-            if not value.is_floating_point():  # BatchNorm's count of batches
-                value.copy_(theirs[name])
+        floats, counts = list[tuple[Tensor, Tensor]](), list[tuple[Tensor, Tensor]]()
+        for mine, theirs in zip(tensors_of(self.model), tensors_of(model), strict=True):
+            (floats if mine.is_floating_point() else counts).append((mine, theirs))
+        torch._foreach_lerp_([mine for mine, _ in floats], [theirs for _, theirs in floats], weight)
+        if counts:  # BatchNorm's counts of batches
+            torch._foreach_copy_([mine for mine, _ in counts], [theirs for _, theirs in counts])
+
+
+def tensors_of(model: nn.Module) -> list[Tensor]:
+    """Return the parameters and buffers of a network, each once: a shared one is averaged once."""
+    return [*model.parameters(), *model.buffers()]

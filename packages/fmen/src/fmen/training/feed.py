@@ -1,7 +1,7 @@
 """The data of a run: patches and validation images.
 
-Patches are cut on the CPU in a background thread, or on the device from images that stay in its memory as uint8. Both
-give the same samples, bit for bit.
+Patches are cut on the CPU in a background thread and uploaded, or on the device from images that stay in its memory as
+uint8. Both give the same samples, bit for bit.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor
 from fmen.training.distributed import Processes
 from fmen.training.recipe import Recipe, RecipeError
 from fmen.training.stages import Stage
+from fmen_core.copies import Copies
 from fmen_data import Degradation, PairDataset, PatchCache, PatchSampler, open_dataset, prepare_cache
 from fmen_data.bicubic import Image
 from fmen_data.datasets import Source, find_official, parse_source
@@ -28,6 +29,9 @@ DATA = "data"
 
 MEMORY_SHARE = 0.5
 """The share of a GPU's free memory that ``feed: auto`` gives to images; the rest is for the training step."""
+
+LOADER = {"cpu": {"threads": 1, "prefetch": 2}, "cuda": {"threads": 4, "prefetch": 8}}
+"""Threads that cut patches on the CPU, and batches made ahead, by the device that computes the steps."""
 
 VALIDATION_SEED = 2**63
 """The seed of the degradations of validation images: above every seed of a recipe."""
@@ -104,7 +108,7 @@ def batches(
     Raises:
         RecipeError: ``feed: device``, and the images do not fit into the device's memory.
     """
-    rank, size = processes.rank, processes.size
+    rank, size, uploads = processes.rank, processes.size, Copies(device)
     on_device: ResidentPatches | None = None
     for stage, sampler in zip(stages, samplers, strict=True):
         steps = range(max(start, stage.start), stage.stop)
@@ -115,18 +119,20 @@ def batches(
         if on_device:
             pairs = (on_device.batch(step, rank=rank, world_size=size) for step in steps)
         else:
-            pairs = sampler.batches(steps.start, steps.stop, rank=rank, world_size=size)
+            pairs = sampler.batches(steps.start, steps.stop, rank=rank, world_size=size, **LOADER[device.type])
         for lr, hr in pairs:
-            yield stage, *to_device(lr, hr, stage.recipe, device)
+            yield stage, *to_floats(lr, hr, stage.recipe, uploads)
 
 
-def to_device(lr: Tensor, hr: Tensor, recipe: Recipe, device: torch.device) -> Batch:
-    """Convert uint8 patches to floats in [0, 255] on ``device``; bytes are transferred, a quarter of the floats."""
+def to_floats(lr: Tensor, hr: Tensor, recipe: Recipe, uploads: Copies) -> Batch:
+    """Convert uint8 patches to floats in [0, 255] on the device; bytes are uploaded, a quarter of the floats.
+
+    An upload waits for no step: with a GPU, the patches of the next step are copied while a step computes.
+    """
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
-    if device.type == "cuda" and lr.device.type == "cpu":
-        lr, hr = lr.pin_memory(), hr.pin_memory()
-    lr, hr = (tensor.to(device, non_blocking=True).to(torch.float32, memory_format=layout) for tensor in (lr, hr))
-    return lr, hr
+    if lr.device.type == "cpu":
+        lr, hr = uploads.upload(lr), uploads.upload(hr)
+    return lr.to(torch.float32, memory_format=layout), hr.to(torch.float32, memory_format=layout)
 
 
 def resident_patches(
@@ -177,7 +183,7 @@ class ResidentPatches:
     """A sampler's batches, cut on a device from images that stay in its memory."""
 
     def __init__(self, sampler: PatchSampler, device: torch.device) -> None:
-        self.sampler, self.device = sampler, device
+        self.sampler, self.uploads = sampler, Copies(device)
         for image in range(sum(map(len, sampler.caches))):
             sampler.check(image)
         self.lr = Pixels([image for cache in sampler.caches for image in cache.lr], device)
@@ -186,15 +192,13 @@ class ResidentPatches:
     def free(self) -> None:
         """Free the memory of the images."""
         del self.lr, self.hr
-        if self.device.type == "cuda":
+        if self.uploads.stream:
             torch.cuda.empty_cache()
 
     def batch(self, step: int, *, rank: int = 0, world_size: int = 1) -> Batch:
         """Return what ``PatchSampler.batch`` returns, on the device."""
         samples = torch.from_numpy(self.sampler.draw(step)[rank::world_size].copy())
-        if self.device.type == "cuda":
-            samples = samples.pin_memory()
-        image, top, left, orientation = samples.to(self.device, non_blocking=True).unbind(1)
+        image, top, left, orientation = self.uploads.upload(samples).unbind(1)
         side, scale = self.sampler.patch, self.sampler.scale
         lr = self.lr.cut(image, top, left, orientation, side)
         return lr, self.hr.cut(image, scale * top, scale * left, orientation, scale * side)

@@ -46,7 +46,7 @@ from fmen.training.run_folder import Run
 from fmen.training.schedule import learning_rate
 from fmen.training.setup import (
     check_recipe,
-    device_name,
+    device_title,
     machine,
     make_state,
     pick_device,
@@ -200,7 +200,9 @@ def prepare(recipe: Recipe, run: Run, processes: Processes, announce: Callable[[
     if processes.first:
         facts = machine(recipe, device, processes) | ({"teachers": checksums} if checksums else {})
         run.begin(recipe, facts, state.step if resume else None)
-    announce(f"run {run.folder}: {recipe.network} x{recipe.scale}, {recipe.steps} steps on {device_name(device)}")
+    announce(
+        f"run {run.folder}: {recipe.network} x{recipe.scale}, {recipe.steps} steps on {device_title(recipe, device)}"
+    )
     return Ready(recipe, device, stages, teachers, state, network, images, samplers)
 
 

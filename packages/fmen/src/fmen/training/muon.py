@@ -25,23 +25,40 @@ ADAM_RMS = 0.2
 """Typical root mean square of Adam's step, in units of the learning rate (Liu et al., section 2.2)."""
 
 
-def orthogonalize(matrices: Tensor) -> Tensor:
-    """Bring the singular values of matrices ``(B, n, m)`` to between about 0.7 and 1.2; the singular vectors stay.
+class Orthogonalizer:
+    """Orthogonalizes matrices of one shape in memory that is allocated once.
 
-    This iterates a quintic polynomial. Singular values below a hundredth of the matrix norm end below 0.7.
+    Attributes:
+        matrices: The matrices ``(count, rows, columns)``; overwritten.
+        result: What :meth:`run` computes from them, of the same shape.
     """
-    tall = matrices.shape[1] > matrices.shape[2]
-    x = matrices.mT if tall else matrices
-    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
-    a, b, c = COEFFICIENTS
-    for _ in range(ITERATIONS):
-        gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.mT if tall else x
+
+    def __init__(self, like: Tensor, count: int, rows: int, columns: int) -> None:
+        self.matrices, self.result = like.new_empty(2, count, rows, columns)
+        self.norm = like.new_empty(count, 1, 1)
+        self.gram, self.polynomial = like.new_empty(2, count, min(rows, columns), min(rows, columns))
+
+    def run(self) -> None:
+        """Bring the singular values to between about 0.7 and 1.2; the singular vectors stay.
+
+        This iterates a quintic polynomial. Singular values below a hundredth of the matrix norm end below 0.7.
+        """
+        tall = self.matrices.shape[1] > self.matrices.shape[2]
+        x, y = (each.mT if tall else each for each in (self.matrices, self.result))
+        torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True, out=self.norm)
+        x.div_(self.norm.add_(1e-7))
+        a, b, c = COEFFICIENTS
+        for _ in range(ITERATIONS):  # an odd number, so that the last one writes into ``result``
+            torch.bmm(x, x.mT, out=self.gram)
+            torch.baddbmm(self.gram, self.gram, self.gram, beta=b, alpha=c, out=self.polynomial)
+            torch.baddbmm(x, self.polynomial, x, beta=a, out=y)
+            x, y = y, x
 
 
 class Muon(torch.optim.Optimizer):
     """Muon for the kernels of convolutions ``(O, I, kh, kw)``, Adam for everything else, at the same learning rate.
+
+    A step overwrites the gradients, which are its working memory, and allocates no tensor after the first step.
 
     Args:
         params: Parameters of a network.
@@ -57,6 +74,12 @@ class Muon(torch.optim.Optimizer):
             {"params": [p for p in params if p.ndim != 4], "kernels": False},
         ]
         super().__init__(groups, {"lr": lr, "betas": betas, "eps": eps, "steps": 0})
+        self.orthogonalizers: dict[tuple[torch.Size, int], Orthogonalizer] = {}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Set the state of a copy, which allocates working memory of its own."""
+        super().__setstate__(state)
+        self.orthogonalizers = {}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -75,17 +98,21 @@ class Muon(torch.optim.Optimizer):
         """Apply Nesterov momentum, then orthogonalize all kernels of one shape in one batch."""
         momenta = self.moments(kernels, "momentum")
         torch._foreach_lerp_(momenta, grads, 1 - MOMENTUM)
-        # The order of the columns does not matter; this one needs no copy in channels-last memory.
-        matrices = [m.permute(0, 2, 3, 1).flatten(1) for m in torch._foreach_lerp(grads, momenta, MOMENTUM)]
+        torch._foreach_lerp_(grads, momenta, MOMENTUM)
         alike: dict[torch.Size, list[int]] = defaultdict(list)
-        for i, matrix in enumerate(matrices):
-            alike[matrix.shape].append(i)
+        for i, kernel in enumerate(kernels):
+            alike[kernel.shape].append(i)
         for shape, members in alike.items():
-            size = ADAM_RMS * max(shape) ** 0.5
-            updates = orthogonalize(torch.stack([matrices[i] for i in members])).mul_(-size * group["lr"])
-            for i, update in zip(members, updates, strict=True):
-                out, inputs, height, width = kernels[i].shape
-                kernels[i].add_(update.view(out, height, width, inputs).permute(0, 3, 1, 2))
+            rows, columns = shape[0], shape[1:].numel()
+            key = shape, len(members)
+            if key not in self.orthogonalizers:
+                self.orthogonalizers[key] = Orthogonalizer(kernels[members[0]], len(members), rows, columns)
+            batch = self.orthogonalizers[key]
+            torch._foreach_copy_(as_kernels(batch.matrices, shape), [grads[i] for i in members])
+            batch.run()
+            batch.result.mul_(group["lr"])
+            size = ADAM_RMS * max(rows, columns) ** 0.5
+            torch._foreach_add_([kernels[i] for i in members], as_kernels(batch.result, shape), alpha=-size)
 
     def step_others(self, params: list[Tensor], grads: list[Tensor], group: dict[str, Any]) -> None:
         """Apply Adam (Kingma and Ba, 2015)."""
@@ -94,10 +121,13 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_lerp_(means, grads, 1 - beta1)
         torch._foreach_mul_(squares, beta2)
         torch._foreach_addcmul_(squares, grads, grads, value=1 - beta2)
-        roots = torch._foreach_sqrt(squares)
-        torch._foreach_div_(roots, (1 - beta2**steps) ** 0.5)
-        torch._foreach_add_(roots, group["eps"])
-        updates = torch._foreach_div(means, roots)
+        updates = grads
+        torch._foreach_copy_(updates, squares)
+        torch._foreach_sqrt_(updates)
+        torch._foreach_div_(updates, (1 - beta2**steps) ** 0.5)
+        torch._foreach_add_(updates, group["eps"])
+        torch._foreach_reciprocal_(updates)
+        torch._foreach_mul_(updates, means)
         torch._foreach_mul_(updates, -group["lr"] / (1 - beta1**steps))
         torch._foreach_add_(params, updates)
 
@@ -107,3 +137,9 @@ class Muon(torch.optim.Optimizer):
             if name not in self.state[param]:
                 self.state[param][name] = torch.zeros_like(param)
         return [self.state[param][name] for param in params]
+
+
+def as_kernels(matrices: Tensor, shape: torch.Size) -> list[Tensor]:
+    """Return views of matrices ``(B, O, kh * kw * I)`` as ``B`` kernels ``(O, I, kh, kw)`` in channels-last memory."""
+    out, inputs, height, width = shape
+    return list(matrices.view(-1, out, height, width, inputs).permute(0, 1, 4, 2, 3).unbind())

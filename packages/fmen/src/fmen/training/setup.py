@@ -145,9 +145,11 @@ def backend_flags(recipe: Recipe) -> Iterator[None]:
         torch.backends.cudnn.benchmark = before
 
 
-def device_name(device: torch.device) -> str:
-    """Return the name of a GPU, or "the CPU"."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU"
+def device_title(recipe: Recipe, device: torch.device) -> str:
+    """Return the name of a GPU with the number formats of a step, or "the CPU"."""
+    if device.type != "cuda":
+        return "the CPU"
+    return f"{torch.cuda.get_device_name(device)} in {recipe.precision}, TF32 {'on' if recipe.tf32 else 'off'}"
 
 
 def machine(recipe: Recipe, device: torch.device, processes: Processes) -> dict[str, object]:

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from fmen.training.checkpoint import State
-from fmen.training.cuda_graph import CudaGraph, make_capturable
+from fmen.training.cuda_graph import make_capturable
 from fmen.training.distributed import no_sync
 from fmen.training.losses import weighted_loss
 from fmen.training.recipe import Recipe
 from fmen.training.setup import backend_flags
 from fmen.training.teachers import Teachers
 from fmen_core.architecture import sr_model
+from fmen_core.cuda_graph import CudaGraph
 
 AUTOCAST = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

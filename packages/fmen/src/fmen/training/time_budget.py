@@ -22,13 +22,14 @@ from fmen.threads import available_cores, seconds_by_threads
 from fmen.training.checkpoint import State
 from fmen.training.cuda_graph import set_learning_rate
 from fmen.training.distributed import Processes
-from fmen.training.feed import to_device
+from fmen.training.feed import to_floats
 from fmen.training.pace import FIRST_STEPS
 from fmen.training.recipe import Recipe, make_recipe
 from fmen.training.schedule import cosine_length
 from fmen.training.stages import stages_of
 from fmen.training.step import make_graph, take_step
 from fmen.training.teachers import Teachers
+from fmen_core.copies import Copies
 from fmen_data import PatchSampler
 
 MEASURED = 20
@@ -69,13 +70,14 @@ class Trial:
             network: ``state.model``, or what runs it compiled or in several processes.
         """
         first, state, processes = stages_of(self.recipe)[0].recipe, self.state, self.processes
+        uploads = Copies(self.device)
         with unchanged(state):
             graph = make_graph(self.recipe, state, self.device)
             set_learning_rate(state.optimizer, first.learning_rate / 100)  # as far as a first step in a warm-up
 
             def take(step: int) -> None:
                 patches = self.sampler.batch(step, rank=processes.rank, world_size=processes.size)
-                lr, hr = to_device(*patches, first, self.device)
+                lr, hr = to_floats(*patches, first, uploads)
                 take_step(first, state, network, lr, hr, graph, self.teachers)
 
             yield take

@@ -59,8 +59,16 @@ def update_running_stats(bn: nn.BatchNorm2d, x: Tensor) -> tuple[Statistics, Sta
         return Statistics(mean, var * ((count - 1) / count), bn.eps), new
 
 
-@torch.library.custom_op("fmen::average", mutates_args=())
 def average(old: Tensor, batch: Tensor, momentum: float) -> Tensor:
+    """Return ``old + momentum * (batch - old)``."""
+    if torch.compiler.is_compiling():
+        averaged: Tensor = average_in_compiled_code(old, batch, momentum)
+        return averaged
+    return torch.lerp(old, batch, momentum)
+
+
+@torch.library.custom_op("fmen::average", mutates_args=())
+def average_in_compiled_code(old: Tensor, batch: Tensor, momentum: float) -> Tensor:
     """Return ``old + momentum * (batch - old)``.
 
     A custom operator, because torch.compile never recomputes one in the backward pass. It would recompute a plain
@@ -69,7 +77,7 @@ def average(old: Tensor, batch: Tensor, momentum: float) -> Tensor:
     return torch.lerp(old, batch, momentum)
 
 
-@average.register_fake
+@average_in_compiled_code.register_fake
 def _(old: Tensor, batch: Tensor, momentum: float) -> Tensor:
     return torch.empty_like(old)
 
