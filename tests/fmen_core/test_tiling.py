@@ -199,6 +199,21 @@ def test_automatic_tiles_leave_memory_for_the_result_and_for_what_else_runs(monk
     assert upscaler.tile_for(181, 181) is None, "images of 2**15 pixels are never tiled"
 
 
+def test_two_rows_of_tiles_of_a_stream_need_a_quarter_of_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    upscaler, free = Upscaler(small(), device="cpu"), 2**30
+    monkeypatch.setattr("fmen_core.upscaler.free_memory", lambda device: free)
+    # The result of 64 GB is not in memory: a whole one would have the smallest tiles.
+    assert upscaler.tile_for(2**16, 2**16) == 32
+    tile = upscaler.tile_for(2**16, 2**16, whole=False)
+    assert tile is not None and free / 4 * 0.95 < 2 * tile * 2**16 * 4 * 3 <= free / 4
+
+
+def test_a_stream_of_tiles_leaves_no_memory_for_the_whole_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    upscaler, lr, tiles = Upscaler(small(), device="cpu"), photograph(70, 50), []
+    monkeypatch.setattr(Upscaler, "tile_for", lambda _, *size, whole: tiles.append(whole))
+    assert np.array_equal(np.concatenate(list(upscaler.stream(lr))), upscaler(lr)) and tiles == [False, True]
+
+
 def test_a_network_that_cannot_be_tiled_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fmen_core.upscaler.free_memory", lambda device: 10_000_000)
     with pytest.raises(

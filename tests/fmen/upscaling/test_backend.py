@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fmen.cli.main import app
+from fmen.upscaling import strips
 from fmen_core.backends import REQUIRED_PACKAGES
 from fmen_data import imresize, read_image, write_image
 
@@ -44,6 +45,21 @@ def test_a_folder_is_upscaled_by_another_library_as_by_pytorch(backend: str) -> 
     for i in range(5):
         found, expected = (read_image(Path(folder) / f"{i}.png").astype(int) for folder in ("out", "expected"))
         assert np.abs(found - expected).max() <= 1
+
+
+def test_a_large_result_of_openvino_is_written_in_rows_of_tiles(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openvino")
+    write_image(photos / "large.png", imresize(np.random.default_rng(0).integers(0, 256, (40, 6, 3), np.uint8), 8))
+    options = ("--precision", "fp32", "--scale", "2", "--backend", "openvino", "--format", "tiff", "--tile", "40")
+    upscale("-o", "expected", *options)
+    rows, write = [], strips.deflated
+    monkeypatch.setattr(strips, "LARGE", 640 * 96 * 3)
+    monkeypatch.setattr(strips, "STRIP_BYTES", 2**14)
+    monkeypatch.setattr(strips, "deflated", lambda strip: (rows.append(len(strip)), write(strip))[1])
+    upscale("-o", "out", *options)
+    assert sum(rows) == 640 and max(rows) == 2**14 // (96 * 3)
+    one, other = (read_image(Path(folder) / "large.tiff") for folder in ("out", "expected"))
+    assert np.array_equal(one, other)
 
 
 @pytest.mark.usefixtures("photos")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from fractions import Fraction
@@ -10,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -19,7 +21,7 @@ from fmen.upscaling import strips
 from fmen.upscaling.enlarge import enlarge, limit, limit_rows
 from fmen.upscaling.photo import Photo, read_photo, write_photo
 from fmen.upscaling.png_chunks import PngWriter
-from fmen.upscaling.strips import write_strips, writes_strips
+from fmen.upscaling.strips import ahead, regrouped, write_strips, writes_strips
 from fmen_core import ModelError, Upscaler
 from fmen_data import DataError
 
@@ -31,6 +33,7 @@ def upscaler(network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> Upscaler:
     monkeypatch.setattr("fmen_core.upscaler.FEWEST_ROWS", 8)
     monkeypatch.setattr("fmen_core.upscaler.STRIP_BYTES", {"cpu": 0})
     monkeypatch.setattr(strips, "LARGE", 0)
+    monkeypatch.setattr(strips, "STRIP_BYTES", 40 * 3 * 9)  # 9 rows of a scan's result in 8 bits
     return Upscaler(network, device="cpu")
 
 
@@ -44,21 +47,70 @@ def scan(height: int = 43, width: int = 20, dtype: Any = np.uint8, *, gray: bool
     return Photo(pixels, gray=gray, icc=b"a colour profile", exif=exif.tobytes())
 
 
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("gray", [False, True])
 def test_strips_make_the_same_file_as_the_whole_result(
-    dtype: Any, gray: bool, upscaler: Upscaler, tmp_path: Path
+    suffix: str, dtype: Any, gray: bool, upscaler: Upscaler, tmp_path: Path
 ) -> None:
-    photo, seen = scan(dtype=dtype, gray=gray), []
+    photo, seen, file = scan(dtype=dtype, gray=gray), [], f"strips{suffix}"
     with ThreadPoolExecutor(2) as writers:
-        size = write_strips(upscaler, photo, tmp_path / "a" / "strips.png", writers, lambda *done: seen.append(done))
-    write_photo(tmp_path / "whole.png", enlarge(upscaler, photo))
-    one, other = (read_photo((tmp_path / name).read_bytes(), name) for name in ("a/strips.png", "whole.png"))
+        size = write_strips(upscaler, photo, tmp_path / "a" / file, writers, lambda *done: seen.append(done))
+    write_photo(tmp_path / f"whole{suffix}", enlarge(upscaler, photo))
+    one, other = (read_photo((tmp_path / name).read_bytes(), name) for name in (f"a/{file}", f"whole{suffix}"))
     assert size == one.pixels.shape[:2] == (86, 40) and len(seen) > 5
     assert one.pixels.dtype == dtype and one.gray == gray
     assert np.array_equal(one.pixels, other.pixels)
-    assert (one.icc, one.exif) == (other.icc, other.exif) and one.icc and one.exif
-    assert [file.name for file in (tmp_path / "a").iterdir()] == ["strips.png"]
+    assert (one.icc, one.exif) == (other.icc, other.exif) and one.icc and bool(one.exif) == (suffix == ".png")
+    assert [file.name for file in (tmp_path / "a").iterdir()] == [file]
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_a_tiff_file_has_strips_and_64_bit_offsets_if_it_is_large(
+    large: bool, upscaler: Upscaler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(strips, "CLASSIC_BYTES", 86 * 40 * 3 + (not large))
+    with ThreadPoolExecutor(1) as writers:
+        write_strips(upscaler, scan(), tmp_path / "a.tif", writers)
+    expected = enlarge(upscaler, scan()).pixels
+    assert (tmp_path / "a.tif").read_bytes()[:4] == (b"II+\0" if large else b"II*\0")
+    with Image.open(tmp_path / "a.tif") as image:
+        assert np.array_equal(np.asarray(image), expected) and len(image.tag_v2[273]) == 10  # type: ignore[attr-defined]
+    found = cv2.imread(str(tmp_path / "a.tif"), cv2.IMREAD_UNCHANGED)
+    assert found is not None and np.array_equal(found[..., ::-1], expected)
+
+
+def test_tiles_are_written_in_the_same_strips(upscaler: Upscaler, tmp_path: Path) -> None:
+    upscaler.tile = 16
+    with ThreadPoolExecutor(1) as writers:
+        for suffix in (".png", ".tif"):
+            write_strips(upscaler, scan(), tmp_path / f"a{suffix}", writers)
+            found = read_photo((tmp_path / f"a{suffix}").read_bytes(), "a").pixels
+            assert np.array_equal(found, enlarge(upscaler, scan()).pixels)
+
+
+@pytest.mark.parametrize("cuts", [[0, 30], [0, 1, 2, 7, 30], [0, 8, 16, 30], [0, 7, 25, 30]])
+@pytest.mark.parametrize("rows", [1, 8, 15, 40])
+def test_pieces_are_regrouped_into_strips_of_equal_height(cuts: list[int], rows: int) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 4, 3), np.uint8)
+    found = list(regrouped((pixels[top:bottom] for top, bottom in pairwise(cuts)), rows))
+    assert np.array_equal(np.concatenate(found), pixels)
+    assert {len(strip) for strip in found[:-1]} <= {rows} and len(found[-1]) <= rows
+
+
+def test_a_strip_is_compressed_while_the_next_one_is_made() -> None:
+    made = [threading.Event(), threading.Event()]
+
+    def strips() -> Any:
+        for place, event in enumerate(made):
+            yield np.full(1, place)
+            event.set()
+
+    def compress(strip: Any) -> bool:
+        return made[int(strip[0])].wait(5)
+
+    with ThreadPoolExecutor(1) as writers:
+        assert list(ahead(writers, compress, strips())) == [True, True]
 
 
 def test_a_gray_photograph_in_colour_channels_remains_gray(upscaler: Upscaler, tmp_path: Path) -> None:
@@ -92,7 +144,7 @@ def test_the_writer_makes_png_files_that_pillow_reads(tmp_path: Path) -> None:
         assert np.array_equal(np.asarray(Image.open(file)), pixels)
 
 
-def test_only_large_opaque_png_files_at_the_scale_of_the_network_are_written_in_strips(
+def test_only_large_opaque_png_and_tiff_files_at_the_scale_of_the_network_are_written_in_strips(
     upscaler: Upscaler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     photo, png = scan(), Path("a.png")
@@ -100,26 +152,41 @@ def test_only_large_opaque_png_files_at_the_scale_of_the_network_are_written_in_
     assert not writes_strips(None, photo, None, png)
     assert not writes_strips(upscaler, photo, Fraction(3), png)
     assert not writes_strips(upscaler, replace(photo, alpha=photo.pixels[..., 0]), None, png)
-    for target in (Path("a.jpg"), Path("a.tiff"), "s3://bucket/a.png", None):
+    assert writes_strips(upscaler, photo, None, Path("a.tif")) and writes_strips(upscaler, photo, None, Path("a.tiff"))
+    for target in (Path("a.jpg"), Path("a.webp"), "s3://bucket/a.png", None):
         assert not writes_strips(upscaler, photo, None, target)
     monkeypatch.setattr(strips, "LARGE", photo.pixels.nbytes * 4 + 1)
     assert not writes_strips(upscaler, photo, None, png)
     monkeypatch.setattr(strips, "LARGE", photo.pixels.nbytes * 4)
     assert writes_strips(upscaler, photo, None, png)
-    upscaler.tile = 16
-    assert not writes_strips(upscaler, photo, None, png)
 
 
 def test_a_failure_leaves_no_file(upscaler: Upscaler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     photo = scan()
+
+    def full(*_: Any) -> Any:
+        raise OSError(28, "No space left on device")
+
+    def interrupted(lr: Any, on_tile: Any = None) -> Any:
+        yield np.zeros((30, 40, 3), np.uint8)
+        raise KeyboardInterrupt
+
     with ThreadPoolExecutor(1) as writers:
-        monkeypatch.setattr(PngWriter, "end", lambda png: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-        with pytest.raises(DataError, match=r"cannot write .*a\.png: No space left on device"):
-            write_strips(upscaler, photo, tmp_path / "a.png", writers)
+        monkeypatch.setattr(PngWriter, "end", full)
+        monkeypatch.setattr(strips, "deflated", full)
+        for name in ("a.png", "a.tif"):
+            with pytest.raises(DataError, match=rf"cannot write .*{name}: No space left on device"):
+                write_strips(upscaler, photo, tmp_path / name, writers)
+        monkeypatch.undo()
+        upscaler.stream = interrupted  # type: ignore[assignment]
+        for name in ("a.png", "a.tif"):
+            with pytest.raises(KeyboardInterrupt):
+                write_strips(upscaler, photo, tmp_path / name, writers)
         monkeypatch.setattr(strips, "limit_rows", lambda strip, *_, **__: strip.fill(0))
         upscaler.stream = lambda lr, on_tile=None: (np.zeros((2, 40, 3), np.uint8) for _ in range(43))  # type: ignore
-        with pytest.raises(ModelError, match="output is black"):
-            write_strips(upscaler, photo, tmp_path / "a.png", writers)
+        for name in ("a.png", "a.tif"):
+            with pytest.raises(ModelError, match="output is black"):
+                write_strips(upscaler, photo, tmp_path / name, writers)
     assert not list(tmp_path.iterdir())
 
 
@@ -133,11 +200,12 @@ def test_the_command_writes_strips_and_records_them(
     monkeypatch.setattr("fmen.upscaling.batch.SMALL", 0)
     monkeypatch.setattr("fmen_core.upscaler.STRIP_BYTES", {"cpu": 0})
     monkeypatch.setattr("fmen_core.upscaler.FEWEST_ROWS", 30)
+    monkeypatch.setattr(strips, "STRIP_BYTES", 160 * 3 * 100)
     calls: list[Any] = []
     write = PngWriter.write
     monkeypatch.setattr(PngWriter, "write", lambda png, rows: (calls.append(rows.shape), write(png, rows)))
     out, _ = upscale("a.png", "-o", "strips/a.png", "--precision", "fp32")
-    assert len(calls) >= 3 and "a.png (40x90) -> strips/a.png (160x360)" in out
+    assert len(calls) == 4 and "a.png (40x90) -> strips/a.png (160x360)" in out
     one, other = (np.asarray(Image.open(tmp_path / name)).astype(int) for name in ("strips/a.png", "whole.png"))
     assert np.abs(one - other).max() <= 1
     out, _ = upscale("a.png", "-o", "strips/a.png", "--precision", "fp32")

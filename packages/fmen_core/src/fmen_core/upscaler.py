@@ -187,7 +187,7 @@ class Upscaler:
             ModelError: ``lr`` has another type or shape; the output is not finite; the network cannot run on an image
                 of this size; or the memory runs out.
         """
-        pieces = self.stream(lr, on_tile=on_tile)
+        pieces = self._pieces(lr, on_tile, whole=True)
         first: AnyImage = next(pieces)
         height, top = self.scale * len(lr), len(first)
         if top == height:
@@ -204,16 +204,22 @@ class Upscaler:
     ) -> Generator[AnyImage, None, None]:
         """Upscale one image and yield the result in pieces of whole rows, from top to bottom.
 
-        The pieces are strips of rows, rows of tiles, or the whole result, as ``tile`` says. Arguments and errors are
-        those of a call.
+        The pieces are strips of rows, rows of tiles, or the whole result, as ``tile`` says. Two rows of automatic tiles
+        need at most a quarter of the free memory. Arguments and errors are those of a call.
         """
+        return self._pieces(lr, on_tile, whole=False)
+
+    def _pieces(
+        self, lr: AnyImage, on_tile: Callable[[int, int], object] | None, *, whole: bool
+    ) -> Generator[AnyImage, None, None]:
+        """Upscale one image and yield the result in pieces, which the caller joins if it is ``whole``."""
         if lr.dtype not in (np.uint8, np.uint16) or lr.ndim != 3 or lr.shape[2] != 3 or not lr.size:
             raise ModelError(f"expected a uint8 or uint16 (H, W, 3) image, got {lr.dtype} {lr.shape}")
         height, width = lr.shape[:2]
         done = 0
         while done < height * self.scale:
             rows = self.rows_for(height, width)
-            tile = self.tile_for(height, width, lr.itemsize) if rows is None else None
+            tile = self.tile_for(height, width, lr.itemsize, whole=whole) if rows is None else None
             # After a change of the precision or of the size, the rows that the next ones depend on are repeated.
             first = max(0, done // self.scale - self.reach) if done else 0
             rest, top = lr[first:], first * self.scale
@@ -338,29 +344,38 @@ class Upscaler:
             rows = min(rows, self._most_rows)
         return rows if rows < height else None
 
-    def tile_for(self, height: int, width: int, itemsize: int = 1) -> int | None:
+    def tile_for(self, height: int, width: int, itemsize: int = 1, *, whole: bool = True) -> int | None:
         """Return the side of the tiles that an LR image of this size is cut into, or None if it is not cut.
+
+        Args:
+            height: Rows of the image.
+            width: Columns of the image.
+            itemsize: Bytes of a value of the image.
+            whole: Whether the result is in memory as a whole, or one row of tiles after another.
 
         Raises:
             ModelError: The image does not fit into memory and the network cannot be tiled.
         """
-        tile = self._automatic_tile(height, width, itemsize) if self.tile == "auto" else self.tile
+        tile = self._automatic_tile(height, width, itemsize, whole) if self.tile == "auto" else self.tile
         if self._largest_tile is None:
             return tile
         side = min(tile or max(height, width), self._largest_tile)
         return None if tile is None and side == max(height, width) else side
 
-    def _automatic_tile(self, height: int, width: int, itemsize: int) -> int | None:
+    def _automatic_tile(self, height: int, width: int, itemsize: int, whole: bool) -> int | None:
         if height * width <= SMALL:
             return None
         needed = self.bytes_per_pixel * height * width
-        result = height * width * self.scale**2 * 3 * itemsize  # in the host's memory, also of a network on a GPU
-        free = max(0, free_memory(self.device) - (result if self.device.type == "cpu" else 0))
+        row = width * self.scale**2 * 3 * itemsize  # of the result, which is in the host's memory, also on a GPU
+        free = max(0, free_memory(self.device) - (row * height if whole and self.device.type == "cpu" else 0))
         budget = min(free // 2, CUDA_BUDGET if self.device.type == "cuda" else CPU_BUDGET)
         if needed <= budget:
             return None
         if self.radius is not None:
-            return largest_tile(self.bytes_per_pixel, self.radius, TILE_SHARE * budget)
+            tile = largest_tile(self.bytes_per_pixel, self.radius, TILE_SHARE * budget)
+            if whole or self.device.type == "cuda":
+                return tile
+            return max(2 * SMALLEST_TILE, min(tile, free // 8 // row))
         if needed > free:
             raise ModelError(
                 f"{width}x{height} pixels need {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free, and this network "

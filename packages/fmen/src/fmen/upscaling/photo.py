@@ -312,15 +312,18 @@ def _deep_png(pixels: Pixels, photo: Photo) -> bytes:
 def _write_deep_tiff(file: IO[bytes], pixels: Pixels, photo: Photo) -> None:
     import tifffile
 
-    tifffile.imwrite(
-        file,
-        pixels,
-        photometric="minisblack" if photo.gray else "rgb",
-        planarconfig="contig" if pixels.ndim == 3 else None,
-        extrasamples=None if photo.alpha is None else ["unassalpha"],
-        compression="adobe_deflate",
-        predictor=True,
-        iccprofile=photo.icc,
-        metadata=None,
-        software=False,
-    )
+    tifffile.imwrite(file, pixels, **tiff_options(photo))
+
+
+def tiff_options(photo: Photo) -> dict[str, Any]:
+    """Return the arguments of ``tifffile.imwrite`` for a photograph."""
+    return {
+        "photometric": "minisblack" if photo.gray else "rgb",
+        "planarconfig": None if photo.gray and photo.alpha is None else "contig",
+        "extrasamples": None if photo.alpha is None else ["unassalpha"],
+        "compression": "adobe_deflate",
+        "predictor": True,
+        "iccprofile": photo.icc,
+        "metadata": None,
+        "software": False,
+    }
