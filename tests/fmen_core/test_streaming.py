@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fmen_core import ModelError, Upscaler, create_model, fmen_s, reparameterize
+from fmen_core import ModelError, Upscaler, create_model, fmen_s, reparameterize, row_graph
 from fmen_core.models import ARCHITECTURES
 from fmen_core.streaming import Stream, streamable
 
@@ -180,15 +180,16 @@ def test_a_stream_takes_no_new_memory_after_its_first_strips(monkeypatch: pytest
 
 @pytest.mark.parametrize("shape", [(50, 6), (3, 6)])
 def test_each_convolution_gets_strips_of_one_size(shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    model, x, sizes, conv2d = with_random_weights("fmen-s"), torch.rand(1, 3, *shape), {}, F.conv2d
-    nodes = streamable(model)
-    assert nodes is not None
+    model, x, sizes, convolve = with_random_weights("fmen-s"), torch.rand(1, 3, *shape), {}, row_graph.convolution
 
     def seen(x: Tensor, weight: Tensor, *arguments: Any) -> Tensor:
         sizes.setdefault(id(weight), set()).add(x.shape)
-        return conv2d(x, weight, *arguments)
+        return convolve(x, weight, *arguments)
 
-    monkeypatch.setattr("fmen_core.streaming.F.conv2d", seen)
+    monkeypatch.setattr(row_graph, "convolution", seen)
+    nodes = streamable(model)
+    assert nodes is not None
+    sizes.clear()
     with torch.inference_mode():
         streamed(Stream(nodes, *shape, torch.channels_last, x.device), x, 8)
     assert len(sizes) == 34 and all(len(found) == 1 for found in sizes.values())
@@ -225,7 +226,7 @@ def test_a_streamed_image_is_the_whole_image(name: str, shape: tuple[int, int], 
     assert whole.std() > 10
     strips_of(8)
     difference = np.abs(Upscaler(model, device="cpu")(lr).astype(int) - whole)
-    # PyTorch has another convolution for small inputs, whose sums are formed in another order.
+    # For small images PyTorch has another convolution, whose sums are formed in another order.
     assert difference.max() <= 1 and (difference > 0).mean() <= 2e-4
 
 
@@ -254,6 +255,34 @@ def test_strips_differ_by_a_gray_level_in_at_most_one_of_a_million_values(
     difference = np.abs(upscaler(lr).astype(int) - whole)
     assert upscaler.rows_for(252, 100) == 84 and whole.size > 1e6 and whole.std() > 10
     assert difference.max() <= 1 and (difference > 0).mean() <= 1e-6
+
+
+@pytest.mark.parametrize("name", ["span", "imdn-baseline"])
+def test_strips_of_few_rows_have_the_convolutions_of_a_large_image(name: str, strips_of: Any) -> None:
+    lr, model = photograph(126, 25).repeat(2, 0).repeat(2, 1), with_random_weights(name)  # 600,000 output values
+    whole = Upscaler(model, device="cpu", tile=None)(lr)
+    strips_of(4)
+    upscaler = Upscaler(model, device="cpu")
+    assert upscaler.rows_for(252, 50) == 4 and whole.std() > 10
+    assert (upscaler(lr) != whole).sum() <= 1
+
+
+@pytest.mark.filterwarnings("ignore:TF32")
+@pytest.mark.parametrize(("kernel", "threads", "same"), [(3, 1, False), (1, 1, True), (1, 2, False)])
+def test_a_convolution_of_few_rows_is_that_of_many(kernel: int, threads: int, same: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, weight = torch.randn(1, 48, 60, 20, generator=generator), torch.randn(48, 48, kernel, kernel)
+    settings = weight, torch.randn(48), 1, (0, kernel // 2), (1, 1), 1
+    few, large = x[:, :, 20:28], slice(20, 29 - kernel)
+    try:
+        torch.set_num_threads(threads)
+        many = F.conv2d(x, *settings)[:, :, large]
+        assert torch.equal(row_graph.convolution(few, *settings), many)
+        assert torch.equal(F.conv2d(few, *settings), many) == same
+        with torch.backends.mkldnn.flags(enabled=False):
+            assert torch.equal(row_graph.convolution(few, *settings), F.conv2d(few, *settings))
+    finally:
+        torch.set_num_threads(1)
 
 
 def test_sixteen_bits_stream(strips_of: Any) -> None:

@@ -22,6 +22,9 @@ from fmen_core.device import device_of
 PROBE = (24, 20)
 """Rows and columns of the image that a network is recorded with."""
 
+NATIVE_VALUES = 20_480
+"""Largest number of values of a float32 input for which PyTorch computes a convolution without oneDNN."""
+
 aten = torch.ops.aten
 BATCH_NORMS = (aten.native_batch_norm.default, aten._native_batch_norm_legit_no_training.default)
 ROW_OPERATIONS = (aten._prelu_kernel.default, aten.hardswish.default, aten.cat.default, *BATCH_NORMS)
@@ -46,7 +49,7 @@ class Node:
     Attributes:
         kind: ``"input"``, ``"conv"`` (of several rows), ``"shuffle"``, ``"copy"`` (also to another type), ``"slice"``
             (of channels), or ``"rows"`` for any other function that computes each row from the same row of its inputs.
-        function: The function of ``"rows"``.
+        function: The function of ``"conv"`` and ``"rows"``.
         arguments: Positional arguments, with ``Rows`` for streams.
         options: Keyword arguments.
         inputs: The nodes among the arguments.
@@ -205,7 +208,28 @@ def _convolution(x: Any, weight: Any, bias: Any, *settings: Any) -> Node:
     if transposed or not isinstance(x, Rows) or set(stride) != {1} or [2 * pad for pad in padding] != reach:
         raise NotStreamable("a convolution that changes the size")
     arguments = (x, weight, bias, 1, (0, padding[1]), tuple(dilation), groups)
-    return Node("conv" if padding[0] else "rows", F.conv2d, arguments, padding=padding[0])
+    return Node("conv" if padding[0] else "rows", convolution, arguments, padding=padding[0])
+
+
+def convolution(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: int,
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    groups: int,
+) -> Tensor:
+    """Compute ``F.conv2d`` for some rows as PyTorch computes it for a large image.
+
+    PyTorch has another convolution for small inputs, whose sums are formed in another order.
+    """
+    onednn: Any = torch.backends.mkldnn
+    small = x.dtype == torch.float32 and x.device.type == "cpu" and x.numel() <= NATIVE_VALUES
+    pointwise = weight.shape[2:] == (1, 1) and torch.get_num_threads() == 1  # without oneDNN for large images, too
+    if not small or pointwise or not (onednn.is_available() and onednn.enabled):
+        return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+    return torch.mkldnn_convolution(x, weight, bias, padding, (stride, stride), dilation, groups)
 
 
 def _out_variant(func: OpOverload) -> Any:

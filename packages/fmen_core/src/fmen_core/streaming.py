@@ -174,7 +174,8 @@ class Stream:
             # Also of fewer rows: oneDNN prepares itself for each size of a convolution, which takes time and memory.
             most, stop = self.rows * node.scale, end + node.padding - first
             x = buffer[:, :, stop - most - 2 * node.padding : stop]
-            return F.conv2d(x, *node.arguments[1:])[:, :, most - (end - start) :]
+            out: Tensor = node.function(x, *node.arguments[1:])
+            return out[:, :, most - (end - start) :]
         if node.kind == "shuffle":
             ratio, finish = node.arguments[1], self.finish if node is self.nodes[-1] else lambda rows: rows
             unshuffled = self._pieces(node, start // ratio, end // ratio)
