@@ -17,7 +17,7 @@ LAYERS = (
     ("__main__",),
     ("cli",),
     ("doctor", "report"),
-    ("reproduction",),
+    ("pruning", "reproduction"),
     ("benchmark", "spectrum", "validation"),
     ("export", "integrations", "submission", "training", "upscaling"),
     ("sources",),

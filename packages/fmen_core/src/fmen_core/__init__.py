@@ -9,6 +9,7 @@ from fmen_core.fmen_deploy import FMEN
 from fmen_core.models import create_model, model_names
 from fmen_core.models.fmen import FMENTraining
 from fmen_core.pretrained import download_weights, find_weights, fmen_full, fmen_s
+from fmen_core.pruning import prune
 from fmen_core.reparam import expand, reparameterize
 from fmen_core.upscaler import Upscaler
 
@@ -30,6 +31,7 @@ __all__ = [
     "fmen_s",
     "load",
     "model_names",
+    "prune",
     "read_metadata",
     "read_weights",
     "reparameterize",

@@ -19,6 +19,7 @@ from fmen.cli.errors import DEBUG, Commands
 from fmen.cli.export import export
 from fmen.cli.models import models
 from fmen.cli.options import examples
+from fmen.cli.prune import prune
 from fmen.cli.reparam import reparam
 from fmen.cli.report import report
 from fmen.cli.reproduce import reproduce
@@ -53,6 +54,10 @@ EXAMPLES = {
     "reparam": (
         "fmen reparam runs/NAME/best.safetensors inference.safetensors",
         "fmen reparam last.safetensors inference.safetensors",
+    ),
+    "prune": (
+        "fmen prune fmen-s_x4 --channels 44 --out runs/narrow",
+        "fmen prune fmen-s_x4 --ratio 0.1 --data photos --minutes 30 --out runs/narrow",
     ),
     "reproduce": ("fmen reproduce table3", "fmen reproduce all --out reproduction --page reproduction.md"),
     "doctor": ("fmen doctor", "fmen --debug doctor"),
@@ -118,7 +123,7 @@ def options(
         os.environ[DEBUG] = "1"
 
 
-for command in (train, validate, upscale, bench, report, export, reparam, reproduce, models, doctor):
+for command in (train, validate, upscale, bench, report, export, prune, reparam, reproduce, models, doctor):
     kind = TrainCommand if command is train else None
     app.command(cls=kind, epilog=examples(*EXAMPLES[command.__name__]))(command)
 app.add_typer(submit_app, name="submit", epilog=examples(*EXAMPLES["submit"]))
