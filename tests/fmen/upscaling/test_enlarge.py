@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from fractions import Fraction
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,10 +12,10 @@ import pytest
 import torch
 from torch import nn
 
-from fmen.upscaling.enlarge import OutputSize, enlarge, limit
+from fmen.upscaling.enlarge import OutputSize, enlarge, finish, limit
 from fmen.upscaling.networks import Networks
 from fmen.upscaling.photo import Photo
-from fmen_core import ModelError, Upscaler, load
+from fmen_core import ModelError, Upscaler, create_model, load, save
 from fmen_core.pretrained import bundled
 from fmen_data import imresize
 
@@ -159,3 +160,51 @@ def test_an_image_gets_the_smallest_network_that_is_large_enough() -> None:
     assert networks.upscaler(8, Fraction(3, 2)).scale == 2
     assert networks.upscaler(8, Fraction(5, 2)) is networks.upscaler(8, Fraction(9))
     assert networks.upscaler(16).precision == "fp32"
+
+
+# --- any scale --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "same"),
+    [(["--scale", "2.7"], ["--outscale", "2.7"]), (["--scale", "5/2"], ["--outscale", "2.5"]), (["--scale", "6"], [])],
+)
+def test_a_scale_between_those_of_the_networks_is_an_output_size(
+    upscale: Command, options: list[str], same: list[str]
+) -> None:
+    cv2.imwrite("a.png", np.random.default_rng(0).integers(0, 256, (10, 12, 3), np.uint8))
+    fixed = ("--precision", "fp32", "--weights", "clean")
+    upscale("a.png", "-o", "b.png", *fixed, *options)
+    upscale("a.png", "-o", "c.png", *fixed, *(same or ["--outscale", "6"]))
+    assert Path("b.png").read_bytes() == Path("c.png").read_bytes()
+    assert cv2.imread("b.png").shape[0] == -(-10 * Fraction(options[1]) // 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--scale", "2.7", "--outscale", "3"], "--scale and --outscale both set the size; give one of them"),
+        (["--scale", "2.7", "--width", "30"], "--scale and --width both set the size; give one of them"),
+        (["--scale", "much"], "--scale much: give a factor such as 2.5, at most 64"),
+    ],
+)
+def test_a_scale_that_is_a_size_is_given_alone(upscale: Command, options: list[str], said: str) -> None:
+    assert upscale("a.png", "-o", "b.png", *options, status=2)[1] == f"error: {said}\n"
+
+
+@pytest.mark.parametrize(("scale", "shape"), [("2.7", (30, 38)), ("4", (44, 56)), ("0.5", (6, 7))])
+def test_a_network_of_any_scale_enhances_the_image_at_its_final_size(
+    upscale: Command, scale: str, shape: tuple[int, int]
+) -> None:
+    torch.manual_seed(0)
+    network = create_model("imdn-as", 4, n_feats=16)
+    save(network, "as.safetensors")
+    image = imresize(np.random.default_rng(0).integers(0, 256, (6, 7, 3), np.uint8), 2)[:11]
+    cv2.imwrite("a.png", image[..., ::-1])
+    stdout, _ = upscale("a.png", "-o", "b.png", "--weights", "as.safetensors", "--precision", "fp32", "--scale", scale)
+    assert f"a.png (14x11) -> b.png ({shape[1]}x{shape[0]})" in stdout and "imdn-as any scale" in stdout
+    large = imresize(image, float(scale))
+    if float(scale) > 1:
+        sr = Upscaler(network.at_scale(1), device="cpu")(large)
+        large = finish(Photo(sr), Photo(large.copy())).pixels
+    assert np.array_equal(cv2.imread("b.png")[..., ::-1], large)

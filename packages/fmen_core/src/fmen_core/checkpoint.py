@@ -73,15 +73,18 @@ def load(path: str | Path) -> nn.Module:
     if found is None:
         raise WeightsError(f"{path}: no known network has these weights; {nearest_match(state)}")
     architecture, arguments = found
-    model = architecture.build(**recorded_sizes(path, architecture), **arguments)
+    model = architecture.build(**{**arguments, **recorded_sizes(path, architecture)})
     model.load_state_dict(state)
     return model.eval()
 
 
 def recorded_sizes(path: str | Path, architecture: Architecture) -> dict[str, Any]:
     """Return the sizes in the metadata of a weights file that the shapes of its tensors do not show."""
+    metadata = read_metadata(path)
     try:
-        sizes = dict(json.loads(read_metadata(path).get("sizes", "{}")))
+        sizes = dict(json.loads(metadata.get("sizes", "{}")))
+        if metadata.get("scale"):
+            sizes["scale"] = int(metadata["scale"])
     except (ValueError, TypeError):
         return {}
     return {name: sizes[name] for name in architecture.hidden_sizes if name in sizes}

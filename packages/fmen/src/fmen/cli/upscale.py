@@ -9,7 +9,7 @@ from enum import Enum
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -51,60 +51,76 @@ class Engine(str, Enum):
     ray = "ray"
 
 
+Inputs = Annotated[list[str], typer.Argument(metavar="INPUT", help="Images, folders, patterns, URIs; - is stdin.")]
+Output = Annotated[
+    str | None, typer.Option("--output", "-o", metavar="PATH", help="Folder, or file for one image; - is stdout (PNG).")
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        metavar="auto|clean|real|FILE|NAME",
+        help="Trained weights. auto: the bundled ones, real for JPEGs and noisy images, and clean for others. "
+        "Default: the newest run's, without a run auto.",
+    ),
+]
+Denoise = Annotated[
+    float | None, typer.Option(metavar="SHARE", min=0, max=1, help="Blend clean (0) and real (1) for all images.")
+]
+Scale = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FACTOR",
+        help="Enlarge by 2, 3 or 4, or by any factor, such as 2.7. Default: as the network does, 4 without a run.",
+    ),
+]
+Outscale = Annotated[
+    str | None, typer.Option(metavar="FACTOR", help="Resize the result of --scale to any factor, such as 2.5.")
+]
+Width = Annotated[int | None, typer.Option(min=1, metavar="PIXELS", help="Width of the results.")]
+MaxSide = Annotated[int | None, typer.Option(min=1, metavar="PIXELS", help="Limit for the longer side of the results.")]
+Quality = Annotated[int, typer.Option(metavar="N", min=1, max=100, help="Quality of JPEG and WebP.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Overwrite existing outputs.")]
+Ensemble = Annotated[
+    bool, typer.Option("--ensemble", help="Average over 8 flips and rotations: better, and 8 times slower.")
+]
+FastPrecision = Annotated[
+    AutoPrecision, typer.Option(help="Arithmetic of the convolutions. auto: the fastest that the machine supports.")
+]
+Tile = Annotated[
+    str, typer.Option(metavar="auto|N|none", help="Side of the tiles in pixels. auto: as the memory allows.")
+]
+Library = Annotated[
+    Backend, typer.Option(help="The library that runs the network. auto: PyTorch. Others run on the CPU.")
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=1, help="Processes of --engine ray. Default: one per GPU or CPU core."),
+]
+
+
 def upscale(
-    inputs: Annotated[list[str], typer.Argument(metavar="INPUT", help="Images, folders, patterns, URIs; - is stdin.")],
-    output: Annotated[
-        str | None,
-        typer.Option("--output", "-o", metavar="PATH", help="Folder, or file for one image; - is stdout (PNG)."),
-    ] = None,
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            metavar="auto|clean|real|FILE|NAME",
-            help="Trained weights. auto: the bundled ones, real for JPEGs and noisy images, and clean for others. "
-            "Default: the newest run's, without a run auto.",
-        ),
-    ] = None,
-    denoise: Annotated[
-        float | None,
-        typer.Option(metavar="SHARE", min=0, max=1, help="Blend clean (0) and real (1) for all images."),
-    ] = None,
+    inputs: Inputs,
+    output: Output = None,
+    weights: Weights = None,
+    denoise: Denoise = None,
     model: Model = None,
-    scale: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N", min=2, max=4, help="Enlarge by 2, 3 or 4. Default: as the network does, 4 without a run."
-        ),
-    ] = None,
-    outscale: Annotated[str | None, typer.Option(metavar="FACTOR", help="Enlarge by any factor, such as 2.5.")] = None,
-    width: Annotated[int | None, typer.Option(min=1, metavar="PIXELS", help="Width of the results.")] = None,
-    max_side: Annotated[
-        int | None, typer.Option(min=1, metavar="PIXELS", help="Limit for the longer side of the results.")
-    ] = None,
+    scale: Scale = None,
+    outscale: Outscale = None,
+    width: Width = None,
+    max_side: MaxSide = None,
     format_: Annotated[Format, typer.Option("--format", help="Format of the files in a folder.")] = Format.png,
-    quality: Annotated[int, typer.Option(metavar="N", min=1, max=100, help="Quality of JPEG and WebP.")] = 95,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Overwrite existing outputs.")] = False,
-    ensemble: Annotated[
-        bool, typer.Option("--ensemble", help="Average over 8 flips and rotations: better, and 8 times slower.")
-    ] = False,
-    precision: Annotated[
-        AutoPrecision, typer.Option(help="Arithmetic of the convolutions. auto: the fastest that the machine supports.")
-    ] = AutoPrecision.auto,
-    tile: Annotated[
-        str, typer.Option(metavar="auto|N|none", help="Side of the tiles in pixels. auto: as the memory allows.")
-    ] = "auto",
+    quality: Quality = 95,
+    overwrite: Overwrite = False,
+    ensemble: Ensemble = False,
+    precision: FastPrecision = AutoPrecision.auto,
+    tile: Tile = "auto",
     device: Device = "auto",
-    backend: Annotated[
-        Backend, typer.Option(help="The library that runs the network. auto: PyTorch. Others run on the CPU.")
-    ] = Backend.auto,
+    backend: Library = Backend.auto,
     threads: Threads = None,
     engine: Annotated[
         Engine, typer.Option(help="ray: many processes, on this machine or on a cluster.")
     ] = Engine.local,
-    workers: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=1, help="Processes of --engine ray. Default: one per GPU or CPU core."),
-    ] = None,
+    workers: Workers = None,
 ) -> None:
     """Enlarge images.
 
@@ -113,48 +129,29 @@ def upscale(
     if not output:
         raise missing_output(inputs)
     side = parse_tile(tile)
-    size = parse_size(scale, outscale, width, max_side)
-    if engine is Engine.ray and threads:
-        raise UserError("--engine ray has one thread per core of its processes; give their number with --workers")
-    if engine is Engine.ray and "-" in (*inputs, output):
-        raise UserError("--engine ray reads and writes files; for standard input and output use --engine local")
-    from fmen.threads import use_threads
-    from fmen_core.backends import check_installed
-
-    check_installed(backend.value)
-    from fmen.upscaling.batch import limit_caches
-    from fmen.upscaling.jobs import output_folder, plan
-    from fmen.upscaling.manifest import Settings, pending
-    from fmen.upscaling.photo import silence_libtiff
-
-    use_threads(threads)
-    limit_caches()
-    if not os.environ.get(DEBUG):
-        silence_libtiff()
-    jobs, faults = plan(inputs, output, f".{format_.value}")
+    network_scale, size = parse_size(scale, outscale, width, max_side)
+    check_engine(engine, threads, [*inputs, output])
+    prepare_process(backend, threads)
     from fmen.sources.networks import source_of
     from fmen.upscaling.choice import choose
+    from fmen.upscaling.jobs import output_folder, plan
+    from fmen.upscaling.manifest import Settings
     from fmen.upscaling.networks import Networks
-
-    chosen = choose(weights, model, scale=scale, size=size, denoise=denoise)
-    options = {"precision": precision.value, "device": device, "tile": side, "self_ensemble": ensemble}
-    options |= {"backend": backend.value}
-    networks = Networks.load(chosen.files, model, real=chosen.real, denoise=denoise, note=warn, size=size, **options)
     from fmen_data import DataError
-    from fmen_data.atomic import remove_abandoned
 
+    jobs, faults = plan(inputs, output, f".{format_.value}")
+    chosen = choose(weights, model, scale=network_scale, size=size, denoise=denoise)
+    options: dict[str, Any] = {"precision": precision.value, "device": device, "tile": side, "self_ensemble": ensemble}
+    options |= {"backend": backend.value, "denoise": denoise, "size": size}
+    networks = Networks.load(chosen.files, model, real=chosen.real, note=warn, **options)
+    code = source_of(model)
     settings = Settings.of(
-        chosen.all_files, precision.value, ensemble, quality, networks.size, code=source_of(model), denoise=denoise
+        chosen.all_files, precision.value, ensemble, quality, networks.size, code=code, denoise=denoise
     )
     for fault in faults:
-        typer.echo(f"error: {fault}", err=True)
-    todo = jobs if overwrite else pending(jobs, settings)
-    remove_abandoned(job.target for job in todo if isinstance(job.target, Path))
+        warn(f"error: {fault}")
     say = partial(typer.echo, err=output == "-")  # standard output may be the image
-    if not todo and len(jobs) == 1:
-        say(f"{jobs[0].result} exists already (--overwrite makes it again)")
-    elif len(todo) < len(jobs):
-        say(f"{len(jobs) - len(todo)} of {len(jobs)} exist already (--overwrite makes them again)")
+    todo = jobs_to_do(jobs, settings, say, overwrite=overwrite)
     failed, advice = 0, "for the reasons above"
     if todo and engine is Engine.ray:
         from fmen.upscaling.cluster import run_on_ray
@@ -168,6 +165,46 @@ def upscale(
         failed = run_here(todo, networks, settings, say)
     if failed or faults:
         raise DataError(f"{failed + len(faults)} of {len(todo) + len(faults)} images could not be upscaled, {advice}")
+
+
+def check_engine(engine: Engine, threads: int | None, paths: Sequence[str]) -> None:
+    """Raise UserError if options contradict ``--engine ray``."""
+    if engine is Engine.ray and threads:
+        raise UserError("--engine ray has one thread per core of its processes; give their number with --workers")
+    if engine is Engine.ray and "-" in paths:
+        raise UserError("--engine ray reads and writes files; for standard input and output use --engine local")
+
+
+def prepare_process(backend: Backend, threads: int | None) -> None:
+    """Set the threads, limit the caches, and turn off libtiff's messages unless debugging.
+
+    Raises:
+        ModelError: The backend is not installed.
+    """
+    from fmen.threads import use_threads
+    from fmen.upscaling.batch import limit_caches
+    from fmen.upscaling.photo import silence_libtiff
+    from fmen_core.backends import check_installed
+
+    check_installed(backend.value)
+    use_threads(threads)
+    limit_caches()
+    if not os.environ.get(DEBUG):
+        silence_libtiff()
+
+
+def jobs_to_do(jobs: list[Job], settings: Settings, say: Callable[[str], None], *, overwrite: bool) -> list[Job]:
+    """Return the jobs without a result of these settings, all of them with ``overwrite``; say how many there are."""
+    from fmen.upscaling.manifest import pending
+    from fmen_data.atomic import remove_abandoned
+
+    todo = jobs if overwrite else pending(jobs, settings)
+    remove_abandoned(job.target for job in todo if isinstance(job.target, Path))
+    if not todo and len(jobs) == 1:
+        say(f"{jobs[0].result} exists already (--overwrite makes it again)")
+    elif len(todo) < len(jobs):
+        say(f"{len(jobs) - len(todo)} of {len(jobs)} exist already (--overwrite makes them again)")
+    return todo
 
 
 def run_here(todo: Sequence[Job], networks: Networks, settings: Settings, say: Callable[[str], None]) -> int:
@@ -189,26 +226,46 @@ def missing_output(inputs: Sequence[str]) -> UserError:
     return UserError("no output is named; add -o and a file, a folder, or - for standard output")
 
 
-def parse_size(scale: int | None, outscale: str | None, width: int | None, max_side: int | None) -> OutputSize | None:
-    """Return the output size that the options describe; None for the network's scale.
+def parse_size(
+    scale: str | None, outscale: str | None, width: int | None, max_side: int | None
+) -> tuple[int | None, OutputSize | None]:
+    """Return the scale of the network, and the output size that the options describe; None for the network's own.
+
+    ``--scale 2``, ``3`` and ``4`` name the network's scale; another factor is an output size, as ``--outscale`` is.
 
     Raises:
-        UserError: The options contradict each other, or ``outscale`` is no positive number.
+        UserError: The options contradict each other, or a factor is no positive number.
     """
     from fmen.upscaling.enlarge import OutputSize
+    from fmen.upscaling.networks import SCALES
 
-    if outscale is not None and width is not None:
-        raise UserError("--outscale and --width both set the size; give one of them")
-    factor = None if scale is None or width is not None else Fraction(scale)
+    factor = None if scale is None else parse_factor("--scale", scale)
+    network_scale = int(factor) if factor in SCALES else None
+    sizes = {"--scale": scale if factor and not network_scale else None, "--outscale": outscale, "--width": width}
+    given = [option for option, value in sizes.items() if value is not None]
+    if len(given) > 1:
+        raise UserError(f"{given[0]} and {given[1]} both set the size; give one of them")
+    if width is not None:
+        factor = None
     if outscale is not None:
-        try:
-            factor = Fraction(outscale)
-        except (ValueError, ZeroDivisionError):
-            factor = Fraction(0)
-        if not 0 < factor <= LARGEST_FACTOR:
-            raise UserError(f"--outscale {outscale}: give a factor such as 2.5, at most {LARGEST_FACTOR}")
+        factor = parse_factor("--outscale", outscale)
     size = OutputSize(factor, width, max_side)
-    return None if size == OutputSize() else size
+    return network_scale, None if size == OutputSize() else size
+
+
+def parse_factor(option: str, text: str) -> Fraction:
+    """Parse a factor such as ``2.5`` or ``5/2``.
+
+    Raises:
+        UserError: It is no number, or out of range.
+    """
+    try:
+        factor = Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        factor = Fraction(0)
+    if not 0 < factor <= LARGEST_FACTOR:
+        raise UserError(f"{option} {text}: give a factor such as 2.5, at most {LARGEST_FACTOR}")
+    return factor
 
 
 def parse_tile(text: str) -> int | Literal["auto"] | None:

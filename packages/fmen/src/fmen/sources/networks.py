@@ -254,7 +254,7 @@ def load_network(weights: str | Path, model: str | None = None, *, note: Note = 
             name = "no known network" if found is None else found[0].name
             raise WeightsError(f"{weights}: these are weights of {name}, not of {model}; check --model")
         architecture, arguments = found
-    network = architecture.build(**recorded_sizes(weights, architecture), **arguments)
+    network = architecture.build(**{**arguments, **recorded_sizes(weights, architecture)})
     network.load_state_dict(state)
     return network.eval()
 

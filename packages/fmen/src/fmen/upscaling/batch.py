@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from fmen.threads import threads_restored
 from fmen.upscaling import storage
-from fmen.upscaling.enlarge import finish, run_network
+from fmen.upscaling.enlarge import finish, resized, run_network
 from fmen.upscaling.jobs import Job
 from fmen.upscaling.manifest import Settings, write_records
 from fmen.upscaling.networks import Networks
@@ -57,12 +57,14 @@ class Decoded:
         upscaler: The network; None if the result is not larger than the image.
         factor: Ratio of output to input; None for the network's scale.
         reason: Why the network is the one for degraded images; empty if it is not.
+        size: Height and width of the image, before it was resized for a network of any scale.
     """
 
     photo: Photo
     upscaler: Upscaler | None
     factor: Fraction | None
     reason: str
+    size: tuple[int, int]
 
     @property
     def small(self) -> bool:
@@ -170,11 +172,13 @@ class BatchUpscaler:
             reason = "" if smaller else self.networks.reason_for_real(photo)
             bits = 8 * photo.pixels.itemsize
             upscaler = None if smaller else self.networks.upscaler(bits, factor, degraded=bool(reason))
+            ratio = factor or Fraction(max(self.networks.scales))
             if job.target is not None:  # before the work
-                ratio = factor or max(self.networks.scales)
                 size = (math.ceil(height * ratio), math.ceil(width * ratio))
                 check_fits(job.target, *size, transparent=photo.alpha is not None)
-            decoded = Decoded(photo, upscaler, factor, reason)
+            if upscaler is not None and self.networks.any_scale:
+                photo, factor = resized(photo, ratio), None
+            decoded = Decoded(photo, upscaler, factor, reason, (height, width))
             if not decoded.small:
                 return decoded
             with self._cores:
@@ -232,8 +236,8 @@ class BatchUpscaler:
 
 def line_about(job: Job, decoded: Decoded, sr: Sequence[int]) -> str:
     """Return the line about a job, with the sizes of the image and the result."""
-    lr = decoded.photo.pixels.shape
-    line = f"{job.name} ({lr[1]}x{lr[0]}) -> {job.result} ({sr[1]}x{sr[0]})"
+    height, width = decoded.size
+    line = f"{job.name} ({width}x{height}) -> {job.result} ({sr[1]}x{sr[0]})"
     return f"{line}, weights real: {decoded.reason}" if decoded.reason else line
 
 

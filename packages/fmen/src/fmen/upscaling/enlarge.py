@@ -72,6 +72,13 @@ def run_network(upscaler: Upscaler | None, photo: Photo, on_tile: Callable[[int,
     return replace(photo, pixels=sr, alpha=np.ascontiguousarray(alpha))
 
 
+def resized(photo: Photo, factor: Fraction) -> Photo:
+    """Resize a photograph bicubically, for a network that enhances images at their own size."""
+    pixels = visible_colours(photo)
+    alpha = None if photo.alpha is None else resize(photo.alpha, photo.alpha, factor)
+    return replace(photo, pixels=resize(pixels, pixels, factor), alpha=alpha)
+
+
 def not_black(sr: Pixels, lr: Pixels) -> Pixels:
     """Return ``sr``, or raise ModelError if it is black and ``lr`` is not."""
     if not sr.any() and is_bright(lr):

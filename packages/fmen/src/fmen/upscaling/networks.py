@@ -17,6 +17,7 @@ from fmen.upscaling.photo import Photo
 from fmen_core import Upscaler
 from fmen_core.architecture import sr_model
 from fmen_core.interpolation import interpolate
+from fmen_core.models.imdn_as import IMDNAS
 
 SCALES = (2, 3, 4)
 """The scales of the bundled networks."""
@@ -32,6 +33,8 @@ def needed_scale(factor: Fraction | None) -> int:
 
 class Networks:
     """The networks of a run, by scale. Can be pickled until ``upscaler`` is called.
+
+    A network of any scale, IMDN-AS, runs at the scale 1, on an image that was resized to its final size before.
 
     Args:
         files: The weights files, one for each scale.
@@ -64,6 +67,8 @@ class Networks:
             self.titles = [f"{1 - denoise:g} of {self.titles[0]} and {denoise:g} of {weights_title(real[0])}"]
             self.models = [interpolate(self.models[0], real[1], denoise)]
             self.real = None
+        self.any_scale = any(isinstance(model, IMDNAS) for model in self.models)
+        self.models = [model.at_scale(1) if isinstance(model, IMDNAS) else model for model in self.models]
         alike = {*self.scales, *([sr_model(self.real[1]).scale] if self.real else [])}
         # An output size that is the network's scale needs no resizing, and its results are those of a run without one.
         self.size = None if size == OutputSize(Fraction(self.scales[0])) and len(alike) == 1 else size
@@ -99,9 +104,10 @@ class Networks:
 
     def lines(self, where: str = "") -> list[str]:
         """Return a line about each network for the user; ``where`` follows what is computed where."""
+        scales = ["any scale" if self.any_scale else f"x{model.scale}" for model in self.models]
         lines = [
-            f"weights {title}: {model.name} x{model.scale}{where}"
-            for title, model in zip(self.titles, self.models, strict=True)
+            f"weights {title}: {model.name} {scale}{where}"
+            for title, model, scale in zip(self.titles, self.models, scales, strict=True)
         ]
         if len(self.models) > 1:
             lines.append("each image uses the smallest scale that reaches its output size")

@@ -33,18 +33,18 @@ class Bicubic(nn.Module):
 
     Args:
         scale: Upscaling factor.
+        persistent: Whether the weights are part of the state dict.
     """
 
-    def __init__(self, scale: int) -> None:
+    def __init__(self, scale: int, *, persistent: bool = True) -> None:
         super().__init__()
         phases = (torch.arange(float(scale)) + 0.5) / scale - 0.5
         distance = (phases[:, None] - torch.arange(-2.0, 3.0)).abs()
         near = 1.5 * distance**3 - 2.5 * distance**2 + 1
         far = -0.5 * distance**3 + 2.5 * distance**2 - 4 * distance + 2
         self.weights: Tensor
-        self.register_buffer(
-            "weights", torch.where(distance <= 1, near, torch.where(distance < 2, far, torch.zeros_like(distance)))
-        )
+        weights = torch.where(distance <= 1, near, torch.where(distance < 2, far, torch.zeros_like(distance)))
+        self.register_buffer("weights", weights, persistent=persistent)
 
     def forward(self, x: Tensor) -> Tensor:
         """Enlarge ``(N, C, H, W)`` to ``(N, C, scale*H, scale*W)``."""
