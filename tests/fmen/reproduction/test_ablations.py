@@ -13,7 +13,7 @@ from fmen.errors import UserError
 from fmen.reproduction import ablated_fmen, ablations, budget
 from fmen.reproduction.ablated_fmen import AblatedFMEN, NormalizedHFAB, PlainHFAB
 from fmen.reproduction.ablations import VARIANTS, folded, variant
-from fmen.reproduction.budget import final_psnr, trained_run
+from fmen.reproduction.budget import trained_run
 from fmen.reproduction.result import Options
 from fmen.sources.networks import build_network
 from fmen.training.recipe import Recipe
@@ -53,6 +53,7 @@ def test_the_parameters_of_each_variant_are_those_of_its_parts() -> None:
     expected["HFAB after every second ERB"] -= 2 * branch
     deeper = hfab_params(16, 2) - branch
     expected["branch as deep as the trunk"] -= 2 * erb + 2 * branch - 2 * deeper
+    expected["48 channels"] = 319_740
     counted = {name: sum(p.numel() for p in reparameterize(variant(name)).parameters()) for name in VARIANTS}
     assert counted == expected
     assert (counted["HFAB after every second ERB"], counted["branch as deep as the trunk"]) == (302_854, 221_934)
@@ -159,14 +160,13 @@ def test_a_finished_run_is_read_again_and_other_data_are_refused(
 
     monkeypatch.setattr(budget, "train", train)
     monkeypatch.chdir(tmp_path)
-    options = Options(minutes=2.5)
+    options = Options(steps=250)
     arguments: Any = ("own", f"{ablated_fmen.__file__}:AblatedFMEN", {"sigmoid": False}, options)
     first, again, other = (trained_run(*arguments, seed) for seed in (0, 0, 1))
-    assert final_psnr(first) == 21.5
-    assert (first.folder, other.folder.name) == (again.folder, "own_2.5min_seed1")
-    assert [(recipe.seed, recipe.minutes, recipe.model_args) for recipe in trained] == [
-        (0, 2.5, {"sigmoid": False}),
-        (1, 2.5, {"sigmoid": False}),
+    assert (first.folder, other.folder.name) == (again.folder, "own_250steps_seed1")
+    assert [(recipe.seed, recipe.steps, recipe.warmup, recipe.model_args) for recipe in trained] == [
+        (0, 250, 25, {"sigmoid": False}),
+        (1, 250, 25, {"sigmoid": False}),
     ]
     with pytest.raises(UserError, match="trained with other --data or --val-data; remove it"):
-        trained_run(*arguments[:3], Options(minutes=2.5, data="photos"), 0)
+        trained_run(*arguments[:3], Options(steps=250, data="photos"), 0)

@@ -27,6 +27,7 @@ from fmen.sources.networks import build_network
 from fmen_core import reparameterize
 from fmen_core.blocks.attention import ESA, ContrastAttention
 from fmen_core.blocks.reparameterizable import RRRB, PlainConv
+from fmen_eval import Runtime, measure
 
 SMALL = {"edsr-baseline": {"n_feats": 4, "n_blocks": 2}, "memnet": {"n_feats": 4, "n_blocks": 2, "n_recursions": 2}}
 SMALL["fmen"] = {"n_feats": 4, "mid_feats": 6, "down_blocks": 1, "up_blocks": (1, 1)}  # type: ignore[dict-item]
@@ -75,7 +76,14 @@ def test_the_merged_forms_of_the_three_blocks_have_the_same_parameters() -> None
     assert len(rows) == 9 and all(len({row.ours for row in rows[at : at + 3]}) == 1 for at in (0, 3, 6))
 
 
-def test_times_are_measured_in_turns_and_compared_with_the_baseline() -> None:
+def test_times_are_measured_in_turns_and_compared_with_the_baseline(monkeypatch: pytest.MonkeyPatch) -> None:
+    times: dict[str, Runtime] = {}
+
+    def recorded(*args: Any, **kwargs: Any) -> dict[str, Runtime]:
+        times.update(measure(*args, **kwargs))
+        return times
+
+    monkeypatch.setattr(variants, "measure", recorded)
     assert time_rows(CHAINS, Options(), (16, 16), {}) == ([], "")
     rows, conditions = time_rows(CHAINS, Options(runs=2, device="cpu"), (16, 16), {"one": "one", "two": "one"})
     assert [row.key for row in rows] == [
@@ -83,7 +91,8 @@ def test_times_are_measured_in_turns_and_compared_with_the_baseline() -> None:
         ("two", "inference time"),
         ("two", "time, relative to one"),
     ]
-    assert rows[2].ours == pytest.approx(100 * (rows[1].ours / rows[0].ours - 1))
+    one, two = times["one"].times_ms, times["two"].times_ms
+    assert rows[2].ours == pytest.approx(100 * ((two[0] / one[0] + two[1] / one[1]) / 2 - 1))
     assert "LR image 16x16" in conditions and "2 interleaved runs" in conditions
 
 
@@ -93,14 +102,15 @@ def test_all_networks_are_trained_in_turns_with_every_seed(monkeypatch: pytest.M
     def fake(name: str, model: str, args: Mapping[str, Any], options: Options, seed: int) -> SimpleNamespace:
         done.append((name, model.rsplit(":", 1)[1], seed))
         psnr = 30.0 + seed + args["n_blocks"]
-        return SimpleNamespace(records=lambda: [{"step": 0, "psnr": 20.0}, {"step": 5}, {"step": 9, "psnr": psnr}])
+        first, last = {"step": 0, "psnr": 20.0, "seconds": 1.0}, {"step": 9, "psnr": psnr, "seconds": 4.0 + seed}
+        return SimpleNamespace(records=lambda: [first, {"step": 5, "seconds": 2.0}, last])
 
     monkeypatch.setattr(variants, "trained_run", fake)
-    rows, curves = training_rows(CHAINS, Options(minutes=3, seeds=2, device="cpu"))
+    rows, curves = training_rows(CHAINS, Options(steps=3, seeds=2, device="cpu"))
     assert done == [("one", "Chain", 0), ("two", "Chain", 0), ("one", "Chain", 1), ("two", "Chain", 1)]
-    assert [(row.subject, row.ours, row.note) for row in rows] == [
-        ("one", 31.5, "Seeds: 31.00, 32.00 dB."),
-        ("two", 32.5, "Seeds: 32.00, 33.00 dB."),
+    assert [(row.subject, row.ours, row.note, row.seconds) for row in rows] == [
+        ("one", 31.5, "Seeds: 31.00, 32.00 dB.", 9.0),
+        ("two", 32.5, "Seeds: 32.00, 33.00 dB.", 9.0),
     ]
     assert curves["one"][1] == [(0, 20.0), (9, 32.0)]
     assert order(curves) == "By PSNR, the order is two, one with every seed."

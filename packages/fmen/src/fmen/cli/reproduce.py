@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fmen.cli.options import Device, Threads
 from fmen.errors import UserError
+
+if TYPE_CHECKING:
+    from fmen.reproduction.result import Options
 
 
 def reproduce(
@@ -21,10 +24,10 @@ def reproduce(
     ] = None,
     page: Annotated[Path | None, typer.Option(metavar="FILE.md", help="Write a page of all results in --out.")] = None,
     runs: Annotated[int, typer.Option(metavar="N", min=0, help="Timed runs per network. 0: no times.")] = 0,
-    minutes: Annotated[
-        float, typer.Option(metavar="M", min=0, help="Training time per network. 0: nothing is trained.")
+    steps: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Training steps per network. 0: nothing is trained.")
     ] = 0,
-    seeds: Annotated[int, typer.Option(metavar="N", min=1, help="Trainings per network, with --minutes.")] = 2,
+    seeds: Annotated[int, typer.Option(metavar="N", min=1, help="Trainings per network, with --steps.")] = 2,
     weights: Annotated[
         list[str] | None,
         typer.Option(metavar="FILE|NAME", help="Weights for figures. Default: the bundled ones. Repeatable."),
@@ -40,7 +43,7 @@ def reproduce(
         list[Path] | None,
         typer.Option(metavar="FILE.json", help="For correlation: results of fmen bench --json. Repeatable."),
     ] = None,
-    data: Annotated[str, typer.Option(metavar="DIR|sample", help="Training images, with --minutes.")] = "sample",
+    data: Annotated[str, typer.Option(metavar="DIR|sample", help="Training images, with --steps.")] = "sample",
     val_data: Annotated[str, typer.Option(metavar="DIR|sample", help="Images to measure PSNR on.")] = "sample",
     device: Device = "auto",
     threads: Threads = None,
@@ -48,7 +51,7 @@ def reproduce(
     """Reproduce a table or figure of the paper.
 
     Prints a Markdown table with the published figures beside ours. Parameters and multiply-adds take seconds. Times
-    are measured with --runs, and PSNR after a short training with --minutes.
+    are measured with --runs, and PSNR after a short training with --steps.
     """
     from fmen.reproduction.experiments import EXPERIMENTS, chosen, write_page
     from fmen.reproduction.experiments import reproduce as run
@@ -61,7 +64,7 @@ def reproduce(
     options = Options(
         out=out,
         runs=runs,
-        minutes=minutes,
+        steps=steps,
         seeds=seeds,
         device=device,
         threads=threads,
@@ -77,15 +80,16 @@ def reproduce(
         width = max(map(len, EXPERIMENTS))
         typer.echo("\n".join(f"{key:<{width}}  {experiment.title}" for key, experiment in EXPERIMENTS.items()))
     for experiment in () if name is None else chosen(name):
-        result = run(experiment, options, command(experiment.name, runs, minutes, seeds))
+        result = run(experiment, options, command(experiment.name, options))
         typer.echo(f"{experiment.title}\n\n{result.markdown()}\n")
     if page is not None and out is not None:
         write_page(page, out)
         typer.echo(f"wrote {page}")
 
 
-def command(name: str, runs: int, minutes: float, seeds: int) -> str:
+def command(name: str, options: Options) -> str:
     """Return the command line that makes a row, with the options that determine its figures."""
-    timed = f" --runs {runs}" if runs else ""
-    trained = f" --minutes {minutes:g} --seeds {seeds}" if minutes else ""
+    timed = f" --runs {options.runs}" if options.runs else ""
+    data = f" --data {options.data} --val-data {options.val_data}"
+    trained = f" --steps {options.steps} --seeds {options.seeds}{data}" if options.steps else ""
     return f"fmen reproduce {name}{timed}{trained}"

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import replace
-from statistics import mean
 from typing import Any
 
 import torch
 from torch import nn
 
-from fmen.reproduction import ablated_fmen
 from fmen.reproduction.ablated_fmen import AblatedFMEN
-from fmen.reproduction.budget import final_psnr, trained_run
 from fmen.reproduction.result import Experiment, Options, Result, Row
+from fmen.reproduction.variants import Variant, order, training_rows
 from fmen_core import expand, find_weights, load, reparameterize
 from fmen_core.device import pick_device
 from fmen_core.reparam import synthetic_images
@@ -31,12 +28,14 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "HFAB after every second ERB": {"every": 2, "up_blocks": (2, 1, 1)},
     "shortcuts in the trunk": {"shortcuts": True},
     "BatchNorm padded with zeros": {"zero_padding": True},
+    "48 channels": {"n_feats": 48},
 }
 """The arguments of each variant. A branch as deep as the trunk has 2 ERBs, as the shortened trunk has."""
 
 NOTES = {
     "shortcuts in the trunk": "The paper's Table 1: FMEN takes 46.1 ms with residual blocks and 40.4 ms with ERBs, "
     "EDSR-baseline 99.8 ms and 90.6 ms.",
+    "48 channels": "Three vectors of sixteen floats; 50 channels take four.",
     "BatchNorm padded with zeros": "Folding assumes padding with the BatchNorm's shift.",
 }
 
@@ -54,7 +53,7 @@ def variant(name: str) -> nn.Module:
 
 
 def run(options: Options) -> Result:
-    """Count the variants; with ``options.runs`` also time them, and with ``options.minutes`` train them."""
+    """Count the variants; with ``options.runs`` also time them, and with ``options.steps`` train them."""
     networks = {name: reparameterize(variant(name)) for name in VARIANTS}
     rows = [row for name, network in networks.items() for row in counted(name, network)]
     rows += [folded(name) for name in ("FMEN-S", "BatchNorm padded with zeros")]
@@ -69,10 +68,10 @@ def run(options: Options) -> Result:
             f"{device_name(device)}; PyTorch {torch.__version__}, {arithmetic(device)}; LR image {size}; "
             f"median of {options.runs} interleaved runs"
         )
-    if options.minutes:
-        rows += [trained(name, options) for name in VARIANTS]
+    psnr, curves = training_rows([Variant(name, AblatedFMEN, args) for name, args in VARIANTS.items()], options)
+    rows += psnr
     rows.sort(key=lambda row: list(VARIANTS).index(row.subject))
-    return Result(rows, [SAME_FORM, *([ranking(rows)] if options.minutes else [])], conditions)
+    return Result(rows, [SAME_FORM, *([order(curves)] if curves else [])], conditions)
 
 
 def counted(name: str, network: nn.Module) -> list[Row]:
@@ -110,25 +109,6 @@ def folded(name: str) -> Row:
     difference = (network(images) - reparameterize(network)(images)).abs().max()
     seconds = time.perf_counter() - started
     return Row(name, "largest difference after folding", float(difference), " gray levels", 3, seconds=seconds)
-
-
-def trained(name: str, options: Options) -> Row:
-    """Return the mean PSNR of a variant over the seeds, and the spread."""
-    started = time.perf_counter()
-    model = f"{ablated_fmen.__file__}:AblatedFMEN"
-    folder = "ablation_" + name.replace(" ", "-").lower()
-    runs = [trained_run(folder, model, VARIANTS[name], options, seed) for seed in range(options.seeds)]
-    found = [final_psnr(each) for each in runs]
-    steps = ", ".join(f"{each.recipe().steps:,}" for each in runs)
-    note = f"{min(found):.2f} to {max(found):.2f} dB over {len(found)} seeds; {steps} steps."
-    row = Row(name, f"PSNR after {options.minutes:g} minutes", mean(found), " dB", 2, note=note)
-    return replace(row, seconds=time.perf_counter() - started)
-
-
-def ranking(rows: list[Row]) -> str:
-    """Return the variants in the order of their PSNR."""
-    found = sorted((row for row in rows if row.quantity.startswith("PSNR")), key=lambda row: -row.ours)
-    return "By PSNR: " + ", ".join(f"{row.subject} {row.ours:.2f} dB" for row in found) + "."
 
 
 EXPERIMENT = Experiment("ablations", "Ablations of FMEN-S", run)

@@ -109,8 +109,8 @@ Super-Resolution", CVPR Workshops 2022), made afresh by `fmen reproduce`. The di
 published one, in the digits of the published one. Papers round or truncate; both count as equal. The seconds are what
 the row takes.
 
-Parameters and multiply-adds follow from the architecture. Networks that are trained here are trained for minutes on a
-CPU, as the command says. That is not what they reach in the paper's training on GPUs.
+Parameters and multiply-adds follow from the architecture. Networks that are trained here are trained for some hundred
+steps on a CPU, as the command says. That is not what they reach in the paper's training on GPUs.
 
 The page is made from the JSON files of the results:
 `fmen reproduce --out results/reproduction --page docs/reproduction.md`.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 PAPER = 'Du et al., "Fast and Memory-Efficient Network Towards Efficient Image Super-Resolution", 2022'
+FMEN_TABLE1 = f"{PAPER}, Table 1"
 FMEN_TABLE2 = f"{PAPER}, Table 2"
 FMEN_TABLE3 = f"{PAPER}, Table 3"
 FMEN_ANALYSIS = f"{PAPER}, Section 3.1"

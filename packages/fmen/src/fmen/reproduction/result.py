@@ -18,7 +18,7 @@ class Options:
     Attributes:
         out: Folder for images; None if they are not wanted.
         runs: Timed forward passes per network; 0 to measure no time.
-        minutes: Training time per network; 0 to train nothing.
+        steps: Training steps per network; 0 to train nothing.
         seeds: Trained networks per row.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
         threads: CPU threads; None for one per core.
@@ -33,7 +33,7 @@ class Options:
 
     out: Path | None = None
     runs: int = 0
-    minutes: float = 0.0
+    steps: int = 0
     seeds: int = 2
     device: str = "auto"
     threads: int | None = None

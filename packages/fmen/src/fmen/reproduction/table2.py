@@ -73,7 +73,7 @@ VARIANTS = (
 
 
 def run(options: Options) -> Result:
-    """Count the parameters; measure times with ``options.runs``, and PSNR with ``options.minutes``."""
+    """Count the parameters; measure times with ``options.runs``, and PSNR with ``options.steps``."""
     baselines = dict.fromkeys((variant.title for variant in VARIANTS), VARIANTS[0].title)
     times, conditions = time_rows(VARIANTS, options, (256, 256), baselines)
     psnr, curves = training_rows(VARIANTS, options)

@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 import torch
@@ -37,6 +37,8 @@ class Variant:
         params: Published thousands of parameters; None if there are none.
         source: Where they are published.
         note: What the parameters depend on.
+        increase: Published increase of the inference time over the baseline, in percent; None if there is none.
+        increase_source: Where it is published.
     """
 
     title: str
@@ -45,6 +47,8 @@ class Variant:
     params: float | None = None
     source: str = ""
     note: str = ""
+    increase: float | None = None
+    increase_source: str = ""
 
     @property
     def model(self) -> str:
@@ -98,14 +102,18 @@ def time_rows(
     networks = {variant.title: variant.inference_form() for variant in variants}
     times = measure(networks, lr_size, device=device, runs=options.runs, progress=options.progress)
     rows = []
-    for title, runtime in times.items():
+    for variant in variants:
+        title, runtime = variant.title, times[variant.title]
         seconds = sum(runtime.times_ms) / 1e3
         lower, upper = runtime.quartiles_ms
         note = f"Quartiles {lower:.1f} and {upper:.1f} ms."
         rows.append(Row(title, "inference time", runtime.median_ms, " ms", 1, note=note, seconds=seconds))
         if (base := baselines[title]) != title:
-            increase = 100 * (runtime.median_ms / times[base].median_ms - 1)
-            rows.append(Row(title, f"time, relative to {base}", increase, " %", 1, seconds=seconds))
+            # both sides of a ratio are of the same round, so that changes of the processor's speed cancel out
+            ratios = [ours / theirs for ours, theirs in zip(runtime.times_ms, times[base].times_ms, strict=True)]
+            quantity, source = f"time, relative to {base}", variant.increase_source
+            increase = 100 * (median(ratios) - 1)
+            rows.append(Row(title, quantity, increase, " %", 1, variant.increase, source, seconds=seconds))
     height, width = lr_size
     conditions = (
         f"{device_name(device)}; PyTorch {torch.__version__}, {arithmetic(device)}; LR image {width}x{height}, x4; "
@@ -115,13 +123,13 @@ def time_rows(
 
 
 def training_rows(variants: Sequence[Variant], options: Options) -> tuple[list[Row], dict[str, list[Curve]]]:
-    """Train every variant with every seed for the same time; see :func:`fmen.reproduction.budget.trained_run`.
+    """Train every variant with every seed for as many steps; see :func:`fmen.reproduction.budget.trained_run`.
 
     Seeds are trained in turns, so that an interrupted comparison has all networks of the first seed.
 
     Args:
         variants: The networks.
-        options: ``minutes``, ``seeds``, ``data`` and ``val_data``; with 0 minutes, nothing is trained.
+        options: ``steps``, ``seeds``, ``data`` and ``val_data``; with 0 steps, nothing is trained.
 
     Returns:
         The rows, and the curves of all seeds by the title of the network.
@@ -129,22 +137,22 @@ def training_rows(variants: Sequence[Variant], options: Options) -> tuple[list[R
     Raises:
         UserError: The data cannot be used.
     """
-    if not options.minutes:
+    if not options.steps:
         return [], {}
     curves: dict[str, list[Curve]] = {variant.title: [] for variant in variants}
     seconds = dict.fromkeys(curves, 0.0)
     for seed in range(options.seeds):
         for variant in variants:
-            started = time.perf_counter()
             name = re.sub(r"[^a-z0-9]+", "-", variant.title.lower())
             run = trained_run(name, variant.model, variant.args, options, seed)
-            curves[variant.title].append([(entry["step"], entry["psnr"]) for entry in run.records() if "psnr" in entry])
-            seconds[variant.title] += time.perf_counter() - started
+            records = run.records()
+            curves[variant.title].append([(entry["step"], entry["psnr"]) for entry in records if "psnr" in entry])
+            seconds[variant.title] += records[-1]["seconds"]
     rows = []
     for title, found in curves.items():
         finals = [curve[-1][1] for curve in found]
         note = f"Seeds: {', '.join(f'{value:.2f}' for value in finals)} dB."
-        quantity = f"PSNR on {options.val_data} after {options.minutes:g} minutes"
+        quantity = f"PSNR on {options.val_data} after {options.steps:,} steps"
         rows.append(Row(title, quantity, fmean(finals), " dB", 2, note=note, seconds=seconds[title]))
     return rows, curves
 
