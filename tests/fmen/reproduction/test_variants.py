@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from fmen.reproduction import table1, table2, variants
+from fmen.reproduction import blocks, table1, table2, variants
 from fmen.reproduction.result import Options
 from fmen.reproduction.table1 import Block, WithBlocks
 from fmen.reproduction.table2 import Chain
@@ -128,3 +129,16 @@ def test_the_network_of_a_recipe_is_the_class_in_its_file() -> None:
         built.get_submodule("body").get_parameter("0.conv1.expand_conv.bias")
     )
     assert table2.VARIANTS[3].model == "fmen"
+
+
+def test_blocks_are_trained_in_one_network_and_their_curves_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    curves = {variant.title: [[(0, 1.0), (2, 30.0), (4, 31.0)]] for variant in blocks.VARIANTS}
+    monkeypatch.setattr(blocks, "training_rows", lambda variants, options: ([], curves if options.steps else {}))
+    result = blocks.run(Options(out=tmp_path, steps=4))
+    params = {row.subject: round(1000 * row.ours) for row in result.rows}
+    assert (params["RRRB"], params["3x3 convolution"]) == (1_045_866, 342_218)  # with the BatchNorms of the branches
+    assert result.images == {"PSNR by step, the first seed": "blocks.svg"}
+    assert "FMEN-S with each block: 4 steps each" in (tmp_path / "blocks.svg").read_text()
+    assert blocks.run(Options()).images == {}

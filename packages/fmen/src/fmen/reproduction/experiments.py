@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fmen.errors import UserError
 from fmen.json_file import write_json
-from fmen.reproduction import ablations, accuracy, correlation, memory, spectra, table1, table2, table3, table4
+from fmen.reproduction import ablations, accuracy, blocks, correlation, memory, spectra, table1, table2, table3, table4
 from fmen.reproduction.result import Experiment, Options, Result, merged
 from fmen_data.atomic import atomic_write_bytes
 
@@ -25,6 +25,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         *spectra.EXPERIMENTS,
         memory.EXPERIMENT,
         ablations.EXPERIMENT,
+        blocks.EXPERIMENT,
         correlation.EXPERIMENT,
     )
 }

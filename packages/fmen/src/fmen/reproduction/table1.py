@@ -7,11 +7,9 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fmen.charts.curves import draw_lines
-from fmen.charts.style import save_figure
 from fmen.reproduction.published import FMEN_TABLE1
 from fmen.reproduction.result import Experiment, Options, Result
-from fmen.reproduction.variants import Curve, Variant, order, parameter_rows, time_rows, training_rows
+from fmen.reproduction.variants import Variant, draw_curves, order, parameter_rows, time_rows, training_rows
 from fmen_core import create_model
 from fmen_core.blocks.reparameterizable import BLOCKS
 from fmen_core.device import pick_device
@@ -25,9 +23,6 @@ BLOCK_NAMES = ("pb", "rb", "erb")
 
 HOSTS = {"edsr-baseline": "EDSR-baseline", "memnet": "MemNet", "fmen": "FMEN"}
 """The networks whose blocks are replaced, with their titles."""
-
-SHOWN_DB = 2.5
-"""The PSNR axis starts this far below the best value."""
 
 LR_SIDES = {"edsr-baseline": 256, "memnet": 64, "fmen": 256}
 """Side of the image for times. MemNet takes 185 billion multiply-adds for 64 pixels."""
@@ -136,20 +131,10 @@ def run(options: Options) -> Result:
         of_host = {name: found for name, found in curves.items() if name.startswith(title)}
         remarks.append(f"{title}: {order(of_host)}")
         if options.out is not None:
-            images[f"Figure 5: PSNR of {title} by step, the first seed"] = draw(title, of_host, options)
+            images[f"Figure 5: PSNR of {title} by step, the first seed"] = draw_curves(
+                f"figure5_{title.lower()}.svg", title, of_host, options
+            )
     return Result([*parameter_rows(VARIANTS), *times, *psnr], remarks, "; ".join(conditions), images)
-
-
-def draw(title: str, curves: dict[str, list[Curve]], options: Options) -> str:
-    """Draw the PSNR of the first seed by step; return the name of the file in ``options.out``."""
-    lines = {name: [point for point in found[0] if point[0]] for name, found in curves.items()}
-    name = f"figure5_{title.lower()}.svg"
-    bottom = max(psnr for line in lines.values() for _, psnr in line) - SHOWN_DB
-    heading, axis = f"{title}: {options.steps:,} steps each", f"PSNR on {options.val_data}, dB"
-    figure = draw_lines(heading, "step", axis, lines, bottom=bottom)
-    assert options.out is not None
-    save_figure(figure, options.out / name)
-    return name
 
 
 EXPERIMENT = Experiment("table1", "Table 1 and Figure 5: plain, residual and enhanced residual blocks, x4", run)

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from fmen.charts.curves import draw_lines
+from fmen.charts.style import save_figure
 from fmen.reproduction.budget import trained_run
 from fmen.reproduction.result import Options, Row
 from fmen_core import create_model, reparameterize
@@ -21,6 +23,9 @@ from fmen_core.precision import float32_mode
 from fmen_eval import arithmetic, device_name, measure
 
 SCALE = 4
+
+SHOWN_DB = 2.5
+"""The PSNR axis of a plot starts this far below the best value."""
 
 Curve = list[tuple[int, float]]
 """PSNR in dB by step."""
@@ -167,3 +172,23 @@ def order(curves: Mapping[str, Sequence[Curve]]) -> str:
     if len(set(orders)) == 1:
         return f"By PSNR, the order is {first}" + (" with every seed." if len(orders) > 1 else " with the one seed.")
     return "By PSNR, the order depends on the seed: " + "; ".join(", ".join(titles) for titles in orders) + "."
+
+
+def draw_curves(name: str, title: str, curves: Mapping[str, Sequence[Curve]], options: Options) -> str:
+    """Draw the PSNR of the first seed by step, from step 1 on.
+
+    Args:
+        name: Name of the file in ``options.out``.
+        title: What the networks have in common.
+        curves: As :func:`training_rows` returns them.
+        options: The folder, the steps and the validation images.
+
+    Returns:
+        ``name``.
+    """
+    assert options.out is not None
+    lines = {label: [point for point in found[0] if point[0]] for label, found in curves.items()}
+    bottom = max(psnr for line in lines.values() for _, psnr in line) - SHOWN_DB
+    heading, axis = f"{title}: {options.steps:,} steps each", f"PSNR on {options.val_data}, dB"
+    save_figure(draw_lines(heading, "step", axis, lines, bottom=bottom), options.out / name)
+    return name
