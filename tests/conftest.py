@@ -28,6 +28,8 @@ SMALL: dict[str, dict[str, int]] = {
     "edsr-baseline": {"n_feats": 16, "n_blocks": 3},
     "idn": {"n_feats": 16, "n_blocks": 2},
     "carn": {"n_feats": 16},
+    "msrresnet": {"n_feats": 16, "n_blocks": 3},
+    "pan": {"n_blocks": 3},
 }
 """Sizes for tests of networks that take seconds at their published sizes, most of which compute at HR size."""
 

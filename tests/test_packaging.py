@@ -71,7 +71,7 @@ def test_a_wheel_contains_every_file_of_its_package_and_no_other(wheels: dict[st
 
 def test_data_files_are_in_the_wheels(wheels: dict[str, Path]) -> None:
     application, core = files(wheels["fmen"]), files(wheels["fmen_core"])
-    for recipe in ("paper", "fast", "cpu", "quick", "real", "staged"):
+    for recipe in ("paper", "fast", "cpu", "quick", "real", "staged", "fimdn"):
         assert f"fmen/training/recipes/{recipe}.yaml" in application
     for file in ("submission/package/test_demo.py.in", "submission/package/team.yaml", "report/assets/report.html"):
         assert f"fmen/{file}" in application

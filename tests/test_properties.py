@@ -17,7 +17,7 @@ from torch import nn
 
 from fmen.training.recipe import Recipe, RecipeError, dump_recipe, load_recipe, make_recipe
 from fmen_core import create_model, expand, load, reparameterize, save
-from fmen_core.blocks.reparameterizable import BLOCKS
+from fmen_core.blocks.by_name import BLOCKS
 from fmen_data import PatchCache, PatchSampler, imresize, open_dataset, prepare_cache, write_image
 
 EXAMPLES = int(os.environ.get("FMEN_EXAMPLES", "15"))

@@ -17,7 +17,8 @@ import torch
 from torch import nn
 
 from fmen_core import FMENTraining, Upscaler, load, reparameterize
-from fmen_core.blocks.reparameterizable import BLOCKS, set_collapsed
+from fmen_core.blocks.by_name import BLOCKS
+from fmen_core.blocks.reparameterizable import set_collapsed
 from fmen_data import list_images, read_image
 
 

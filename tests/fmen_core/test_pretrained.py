@@ -154,8 +154,8 @@ def test_names_are_unique() -> None:
     assert len(set(known_names())) == len(known_names())
 
 
-def test_published_names_are_those_of_the_files_and_three_more() -> None:
-    assert {entry.name for entry in PUBLISHED} == FILES.keys() | {"efdn", "pkdsr", "haesr"}
+def test_published_names_are_those_of_the_files_and_five_more() -> None:
+    assert {entry.name for entry in PUBLISHED} == FILES.keys() | {"efdn", "pkdsr", "haesr", "pan-x2", "pan-x4"}
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -18,7 +18,7 @@ from fmen_core.streaming import Stream, streamable
 
 STREAMED = {
     "fmen-s", "fmen", "imdn-baseline", "imdn-plus", "spanf", "tsr", "dscf", "span", "spanv2", "disp", "pds", "pkdsr",
-    "edsr-baseline", "carn",
+    "edsr-baseline", "carn", "fimdn",
 }  # fmt: skip
 
 

@@ -19,7 +19,8 @@ from torch import Tensor
 from ways import SCALE, TOLERANCE, Way, difference, randomised, step_of
 
 from fmen_core import FMENTraining
-from fmen_core.blocks.reparameterizable import BLOCKS, set_collapsed
+from fmen_core.blocks.by_name import BLOCKS
+from fmen_core.blocks.reparameterizable import set_collapsed
 
 SIDES = ("collapsed", "expanded")
 

@@ -184,7 +184,7 @@ class Wide(ReparamConv2d):
         ),
         (OWN_BLOCK, "Wide(width, width, gain=3)", ["body.weight", "body.bias"]),
         (
-            "from fmen_core.blocks.reparameterizable import BLOCKS",
+            "from fmen_core.blocks.by_name import BLOCKS",
             "nn.Sequential(*(make(width, 2) for make in BLOCKS.values()))",
             ["body.0.rep_conv.weight", "body.1.weight", "body.5.bias"],
         ),

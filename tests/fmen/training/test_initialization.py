@@ -11,7 +11,7 @@ import torch
 from fmen.training.initialization import initial_network, initialise_he
 from fmen.training.recipe import Recipe, RecipeError
 from fmen_core import FMENTraining, WeightsError, find_weights, load, save
-from fmen_core.blocks.reparameterizable import BLOCKS
+from fmen_core.blocks.by_name import BLOCKS
 
 
 @pytest.mark.parametrize("block", BLOCKS)
@@ -95,3 +95,20 @@ def test_weights_of_which_nothing_matches_are_refused(recipe_of: Callable[..., R
         initial_network(recipe_of(weights=str(tmp_path / "foreign.pt")))
     with pytest.raises(WeightsError, match="no weights are called 'fmen-q'"):
         initial_network(recipe_of(weights="fmen-q"))
+
+
+def test_a_run_with_more_bases_or_another_block_starts_from_the_function_of_its_weights(
+    recipe_of: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    sizes = {"n_feats": 10, "mid_feats": 8, "down_blocks": 1, "up_blocks": [1, 1]}
+    args = {**sizes, "block": "bases", "ratio": 1}
+    source = initial_network(recipe_of(seed=1, model="fmen", model_args=args)).eval()
+    save(source, tmp_path / "one.safetensors")
+    image = torch.rand(1, 3, 12, 16, generator=torch.Generator().manual_seed(0)) * 255
+    for block, ratio in (("bases", 2), ("acb-bn", 2)):
+        own = {**sizes, "block": block, "ratio": ratio}
+        keys = {"model": "fmen", "model_args": own, "weights": str(tmp_path / "one.safetensors")}
+        model = initial_network(recipe_of(seed=2, **keys)).eval()
+        assert isinstance(model, FMENTraining) and (model.sizes["block"], model.sizes["ratio"]) == (block, ratio)
+        with torch.no_grad():
+            assert (model(image) - source(image)).abs().max() < 0.1

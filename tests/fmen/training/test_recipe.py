@@ -24,7 +24,7 @@ from fmen.training.schedule import learning_rate
 
 
 def test_the_bundled_recipes_are_valid_and_carry_their_names() -> None:
-    assert set(recipe_names()) == {"paper", "fast", "cpu", "quick", "real", "staged"}
+    assert set(recipe_names()) == {"paper", "fast", "cpu", "quick", "real", "staged", "fimdn"}
     for name in recipe_names():
         assert load_recipe(name).name == name
 
@@ -154,7 +154,9 @@ def test_a_file_that_is_not_a_recipe_is_refused_in_one_line(tmp_path: Path, text
 
 
 def test_an_unknown_recipe_is_answered_with_the_nearest_one() -> None:
-    with pytest.raises(RecipeError, match=r"no recipe 'papr' \(did you mean 'paper'\?\).*cpu, fast, paper, quick"):
+    with pytest.raises(
+        RecipeError, match=r"no recipe 'papr' \(did you mean 'paper'\?\).*cpu, fast, fimdn, paper, quick"
+    ):
         load_recipe("papr")
 
 
@@ -208,6 +210,7 @@ def test_fast_uses_tf32_and_paper_does_not() -> None:
         "quick": False,
         "real": False,
         "staged": True,
+        "fimdn": True,
     }
 
 

@@ -11,9 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fmen_core.blocks.reparameterizable import ACB, BLOCKS, DBB, ECB, RRRB, PlainConv, ReparamConv2d, RepVGG
+from fmen_core.blocks.bases import FilterBases
+from fmen_core.blocks.by_name import BLOCKS
+from fmen_core.blocks.reparameterizable import ACB, DBB, ECB, RRRB, PlainConv, ReparamConv2d, RepVGG
 
-KINDS = ("rrrb", "ecb", "repvgg", "acb", "dbb", "plain")
+KINDS = ("rrrb", "ecb", "repvgg", "acb", "dbb", "plain", "bases")
 
 
 def random_block(kind: str, seed: int) -> tuple[ReparamConv2d, Tensor]:
@@ -27,6 +29,8 @@ def random_block(kind: str, seed: int) -> tuple[ReparamConv2d, Tensor]:
         block = ECB(inputs, outputs, ratio)
         if draw.random() < 0.5:
             block = ECB(inputs, inputs, ratio, identity=True)
+    elif kind == "bases":
+        block = FilterBases(inputs, outputs, ratio)
     else:
         makers = {"repvgg": RepVGG, "acb": ACB, "dbb": DBB, "plain": PlainConv}
         block = makers[kind](inputs, inputs if draw.random() < 0.5 else outputs)

@@ -1,4 +1,4 @@
-"""Networks of the challenges 2024 to 2026 against their authors' code, with the same artificial weights in both."""
+"""Networks of the challenges against their authors' code, with the same artificial weights in both."""
 
 from __future__ import annotations
 
@@ -109,8 +109,27 @@ EXPECTED: dict[str, tuple[float, ...]] = {
         2.30858047242,
         0.804944632645,
     ),
+    "pan": (
+        0.999427707023,
+        1.14708673217,
+        -1.83635743009,
+        1.07954754174,
+        0.828989200114,
+        0.446131565836,
+        1.30746153903,
+    ),
+    "msrresnet": (
+        1.05962576786,
+        75.908758378,
+        68.81838627,
+        -0.173123209659,
+        0.598825584087,
+        -0.354972262236,
+        -3.12934768392,
+    ),
 }
-"""The mean of the output, its standard deviation, and five of its elements, from the organisers' repositories."""
+"""The mean of the output, its standard deviation, and five of its elements, from the organisers' repositories; those of
+PAN and MSRResNet from zhaohengyuan1/PAN."""
 
 
 def fill(model: nn.Module) -> None:

@@ -24,7 +24,8 @@ from fmen_core import (
     save,
 )
 from fmen_core.blocks.attention import HFAB
-from fmen_core.blocks.reparameterizable import BLOCKS, RRRB, set_collapsed
+from fmen_core.blocks.by_name import BLOCKS
+from fmen_core.blocks.reparameterizable import RRRB, set_collapsed
 from fmen_core.models.fmen import ERB
 from fmen_core.pixels import Image, to_image
 
@@ -141,7 +142,7 @@ def test_expansion_to_no_channels_is_refused(name: str) -> None:
 
 
 def test_unknown_block_is_refused_with_the_choices() -> None:
-    message = "fmen-s: there is no block 'conv'; choose one of rrrb, ecb, repvgg, acb, dbb, plain"
+    message = "fmen-s: there is no block 'conv'; choose one of rrrb, ecb, repvgg, acb, dbb, plain, acb-bn, bases"
     with pytest.raises(ModelError, match=message):
         create_model("fmen-s", block="conv")
     with pytest.raises(ModelError, match="fmen-s has no size called 'block'"):

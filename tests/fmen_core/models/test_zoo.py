@@ -52,6 +52,13 @@ CHALLENGE_TABLE = {
     "haesr": (352_869, 20.7601, 503.7781, 165),
 }
 
+AIM_2020_TABLE = {
+    "msrresnet": (1_517_571, 166.36, 292.55, 37),
+    "pan": (272_419, 32.19, 270.53, 121),
+    "fimdn": (687_056, 44.98, 118.49, 33),
+}
+"""Zhang et al., "AIM 2020 Challenge on Efficient Super-Resolution", table 1, which has the parameters in thousands."""
+
 FMEN_S = {"n_feats": 50, "mid_feats": 16, "down_blocks": 4, "up_blocks": (2, 1, 1, 1, 1)}
 
 PUBLISHED = {
@@ -127,6 +134,15 @@ def test_network_has_the_figures_of_the_challenge_table(name: str) -> None:
     flops, activations, convs = count_by_the_challenge_rule(model)
     params = sum(parameter.numel() for parameter in model.parameters())
     assert (params, round(flops / 1e9, 4), round(activations / 1e6, 4), convs) == CHALLENGE_TABLE[name]
+
+
+@pytest.mark.parametrize("name", AIM_2020_TABLE)
+def test_network_has_the_figures_of_the_table_of_aim_2020(name: str) -> None:
+    with torch.device("meta"):
+        model = create_model(name, form="inference")
+    flops, activations, convs = count_by_the_challenge_rule(model)
+    params = sum(parameter.numel() for parameter in model.parameters())
+    assert (params, round(flops / 1e9, 2), round(activations / 1e6, 2), convs) == AIM_2020_TABLE[name]
 
 
 @pytest.mark.parametrize(("scale", "params"), [(2, 694_404), (3, 703_059), (4, 715_176)])
@@ -250,8 +266,9 @@ def test_sizes_that_give_no_network_are_refused(form: str, sizes: dict[str, Any]
     assert create_model("fmen", form=form, mid_feats=5).warmup[1].squeeze.out_channels == 1
 
 
-def test_only_fmen_and_ecbsr_have_two_forms() -> None:
-    assert {architecture.name for architecture in ARCHITECTURES if architecture.training} == {"fmen-s", "fmen", "ecbsr"}
+def test_only_fmen_ecbsr_and_fimdn_have_two_forms() -> None:
+    two = {architecture.name for architecture in ARCHITECTURES if architecture.training}
+    assert two == {"fmen-s", "fmen", "ecbsr", "fimdn"}
     assert type(create_model("fmen", form="inference")) is FMEN and type(create_model("fmen")) is FMENTraining
     assert type(create_model("span", form="inference")) is type(create_model("span"))
 

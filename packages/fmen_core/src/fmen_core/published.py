@@ -59,9 +59,10 @@ _NTIRE2025 = "Amazingren/NTIRE2025_ESR@b69fb668c0362deb696eecbfdebfaa5c2fcdfcb4"
 _NTIRE2026 = "Amazingren/NTIRE2026_ESR@4592ce6db68b395699f13e7e2a4e3baf317ef1c6"
 _FMEN = "NJU-Jet/FMEN@a1def169d0e2c99ecebdb1b08bf567f329c3a566"
 _IMDN = "Zheng222/IMDN@8f158e6a5ac9db6e5857d9159fd4a6c4214da574"
+_PAN = "zhaohengyuan1/PAN@4d045d18592c5771cd3990da88f292812774e538"
 
 _LICENCES = {repository.split("@")[0]: "MIT" for repository in (_NTIRE2022, _NTIRE2024, _NTIRE2025, _NTIRE2026)}
-_LICENCES |= {"NJU-Jet/FMEN": "Apache-2.0", "Zheng222/IMDN": "not stated"}
+_LICENCES |= {"NJU-Jet/FMEN": "Apache-2.0", "Zheng222/IMDN": "not stated", "zhaohengyuan1/PAN": "not stated"}
 """The licence of each repository, as NOTICE names it."""
 
 BUNDLED_PSNR = {"fmen-s_x2": 37.68, "fmen-s_x3": 33.93, "fmen-s_x4": 31.83, "fmen-s_x4_real": 31.41}
@@ -300,5 +301,23 @@ PUBLISHED: tuple[Published, ...] = (
         "e660c38221147217a136debeb99eb304d62d9c0f73ac421ed66281b619719714",
         psnr=32.21,
         data="DIV2K",
+    ),
+    Published(
+        "pan-x2",
+        "PAN x2, from its authors' repository",
+        _PAN,
+        "experiments/pretrained_models/PANx2_DF2K.pth",
+        1076593,
+        "fcf8ed48656abbaae46309ee91745684b80235a9c8b37a2d8fb0715a3ad3f00f",
+        data="DIV2K, Flickr2K",
+    ),
+    Published(
+        "pan-x4",
+        "PAN x4, from its authors' repository",
+        _PAN,
+        "experiments/pretrained_models/PANx4_DF2K.pth",
+        1121681,
+        "739fab99ee7b7058dab4d1b84aa2869bb9fc3995a1c08789c20355bee943833c",
+        data="DIV2K, Flickr2K",
     ),
 )

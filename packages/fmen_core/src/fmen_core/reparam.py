@@ -37,7 +37,7 @@ def reparameterize(model: nn.Module) -> nn.Module:
         if not any(isinstance(module, Reparameterizable) for module in model.modules()):
             return fused
         state = fused.state_dict()
-        found = recognise(state)
+        found = recognise(state, getattr(model, "name", None))
         if found is None:
             return fused
         architecture, arguments = found
@@ -76,7 +76,7 @@ def expand(model: nn.Module, images: Tensor | None = None, **sizes: Any) -> nn.M
         ModelError: The network has no training form, or not with these sizes.
     """
     source = reparameterize(model)
-    found = recognise(source.state_dict())
+    found = recognise(source.state_dict(), getattr(source, "name", None))
     if found is None or found[0].training is None:
         raise ModelError(f"{getattr(source, 'name', type(source).__name__)} has no training form")
     architecture, arguments = found

@@ -17,7 +17,7 @@ from fmen_core.pretrained import PUBLISHED, Published, bundled
 
 SCALE = 4
 
-SLOW = ("haesr", "vdsr", "drcn", "lapsrn", "drrn", "memnet", "edsr-baseline", "carn")
+SLOW = ("haesr", "vdsr", "drcn", "lapsrn", "drrn", "memnet", "edsr-baseline", "carn", "msrresnet")
 """Networks that are measured only where they are asked for: they take several times as long as most others."""
 
 

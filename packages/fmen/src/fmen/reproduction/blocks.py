@@ -11,7 +11,7 @@ from fmen_core import create_model
 NETWORK = "fmen-s"
 
 TITLES = {"rrrb": "RRRB", "ecb": "ECB", "repvgg": "RepVGG", "acb": "ACB", "dbb": "DBB", "plain": "3x3 convolution"}
-"""Titles by the names of ``fmen_core.blocks.reparameterizable.BLOCKS``."""
+"""Titles by the names of ``fmen_core.blocks.by_name.BLOCKS``."""
 
 VARIANTS = tuple(Variant(TITLES[name], NETWORK, {"block": name}) for name in TITLES)
 

@@ -11,7 +11,7 @@ from fmen.reproduction.published import FMEN_TABLE1
 from fmen.reproduction.result import Experiment, Options, Result
 from fmen.reproduction.variants import Variant, draw_curves, order, parameter_rows, time_rows, training_rows
 from fmen_core import create_model
-from fmen_core.blocks.reparameterizable import BLOCKS
+from fmen_core.blocks.by_name import BLOCKS
 from fmen_core.device import pick_device
 from fmen_core.fmen_deploy import SLOPE
 from fmen_core.models.edsr_baseline import ResBlock

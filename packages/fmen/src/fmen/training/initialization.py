@@ -13,7 +13,7 @@ from torch import nn
 
 from fmen.sources.networks import build_network, check_output, load_network, user_module
 from fmen.training.recipe import Recipe, RecipeError
-from fmen_core import FMENTraining, ModelError, expand, find_weights, read_weights
+from fmen_core import FMENTraining, ModelError, expand, find_weights, read_weights, reparameterize
 from fmen_core.architecture import StateDict, sr_model
 from fmen_core.blocks.reparameterizable import set_collapsed
 from fmen_core.fmen_deploy import SLOPE
@@ -65,8 +65,9 @@ def check_trainable(model: nn.Module, recipe: Recipe) -> None:
 def start_from(model: nn.Module, recipe: Recipe) -> list[str]:
     """Load the weights that the recipe names into ``model``.
 
-    An inference form is expanded to the training form. Tensors whose shape depends on the scale stay as they are if the
-    scale differs. With ``weights_strict: false``, all that match by name and shape are loaded.
+    An inference form, or a training form with other blocks, is expanded to the training form. Tensors whose shape
+    depends on the scale stay as they are if the scale differs. With ``weights_strict: false``, all that match by name
+    and shape are loaded.
 
     Returns:
         The tensors that stay as they are.
@@ -106,9 +107,11 @@ def matching_weights(path: Path, model: nn.Module, recipe: Recipe) -> StateDict 
             raise
         return None
     forms = [source]
-    if getattr(source, "sizes", None) is not None and type(source) is not type(model):
+    sizes, given = (getattr(network, "sizes", None) for network in (model, source))
+    if sizes is not None and given is not None and (type(source) is not type(model) or given != sizes):
+        own = {name: size for name, size in sizes.items() if name not in getattr(reparameterize(source), "sizes", {})}
         with suppress(ModelError):  # a network without a training form
-            forms.append(expand(source))
+            forms.append(expand(source, **own))
     for form in forms:
         if form.state_dict().keys() == model.state_dict().keys():
             same = type(form) is type(model) or user_module(form) is not None
@@ -132,7 +135,7 @@ def initialise_he(model: nn.Module) -> None:
     """
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d):
-            rectified = name.endswith(("squeeze", "conv1.reduce_conv", "conv1.conv3x3"))
+            rectified = name.endswith(("squeeze", "conv1.reduce_conv", "conv1.conv3x3", "conv1.bases"))
             nn.init.kaiming_normal_(module.weight, a=SLOPE, nonlinearity="leaky_relu" if rectified else "linear")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)

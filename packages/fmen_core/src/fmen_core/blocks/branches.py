@@ -86,5 +86,10 @@ def branch_kernel(branch: nn.Module, dtype: torch.dtype | None) -> Kernel:
         weight, bias = branch.kernel_and_bias(dtype)
     else:
         weight, bias = kernel_of(branch, dtype)
+    return pad_kernel(weight), bias
+
+
+def pad_kernel(weight: Tensor) -> Tensor:
+    """Pad the weight of a convolution of 1 or 3 pixels per side to that of a 3x3 convolution."""
     rows, columns = ((3 - size) // 2 for size in weight.shape[2:])
-    return F.pad(weight, (columns, columns, rows, rows)), bias
+    return F.pad(weight, (columns, columns, rows, rows))

@@ -6,14 +6,15 @@ third of the time and memory in FMEN (``tools/bench/reparam_blocks.py``). This i
 mode the kernels are merged in float64, as ``fmen_core.reparameterize`` merges them, so that both forms run the same
 convolution.
 
-The blocks have no BatchNorm. RepVGG, ACB and DBB have one in each branch in their papers on classification. It
-normalizes by the statistics of the branch's output, which a merged block does not compute, and networks for
-super-resolution usually leave it out. RRRB and ECB have none in their papers.
+The blocks of this file have no BatchNorm. RepVGG, ACB and DBB have one in each branch in their papers on
+classification. It normalizes by the statistics of the branch's output, which a merged block does not compute, and
+networks for super-resolution usually leave it out. RRRB and ECB have none in their papers. ``asymmetric.py`` has the
+ACB with BatchNorm.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -318,14 +319,3 @@ class ECB(ParallelConv):
             for parameter in (branch.scale, branch.bias):
                 nn.init.normal_(parameter, std=1e-3)
             self.add_module(f"conv1x1_{name}", branch)
-
-
-BLOCKS: Mapping[str, Callable[[int, int], ReparamConv2d]] = {
-    "rrrb": RRRB,
-    "ecb": lambda channels, ratio: ECB(channels, channels, ratio, identity=True),
-    "repvgg": lambda channels, _: RepVGG(channels, channels),
-    "acb": lambda channels, _: ACB(channels, channels),
-    "dbb": lambda channels, _: DBB(channels, channels),
-    "plain": lambda channels, _: PlainConv(channels, channels),
-}
-"""Blocks from and to the same number of channels by name; the second argument is the ratio of those that expand."""

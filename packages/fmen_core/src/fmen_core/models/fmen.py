@@ -19,21 +19,24 @@ from torch import Tensor, nn
 
 from fmen_core.architecture import Architecture, StateDict, count, out_channels, shuffle_scale
 from fmen_core.blocks.attention import HFAB
+from fmen_core.blocks.by_name import BLOCKS
 from fmen_core.blocks.layers import conv3x3, pixel_shuffle_tail
-from fmen_core.blocks.reparameterizable import BLOCKS, ReparamConv2d
+from fmen_core.blocks.reparameterizable import ReparamConv2d
 from fmen_core.fmen_deploy import FMEN, SLOPE, VARIANTS, variant_name
 
 MARKS = {
     "rrrb": "expand_conv.weight",
     "ecb": "conv1x1_laplacian.scale",
     "dbb": "conv1x1_average.scale",
+    "acb-bn": "norm1x3.weight",
     "acb": "conv1x3.weight",
     "repvgg": "conv1x1.weight",
+    "bases": "bases.weight",
     "plain": "conv3x3.weight",
 }
 """A parameter of each block of the training form that the blocks below it do not have."""
 
-EXPANDED = {"rrrb": "expand_conv.weight", "ecb": "conv1x1_3x3.conv1x1.weight"}
+EXPANDED = {"rrrb": "expand_conv.weight", "ecb": "conv1x1_3x3.conv1x1.weight", "bases": "bases.weight"}
 """The weight with ``ratio`` times as many output channels as the block has."""
 
 
@@ -58,7 +61,7 @@ class ERB(nn.Module):
     Args:
         channels: C.
         ratio: Expansion ratio of RRRB and ECB.
-        block: One of ``fmen_core.blocks.reparameterizable.BLOCKS``.
+        block: One of ``fmen_core.blocks.by_name.BLOCKS``.
     """
 
     def __init__(self, channels: int, ratio: int = 2, block: str = "rrrb") -> None:
@@ -84,8 +87,9 @@ class FMENTraining(nn.Module):
         mid_feats: Channels of the attention branches; the first branch is 4 channels narrower.
         down_blocks: Pairs of ERB and HFAB.
         up_blocks: ERBs in each HFAB, ``down_blocks + 1`` numbers.
-        ratio: Expansion ratio of RRRB and ECB.
-        block: What the ERBs consist of: ``"rrrb"``, ``"ecb"``, ``"repvgg"``, ``"acb"``, ``"dbb"`` or ``"plain"``.
+        ratio: Expansion ratio of RRRB and ECB; number of filters of ``"bases"``.
+        block: What the ERBs consist of: ``"rrrb"``, ``"ecb"``, ``"repvgg"``, ``"acb"``, ``"dbb"``, ``"plain"``,
+            ``"acb-bn"`` or ``"bases"``.
     """
 
     data_range = 255.0
