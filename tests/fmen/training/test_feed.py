@@ -42,22 +42,23 @@ def test_patches_cut_on_the_device_are_those_of_the_cpu_bit_for_bit(tiny: Recipe
     assert torch.equal(patches.batch(0)[1], sampler.batch(0)[1])
 
 
+@pytest.mark.parametrize("device", [CPU, pytest.param(CUDA, marks=pytest.mark.cuda)])
 @pytest.mark.parametrize("channels_last", [True, False])
 def test_both_feeds_yield_the_same_floats_from_the_given_step_to_the_last(
-    tiny: RecipeMaker, channels_last: bool
+    tiny: RecipeMaker, channels_last: bool, device: torch.device
 ) -> None:
     keys = {"steps": 5, "batch": 4, "channels_last": channels_last}
     found = {}
     for feed in ("cpu", "device"):
         recipe = tiny(feed=feed, **keys)
         sampler = open_patches([Stage(recipe)], ALONE)[0]
-        found[feed] = [pair for _, *pair in batches([Stage(recipe)], [sampler], Processes(1, 2), CPU, start=2)]
+        found[feed] = [pair for _, *pair in batches([Stage(recipe)], [sampler], Processes(1, 2), device, start=2)]
     assert len(found["cpu"]) == len(found["device"]) == 3
     for step, (mine, theirs) in enumerate(zip(found["device"], found["cpu"], strict=True), 2):
         expected = sampler.batch(step, rank=1, world_size=2)
         for one, other, reference in zip(mine, theirs, expected, strict=True):
-            assert one.dtype == other.dtype == torch.float32
-            assert torch.equal(one, other) and torch.equal(one, reference.float())
+            assert one.dtype == other.dtype == torch.float32 and one.device.type == other.device.type == device.type
+            assert torch.equal(one, other) and torch.equal(one.cpu(), reference.float())
             layout = torch.channels_last if channels_last else torch.contiguous_format
             assert one.is_contiguous(memory_format=layout) and other.is_contiguous(memory_format=layout)
 

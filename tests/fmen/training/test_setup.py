@@ -12,7 +12,7 @@ from torch import nn
 
 from fmen.training.distributed import Processes
 from fmen.training.loop import train
-from fmen.training.recipe import Recipe, RecipeError
+from fmen.training.recipe import Recipe, RecipeError, load_recipe
 from fmen.training.run_folder import Run
 from fmen.training.setup import (
     check_recipe,
@@ -42,6 +42,13 @@ def test_only_a_long_run_on_a_machine_with_a_compiler_is_compiled(
     for spec in (None, object()):
         monkeypatch.setattr("importlib.util.find_spec", lambda name, spec=spec: spec if name == "triton" else None)
         assert compiles(tiny(compile="auto", steps=2_000), CUDA) is (spec is not None)
+
+
+def test_fast_compiles_its_steps_and_replays_them_as_a_graph_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    monkeypatch.setattr("fmen.training.setup.has_bf16", lambda device: True)
+    recipe = resolve_recipe(load_recipe("fast"), CUDA, Processes())
+    assert (recipe.compile, recipe.cuda_graph, recipe.precision, recipe.tf32) == (True, True, "bf16", True)
 
 
 def test_auto_precision_is_bf16_where_the_device_has_it(tiny: RecipeMaker, monkeypatch: pytest.MonkeyPatch) -> None:
