@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fmen_core import FMEN, ModelError, create_model, prune, reparameterize
-from fmen_core.channel_graph import record_channels
+from fmen_core.channel_graph import record_channels, shares
 from fmen_core.pruning import choose, copy_channels, scores
 
 SIZES: dict[str, Any] = {"n_feats": 8, "mid_feats": 8, "down_blocks": 1, "up_blocks": (1, 2)}
@@ -48,21 +48,23 @@ def shrink(network: nn.Module, channels: dict[str, list[int]], factor: float) ->
             bias[channels[names[0]]] *= factor
 
 
+IMAGES = 255 * torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
 REMOVED = {"head": [0, 5], "warmup.0": [1, 2], "ERBs.0.conv1.rep_conv": [6, 7], "ERBs.0.conv2.rep_conv": [3, 4]}
 
 
 def test_removing_channels_of_zeros_changes_nothing(network: FMEN) -> None:
     shrink(network, REMOVED, 0.0)
-    narrow = prune(network, n_feats=6)
+    narrow = prune(network, IMAGES, n_feats=6)
     assert (narrow.name, narrow.sizes) == ("fmen", {**SIZES, "n_feats": 6})
     image = 255 * torch.rand(1, 3, 13, 9, dtype=torch.float64)
     assert torch.allclose(narrow(image), network(image), rtol=0, atol=1e-11)
-    assert not torch.allclose(prune(network, n_feats=5)(image), network(image), rtol=0, atol=1e-3)
+    assert not torch.allclose(prune(network, IMAGES, n_feats=5)(image), network(image), rtol=0, atol=1e-3)
 
 
-def test_the_channels_with_the_smallest_filters_are_removed_wherever_they_are_tied(network: FMEN) -> None:
+def test_the_channels_that_add_least_to_the_next_layers_are_removed_wherever_they_are_tied(network: FMEN) -> None:
     shrink(network, REMOVED, 0.01)
-    narrow = prune(network, n_feats=6)
+    narrow = prune(network, IMAGES, n_feats=6)
     for names in TRUNK:
         remaining = [channel for channel in range(8) if channel not in REMOVED[names[0]]]
         for name in names:
@@ -76,24 +78,32 @@ def test_the_channels_of_an_attention_branch_are_removed_independently_of_the_tr
     for name in ("HFABs.0.squeeze", "warmup.1.squeeze"):
         filters(network, name)[0][:2] = 0
         filters(network, name)[1][:2] = 0
-    narrow = prune(network, mid_feats=6)
+    narrow = prune(network, IMAGES, mid_feats=6)
     assert torch.equal(filters(narrow, "HFABs.0.squeeze")[0], filters(network, "HFABs.0.squeeze")[0][2:])
     assert torch.equal(filters(narrow, "warmup.1.squeeze")[0], filters(network, "warmup.1.squeeze")[0][2:])
     assert torch.equal(filters(narrow, "head")[0], filters(network, "head")[0])
 
 
 def test_the_outputs_of_convolutions_that_are_added_or_multiplied_are_tied(network: FMEN) -> None:
-    graph = record_channels(network)
-    first = {use.name.removesuffix(".weight"): graph.group_of[use.channels[0]] for use in graph.uses if use.writes}
+    graph = record_channels(network, torch.zeros(1, 3, 8, 8))
+    first = {use.name.removesuffix(".weight"): graph.group_of[use.channels[0]] for use in graph.uses if not use.axis}
     tied = {tuple(name for name in first if first[name] == group and ".bias" not in name) for group in first.values()}
     assert {tuple(sorted(names)) for names in tied} >= {tuple(sorted(names)) for names in TRUNK}
 
 
+def test_the_shares_of_independent_channels_add_up_to_one_whatever_the_scale_of_the_weights() -> None:
+    x = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * torch.tensor([1, 2, 3]).view(3, 1, 1)
+    weight = torch.eye(3).view(3, 3, 1, 1)
+    for factor in (1, 10):
+        found = torch.tensor(shares(x, factor * weight, factor * x))
+        assert torch.allclose(found, torch.tensor([1, 4, 9]) / 14, rtol=0, atol=0.02)
+
+
 def test_a_training_form_is_pruned_in_its_inference_form() -> None:
     model = create_model("fmen", 2, **SIZES)
-    narrow = prune(model, n_feats=6, mid_feats=6)
+    narrow = prune(model, IMAGES, n_feats=6, mid_feats=6)
     assert type(narrow) is FMEN and not narrow.training and narrow.sizes["mid_feats"] == 6
-    same = prune(reparameterize(model), n_feats=6, mid_feats=6).state_dict()
+    same = prune(reparameterize(model), IMAGES, n_feats=6, mid_feats=6).state_dict()
     assert all(torch.equal(value, same[key]) for key, value in narrow.state_dict().items())
 
 
@@ -116,14 +126,14 @@ def test_other_networks_without_channels_of_zeros_compute_the_same(
     torch.manual_seed(0)
     model = create_model(name, 2, form="inference", **small(name)).double().eval()
     narrow = create_model(name, 2, form="inference", **{**model.sizes, **sizes}).double().eval()
-    wide = record_channels(model)
-    kept = choose(wide, record_channels(narrow), scores(model, wide)).values()
-    for use in filter(lambda use: use.writes, wide.uses):
-        removed = [entry for entry, channel in enumerate(use.channels) if wide.group_of[channel] not in kept]
-        model.get_parameter(use.name)[removed] = 0
     image = model.data_range * torch.rand(1, 3, 16, 15, dtype=torch.float64)
+    wide = record_channels(model, image)
+    kept = choose(wide, record_channels(narrow, image), scores(wide)).values()
+    for use in filter(lambda use: use.axis == 0, wide.uses):
+        removed = [entry for entry, channel in enumerate(use.channels) if wide.group_of[channel] not in kept]
+        model.state_dict()[use.name][removed] = 0
     expected = model(image)
-    assert torch.allclose(copy_channels(model, narrow)(image), expected, rtol=0, atol=1e-9 * model.data_range)
+    assert torch.allclose(copy_channels(model, narrow, image)(image), expected, rtol=0, atol=1e-9 * model.data_range)
     assert sum(map(torch.numel, narrow.parameters())) < sum(map(torch.numel, model.parameters()))
 
 
@@ -161,6 +171,6 @@ def test_sizes_that_the_network_cannot_have_are_refused(network: FMEN) -> None:
     with pytest.raises(ModelError, match="has no size called 'width'"):
         prune(network, width=3)
     with pytest.raises(ModelError, match="10 channels where the network has 8"):
-        prune(network, n_feats=10)
+        prune(network, IMAGES, n_feats=10)
     with pytest.raises(ModelError, match="Two is no network of this package"):
         prune(Two(4))

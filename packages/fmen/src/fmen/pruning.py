@@ -7,7 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import numpy as np
+import torch
+from torch import Tensor, nn
 
 from fmen.errors import UserError
 from fmen.json_file import write_json
@@ -17,6 +19,7 @@ from fmen.validation import run_validation
 from fmen_core import prune, reparameterize
 from fmen_core.architecture import sr_model
 from fmen_core.pruning import copy_channels
+from fmen_data import open_dataset, parse_source
 from fmen_eval import Protocol, complexity
 from fmen_eval.tables import format_text
 
@@ -25,6 +28,10 @@ PRUNED, REPORT = "pruned.safetensors", "prune.json"
 
 WIDTHS = ("n_feats", "mid_feats")
 """Sizes of the package's networks that ``--ratio`` reduces; ``--channels`` sets the first one."""
+
+
+MOST_IMAGES, LARGEST_SIDE = 16, 64
+"""Number and side in pixels of the LR images by which channels are chosen."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +88,25 @@ def narrower_sizes(
     return found
 
 
-def write_pruned(network: nn.Module, model: str | None, sizes: Mapping[str, Any], file: Path) -> dict[str, Any]:
+def typical_images(data: str, network: nn.Module) -> Tensor:
+    """Return the middle of some LR images of a dataset, ``(N, 3, H, W)`` in the range of ``network``.
+
+    Raises:
+        DataError: The images cannot be read.
+    """
+    model = sr_model(network)
+    dataset = open_dataset(parse_source(data), scale=model.scale, split="train")
+    step = max(1, len(dataset) // MOST_IMAGES)
+    images = [dataset.read(index)[0] for index in range(0, len(dataset), step)[:MOST_IMAGES]]
+    side = min(LARGEST_SIDE, *(length for image in images for length in image.shape[:2]))
+    corners = [[(length - side) // 2 for length in image.shape[:2]] for image in images]
+    cut = [image[top : top + side, left : left + side] for image, (top, left) in zip(images, corners, strict=True)]
+    return torch.from_numpy(np.stack(cut)).permute(0, 3, 1, 2).float() * (model.data_range / 255)
+
+
+def write_pruned(
+    network: nn.Module, model: str | None, sizes: Mapping[str, Any], file: Path, images: Tensor | None = None
+) -> dict[str, Any]:
     """Prune a network and write the weights.
 
     Args:
@@ -89,6 +114,7 @@ def write_pruned(network: nn.Module, model: str | None, sizes: Mapping[str, Any]
         model: ``FILE.py:CLASS`` of a user's network, which is built in the new sizes.
         sizes: The sizes that change.
         file: The weights file to write.
+        images: Typical LR images, by which the channels are chosen; see :func:`fmen_core.prune`.
 
     Returns:
         The keys of a recipe that fine-tunes it.
@@ -100,9 +126,9 @@ def write_pruned(network: nn.Module, model: str | None, sizes: Mapping[str, Any]
     scale, arguments = sr_model(network).scale, {**getattr(network, "sizes", {}), **sizes}
     if model and user_module(network):
         narrow = reparameterize(build_network(model, scale, arguments))
-        narrow, name = copy_channels(reparameterize(network), narrow), model
+        narrow, name = copy_channels(reparameterize(network), narrow, images), model
     else:
-        narrow = prune(network, **sizes)
+        narrow = prune(network, images, **sizes)
         name = str(narrow.name)
     file.parent.mkdir(parents=True, exist_ok=True)
     save_network(narrow, file, recipe="prune")
@@ -133,5 +159,10 @@ def table(rows: Sequence[Row], protocol: Protocol) -> str:
 
 def write_report(file: Path, rows: Sequence[Row], protocol: Protocol, sizes: Mapping[str, Any]) -> None:
     """Write the report as JSON."""
-    content = {"sizes": dict(sizes), "criterion": "L1 norm of the filters", "protocol": protocol, "lr_size": [256, 256]}
+    content = {
+        "sizes": dict(sizes),
+        "criterion": "share of the variance of the next layers' outputs",
+        "protocol": protocol,
+        "lr_size": [256, 256],
+    }
     write_json(file, content | {"networks": [asdict(row) for row in rows]})

@@ -1,6 +1,6 @@
 """Find which channels of a network are tied: those that can only be removed together, for ``fmen_core.pruning``.
 
-A forward pass on a small image is recorded. A convolution makes new channels; an addition, a product or a shared weight
+A forward pass is recorded. A convolution makes new channels; an addition, a product or a shared weight
 ties channels of equal position; concatenations, slices and pixel shuffles rearrange them.
 """
 
@@ -15,12 +15,10 @@ from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from fmen_core.device import device_of
 from fmen_core.errors import ModelError
-
-PROBE = (24, 20)
-"""Rows and columns of the image that a network is recorded with."""
 
 aten = torch.ops.aten
 
@@ -45,13 +43,14 @@ class Use:
         name: The parameter.
         axis: The dimension.
         channels: The number of the channel of each entry.
-        writes: Whether the parameter computes these channels, as the filters of a convolution do.
+        shares: If a convolution reads the channels: the variance that each adds to the output, as if they were
+            uncorrelated, relative to the output's variance.
     """
 
     name: str
     axis: int
     channels: tuple[int, ...]
-    writes: bool
+    shares: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -70,14 +69,18 @@ class ChannelGraph:
     group_of: tuple[int, ...]
 
 
-def record_channels(model: nn.Module) -> ChannelGraph:
-    """Return the channels of a network in its inference form, which runs once on a small black image.
+def record_channels(model: nn.Module, images: Tensor) -> ChannelGraph:
+    """Return the channels of a network.
+
+    Args:
+        model: A network in its inference form and in eval mode.
+        images: ``(N, 3, H, W)`` in ``[0, data_range]``; the network runs once on them.
 
     Raises:
         ModelError: The network has an operation whose channels cannot be followed, or it cannot run.
     """
     with torch.inference_mode(False), torch.no_grad():
-        x = torch.zeros(1, 3, *PROBE, device=device_of(model), dtype=next(model.parameters()).dtype)
+        x = images.to(device_of(model), next(model.parameters()).dtype, copy=True)
         with _Recorder(model, x) as recorder:
             try:
                 model(x)
@@ -98,8 +101,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.parents: list[int] = []
         self.marks: list[list[tuple[int, int]]] = []
         self.operations = 0
-        self.channels = {id(x): self._new(3)}
-        self.alive: list[Any] = [x]  # so that no later tensor gets the same id
+        self.channels: Any = WeakTensorKeyDictionary()
+        self.channels[x] = self._new(3)
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -119,9 +122,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: OpOverload, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        self.alive.append((args, kwargs, result))
         inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        if any(id(leaf) in self.channels for leaf in inputs):
+        if any(leaf in self.channels for leaf in inputs):
             self.operations += 1
             results = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
             if func._schema.is_mutable and func not in BATCH_NORMS:  # the function that does the same out of place
@@ -132,30 +134,28 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _follow(self, func: OpOverload, args: tuple[Any, ...], inputs: list[Tensor], results: list[Tensor]) -> None:
         """Give the results of an operation their channels."""
         if func is aten.convolution.default:
-            self.channels[id(results[0])] = self._convolve(*args)
+            self.channels[results[0]] = self._convolve(results[0], *args)
         elif func is aten.pixel_shuffle.default:
-            self.channels[id(results[0])] = self._shuffle(args[0], args[1] ** 2)
-        elif (
-            func is aten.cat.default and args[1:] in ((1,), (-3,)) and all(id(part) in self.channels for part in inputs)
-        ):
+            self.channels[results[0]] = self._shuffle(args[0], args[1] ** 2)
+        elif func is aten.cat.default and args[1:] in ((1,), (-3,)) and all(part in self.channels for part in inputs):
             parts = [self._read(part, position) for position, part in enumerate(inputs)]
-            self.channels[id(results[0])] = [channel for part in parts for channel in part]
+            self.channels[results[0]] = [channel for part in parts for channel in part]
         elif func.is_view:
             for position, part in enumerate(results):
-                self.channels[id(part)] = self._mark(self._slice(func, inputs[0], part), position)
+                self.channels[part] = self._mark(self._slice(func, inputs[0], part), position)
         elif torch.Tag.pointwise in func.tags or func in PER_CHANNEL:
-            self.channels[id(results[0])] = self._tie_inputs(func, inputs, results[0])
+            self.channels[results[0]] = self._tie_inputs(func, inputs, results[0])
         else:
             raise _unknown(func)
 
-    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, *settings: Any) -> list[int]:
+    def _convolve(self, out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, *settings: Any) -> list[int]:
         """Return the channels of a convolution's output."""
         transposed, groups = settings[3], settings[5]
         if transposed or not self._is_parameter(weight):
             raise ModelError("a transposed convolution, or one whose weights are computed, cannot be pruned")
         read = self._read(x)
         if groups == 1:
-            self._use(weight, 1, read)
+            self._use(weight, 1, read, shares(x, weight, out))
         elif weight.shape[1] > 1 or groups != len(read):
             raise ModelError(f"a convolution of {groups} groups cannot be pruned")
         if groups == 1:
@@ -164,7 +164,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             written = [channel for channel in read for _ in range(len(weight) // groups)]
         for parameter in (weight, bias):
             if parameter is not None:
-                self._use(parameter, 0, written, writes=True)
+                self._use(parameter, 0, written)
         return self._mark(written, -1)
 
     def _shuffle(self, x: Tensor, ratio: int) -> list[int]:
@@ -177,7 +177,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _slice(self, func: OpOverload, base: Tensor, part: Tensor) -> list[int]:
         """Return the channels of a view of some channels, rows and columns."""
-        channels = self.channels[id(base)]
+        channels: list[int] = self.channels[base]
         step = base.stride(1) if base.dim() > 1 else 0
         if part.dim() != base.dim() or part.dim() < 2 or part.stride(1) != step:
             raise _unknown(func)
@@ -190,8 +190,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _tie_inputs(self, func: OpOverload, inputs: list[Tensor], result: Tensor) -> list[int]:
         """Return the channels of a result whose channels are each of the same channel of all inputs."""
-        followed = [(place, self.channels[id(x)]) for place, x in enumerate(inputs) if id(x) in self.channels]
-        tied = max((channels for _, channels in followed), key=len)
+        followed = [(place, self.channels[x]) for place, x in enumerate(inputs) if x in self.channels]
+        tied: list[int] = max((channels for _, channels in followed), key=len)
         if result.dim() < 2 or result.shape[1] != len(tied):
             raise _unknown(func)
         for place, channels in followed:
@@ -200,7 +200,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 for first, second in zip(tied, channels, strict=True):
                     self._tie(first, second)
         for x in inputs:
-            if id(x) not in self.channels and x.numel() > 1:
+            if x not in self.channels and x.numel() > 1:
                 self._use_elementwise(func, x, tied, result.dim())
         return tied
 
@@ -222,10 +222,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         _, parameter = self.named.get(tensor.untyped_storage()._cdata, ("", None))
         return parameter is not None and parameter.shape == tensor.shape
 
-    def _use(self, parameter: Tensor, axis: int, channels: Sequence[int], *, writes: bool = False) -> None:
+    def _use(self, parameter: Tensor, axis: int, channels: Sequence[int], found: tuple[float, ...] = ()) -> None:
         """Record that a dimension of a parameter belongs to channels; those of a second use are tied to the first."""
         name, _ = self.named[parameter.untyped_storage()._cdata]
-        known = self.uses.setdefault((name, axis), Use(name, axis, tuple(channels), writes))
+        known = self.uses.setdefault((name, axis), Use(name, axis, tuple(channels), found))
         for first, second in zip(known.channels, channels, strict=True):
             self._tie(first, second)
 
@@ -236,7 +236,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return list(range(first, first + count))
 
     def _read(self, x: Tensor, position: int = 0) -> list[int]:
-        return self._mark(self.channels[id(x)], position)
+        return self._mark(self.channels[x], position)
 
     def _mark(self, channels: list[int], position: int) -> list[int]:
         """Note at the channels that this operation reads or writes them."""
@@ -252,6 +252,13 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _tie(self, first: int, second: int) -> None:
         low, high = sorted((self._root(first), self._root(second)))
         self.parents[high] = low
+
+
+def shares(x: Tensor, weight: Tensor, out: Tensor) -> tuple[float, ...]:
+    """Return the variance that each input channel of a convolution adds to its output; see :class:`Use`."""
+    variance, total = (torch.var(features.double(), (0, 2, 3), correction=0) for features in (x, out))
+    added = weight.double().square().sum((0, 2, 3)) * variance
+    return tuple((added / total.sum().clamp_min(torch.finfo(torch.float64).tiny)).tolist())
 
 
 def _unknown(func: OpOverload) -> ModelError:

@@ -1,8 +1,8 @@
-"""Remove channels from a trained network: the network becomes narrower and keeps the channels of the largest weights.
+"""Remove the channels of a trained network that matter least, which makes it narrower.
 
-Li et al., "Pruning Filters for Efficient ConvNets", ICLR 2017: the score of a channel is the L1 norm of the filter that
-computes it (section 3.1). Channels that are tied, such as those of both terms of a sum, are removed together; their
-score is the sum over their filters, as in Fang et al., "DepGraph: Towards Any Structural Pruning", CVPR 2023.
+As in ThiNet (Luo, Wu and Lin, ICCV 2017), a channel is judged by what the next layer loses without it: its score is the
+share of the variance of that layer's output that it adds. Channels that are tied, such as those of both terms of a sum,
+are removed together; their score is the sum over all layers that read them, as in DepGraph (Fang et al., CVPR 2023).
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from fmen_core.architecture import sr_model
 from fmen_core.channel_graph import ChannelGraph, Use, record_channels
 from fmen_core.errors import ModelError
 from fmen_core.models import architecture_named, recognise
-from fmen_core.reparam import reparameterize
+from fmen_core.reparam import reparameterize, synthetic_images
 
 
-def prune(model: nn.Module, **sizes: Any) -> nn.Module:
-    """Return a narrower network with the channels of ``model`` that have the largest weights, in its inference form.
+def prune(model: nn.Module, images: Tensor | None = None, **sizes: Any) -> nn.Module:
+    """Return a narrower network with the channels of ``model`` that matter most, in its inference form.
 
     Args:
         model: A network of this package, in either form; it is unchanged. Its BatchNorms are folded first.
+        images: ``(N, 3, H, W)`` in ``[0, data_range]``, typical LR images; by default synthetic ones.
         sizes: The sizes of the narrower network that differ from the model's, such as ``n_feats=48``.
 
     Returns:
@@ -40,16 +41,17 @@ def prune(model: nn.Module, **sizes: Any) -> nn.Module:
     arguments = {**getattr(source, "sizes", {}), **found[1], "scale": sr_model(source).scale}
     arguments = {**arguments, **sizes, "form": "inference"}
     narrow = architecture_named(found[0].name).build(**arguments).to(next(source.parameters()))
-    return copy_channels(source, narrow)
+    return copy_channels(source, narrow, images)
 
 
 @torch.no_grad()
-def copy_channels(model: nn.Module, narrow: nn.Module) -> nn.Module:
-    """Copy the channels of ``model`` that have the largest weights into a narrower network of the same class.
+def copy_channels(model: nn.Module, narrow: nn.Module, images: Tensor | None = None) -> nn.Module:
+    """Copy the channels of ``model`` that matter most into a narrower network of the same class.
 
     Args:
         model: A trained network without re-parameterizable blocks; it is unchanged.
         narrow: A network whose forward pass has the same operations. Its parameters are overwritten.
+        images: As of :func:`prune`.
 
     Returns:
         ``narrow`` in eval mode.
@@ -58,9 +60,11 @@ def copy_channels(model: nn.Module, narrow: nn.Module) -> nn.Module:
         ModelError: Operations differ, ``narrow`` is wider in some place, or the channels cannot be followed.
     """
     name = getattr(model, "name", type(model).__name__)
+    if images is None:
+        images = synthetic_images() * sr_model(model).data_range
     try:
-        wide, thin = record_channels(model.eval()), record_channels(narrow.eval())
-        kept = choose(wide, thin, scores(model, wide))
+        wide, thin = record_channels(model.eval(), images), record_channels(narrow.eval(), images[:1])
+        kept = choose(wide, thin, scores(wide))
     except ModelError as error:
         raise ModelError(f"{name} cannot be pruned to these sizes: {error}") from error
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
@@ -76,14 +80,12 @@ def copy_channels(model: nn.Module, narrow: nn.Module) -> nn.Module:
     return narrow
 
 
-def scores(model: nn.Module, graph: ChannelGraph) -> dict[int, float]:
-    """Return the L1 norm of the filters and biases of each group of tied channels."""
-    parameters, found = dict(model.named_parameters()), defaultdict[int, float](float)
+def scores(graph: ChannelGraph) -> dict[int, float]:
+    """Return the score of each group of tied channels."""
+    found = defaultdict[int, float](float)
     for use in graph.uses:
-        if use.writes:
-            norms = parameters[use.name].double().abs().reshape(len(use.channels), -1).sum(1)
-            for channel, norm in zip(use.channels, norms.tolist(), strict=True):
-                found[graph.group_of[channel]] += norm
+        for channel, share in zip(use.channels, use.shares or [0.0] * len(use.channels), strict=True):
+            found[graph.group_of[channel]] += share
     return found
 
 

@@ -68,12 +68,12 @@ def prune(
 ) -> None:
     """Remove channels from a trained network.
 
-    The channels whose filters have the smallest L1 norm are removed. With --data, the narrower network is fine-tuned as
-    'fmen train' does. Parameters, multiply-adds, PSNR and SSIM before and after are printed and written to prune.json
-    in the run folder.
+    The channels that add least to the next layers are removed, as measured on images of --data or on synthetic ones.
+    With --data, the narrower network is fine-tuned as 'fmen train' does. Parameters, multiply-adds, PSNR and SSIM
+    before and after are printed and written to prune.json in the run folder.
     """
     from fmen.errors import UserError
-    from fmen.pruning import PRUNED, REPORT, measure, narrower_sizes, table, write_pruned, write_report
+    from fmen.pruning import PRUNED, REPORT, measure, narrower_sizes, table, typical_images, write_pruned, write_report
     from fmen.sources.networks import load_network
     from fmen.sources.weights import choose_weights
     from fmen.threads import use_threads
@@ -87,7 +87,8 @@ def prune(
     keys, sizes = split_settings(settings or [])
     network = load_network(file, model, note=warn)
     sizes = narrower_sizes(network, channels, ratio, sizes)
-    training = write_pruned(network, model, sizes, out / PRUNED)
+    images = typical_images(data[0], network) if data else None
+    training = write_pruned(network, model, sizes, out / PRUNED, images)
     resolved = None
     if data:
         given = {"minutes": minutes, "steps": steps, "threads": threads, "data": tuple(data), "val_data": val_data}
