@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fmen_core import ModelError, Upscaler, create_model, fmen_s, reparameterize, row_graph
 from fmen_core.models import ARCHITECTURES
+from fmen_core.row_graph import NotStreamable, record
 from fmen_core.streaming import Stream, streamable
 
 STREAMED = {
@@ -95,16 +96,26 @@ def test_the_networks_that_are_chains_of_convolutions_stream(name: str, small: C
 
 FUNCTIONS: dict[str, Any] = {
     "activations": lambda x: F.silu(F.gelu(F.hardtanh(F.elu(F.leaky_relu(x, 0.1, inplace=True))))).tanh(),
+    "an activation that PyTorch does not call pointwise": F.hardswish,
+    "a copy": torch.clone,
+    "a product and its operands in one sum": lambda x: (2 * x) * (y := x + 1) + y,
     "an activation with a slope per channel": nn.PReLU(6),
     "a depthwise dilated convolution": nn.Conv2d(6, 6, (5, 3), padding=(4, 2), dilation=2, groups=6, bias=False),
     "a column of pixels as kernel": nn.Conv2d(6, 6, (1, 3), padding=(0, 1)),
     "BatchNorm in eval mode": nn.BatchNorm2d(6),
     "scalars and a parameter per channel": lambda x: 0.5 * x.clamp(-1, 1) + 1 - x / 3 * torch.arange(6.0).view(6, 1, 1),
     "slices and concatenations": lambda x: torch.cat([x[:, 4:], *x.chunk(3, 1)[:2]], 1) * x[:, :1],
+    "a concatenation of channels that are counted from the end": lambda x: torch.cat([x[:, 4:], x[:, :4]], -3),
     "a slice that waits for convolutions": lambda x: torch.cat([x[:, :3], blurred(blurred(x))[:, 3:]], 1),
     "rows that two operations read at different times": lambda x: x * blurred(x) + x * blurred(blurred(blurred(x))),
     "several delays at once": lambda x: x * torch.sigmoid(blurred(blurred(x))) + x,
     "a product with itself": lambda x: x * x,
+    "a product with what a convolution reads": lambda x: (blurred(x) * x).tanh(),
+    "a product with one channel": lambda x: (x * torch.sigmoid(F.conv2d(x, torch.ones(1, 6, 1, 1)))).tanh(),
+    "two number formats": lambda x: (x * (x + 1).to(torch.bfloat16)).tanh(),
+    "two slices of the same channels": lambda x: torch.cat([(y := x.tanh())[:, :3] * 2, y[:, :3]], 1),
+    "a slice of a slice": lambda x: torch.cat([x[:, 2:][:, 1:], x[:, :3]], 1),
+    "kernels of two sizes": lambda x: F.conv2d(x, torch.full((6, 6, 5, 5), 0.1), padding=2) + blurred(x),
     "pixels shuffled twice": lambda x: F.conv2d(F.pixel_shuffle(x[:, :4], 2), torch.ones(6, 1, 3, 3), padding=1)[:, :6],
 }
 
@@ -152,6 +163,69 @@ def shifted_in_place(x: Tensor) -> Tensor:
 )
 def test_a_network_that_sees_more_than_some_rows_does_not_stream(function: Any) -> None:
     assert streamable(Network(function)) is None
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        (lambda x: x * x.mean((2, 3), keepdim=True), "aten.mean.dim"),
+        (lambda x: F.pixel_unshuffle(x, 2), "aten.pixel_unshuffle"),
+        (lambda x: x.sort(1)[0], "aten.sort"),
+        (shifted_in_place, "aten.add_.Tensor"),
+        (lambda x: torch.zeros(1, 6, 24, 20).add_(x), "aten.add_.Tensor"),
+        (lambda x: torch.cat([x, x], 2), "a concatenation of rows or columns"),
+        (lambda x: x + torch.arange(20), r"aten.add.Tensor with a constant of the size \(20,\)"),
+        (lambda x: x + torch.zeros(24, 1), r"aten.add.Tensor with a constant of the size \(24, 1\)"),
+        (lambda x: x * torch.ones(2, 6, 1, 1), r"an output of the size \(2, 6, 24, 20\)"),
+        (lambda x: x[:, :, 1:], r"a view of the size \(1, 6, 23, 20\)"),
+        (lambda x: x[:, ::2], r"a view of the size \(1, 3, 24, 20\)"),
+        (lambda x: x.transpose(2, 3), r"a view of the size \(1, 6, 20, 24\)"),
+        (nn.BatchNorm2d(6).train(), "a BatchNorm in training mode"),
+        (nn.Conv2d(6, 6, 3, stride=(2, 1), padding=1), "a convolution that changes the size"),
+        (nn.Conv2d(6, 6, 3, padding=(0, 1)), "a convolution that changes the size"),
+        (nn.Conv2d(6, 6, 3, padding=(1, 0)), "a convolution that changes the size"),
+        (nn.Conv2d(6, 6, 3, padding=1, dilation=2), "a convolution that changes the size"),
+        (nn.ConvTranspose2d(6, 6, 3, padding=1), "a convolution that changes the size"),
+    ],
+)
+def test_the_graph_refuses_an_operation_on_more_than_some_rows(function: Any, reason: str) -> None:
+    with pytest.raises(NotStreamable, match=f"^{reason}"):
+        record(Network(function))
+
+
+def test_the_graph_refuses_an_output_that_is_not_the_last_operation_or_has_another_scale() -> None:
+    network = Network()
+    assert len(record(network)) == 3
+    network.scale = 2
+    with pytest.raises(NotStreamable, match="the output is not that of the last operation"):
+        record(network)
+    del network.tail
+    network.scale, network.tail = 1, lambda x: (x[:, :3] + 1, x + 2)[0]  # type: ignore[assignment]
+    with pytest.raises(NotStreamable, match="the output is not that of the last operation"):
+        record(network)
+
+
+def test_the_graph_counts_the_rows_that_each_operation_is_behind_and_reads_around_its_own() -> None:
+    network = Network(FUNCTIONS["pixels shuffled twice"])
+    network.scale = 2
+    nodes = record(network)
+    assert [node.kind for node in nodes] == ["input", "conv", "slice", "shuffle", "conv", "slice", "conv"]
+    assert [node.lag for node in nodes] == [0, 1, 1, 2, 3, 3, 5]
+    assert [node.scale for node in nodes] == [1, 1, 1, 2, 2, 2, 2]
+    assert [node.halo for node in nodes] == [1, 0, 0, 1, 0, 2, 0]
+    assert [node.channels for node in nodes] == [3, 6, 4, 1, 6, 6, 3]
+    assert [node.users for node in nodes] == [[], [(2, 1)], [(3, 2)], [], [(5, 1)], [], []]
+    assert [node.last_user for node in nodes] == [1, 2, 3, 4, 5, 6, -1]
+
+
+def test_the_graph_lags_as_its_slowest_branch_and_reuses_memory_that_nothing_else_reads() -> None:
+    nodes = record(Network(lambda x: torch.relu(blurred(x) * 2) * x[:, :1] + blurred(blurred(x))))
+    by_kind = [(node.kind, node.lag, node.halo, node.reuses) for node in nodes]
+    assert by_kind == [
+        ("input", 0, 1, None), ("conv", 1, 1, None),
+        ("conv", 2, 0, None), ("rows", 2, 0, 0), ("rows", 2, 0, 0), ("slice", 1, 0, None), ("rows", 2, 0, 0),
+        ("conv", 2, 1, None), ("conv", 3, 0, None), ("rows", 3, 2, None), ("conv", 5, 0, None),
+    ]  # fmt: skip
 
 
 def streamed(stream: Stream, x: Tensor, rows: int) -> list[Tensor]:
