@@ -75,10 +75,10 @@ def test_data_files_are_in_the_wheels(wheels: dict[str, Path]) -> None:
         assert f"fmen/training/recipes/{recipe}.yaml" in application
     for file in ("submission/package/test_demo.py.in", "submission/package/team.yaml", "report/assets/report.html"):
         assert f"fmen/{file}" in application
-    weights = [file for file in core if file.endswith(".safetensors")]
-    assert {"fmen_core/weights/fmen-s_x4.safetensors"} <= set(weights)
+    weights = [file for file in core if file.endswith((".safetensors", ".xml"))]
+    assert {"fmen_core/weights/fmen-s_x4.safetensors", "fmen_core/weights/fmen-s_x4_int8.xml"} <= set(weights)
     for file in weights:
-        card = core[file.replace(".safetensors", ".md")].decode()
+        card = core[file.rpartition(".")[0] + ".md"].decode()
         assert "## Terms" in card and "BSDS500" in card, file
 
 

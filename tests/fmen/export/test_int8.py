@@ -19,7 +19,9 @@ from fmen.export.int8 import QuantizedConv2d, choose_scales, quantize
 from fmen.export.run import ExportError, Int8, export_weights
 from fmen.sources.openvino_file import OpenVINONetwork
 from fmen_core import Upscaler, WeightsError
+from fmen_core.pretrained import bundled
 from fmen_data import imresize, open_dataset, write_image
+from fmen_eval import psnr
 
 
 def needs_openvino() -> None:
@@ -212,6 +214,30 @@ def test_int8_that_loses_too_much_is_not_written(
         export_weights(weights, tmp_path / "out.xml", "openvino", int8=Int8("sample", steps=0))
     assert [path.name for path in tmp_path.iterdir()] == ["out.bin"]
     assert (tmp_path / "out.bin").read_text() == "older"
+
+
+def test_the_bundled_int8_network_is_within_a_twentieth_of_a_decibel_of_fp32() -> None:
+    needs_openvino()
+    lr, hr = open_dataset("sample", scale=4).read(0)
+    exact = fmen_core.load(bundled()["fmen-s_x4"])
+    found, expected = (
+        psnr(levels(network, lr), hr, border=4, protocol="paper")
+        for network in (OpenVINONetwork(bundled()["fmen-s_x4_int8"]), exact)
+    )
+    assert abs(found - expected) < 0.05 and found != expected
+
+
+def test_the_bundled_int8_network_asks_for_openvino_where_it_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_image("a.png", np.zeros((4, 4, 3), np.uint8))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    for command in (["validate", "--data", "sample"], ["upscale", "a.png", "--output", "b.png"]):
+        result = CliRunner().invoke(app, [*command, "--weights", "fmen-s_x4_int8"])
+        assert result.exit_code == 2
+        (line,) = (line for line in result.output.splitlines() if line.startswith("error"))
+        assert line.endswith("fmen-s_x4_int8.xml: this format needs openvino: pip install 'fmen[openvino]'")
 
 
 def test_damaged_files_for_openvino_are_one_line(exported: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ Command = Callable[..., tuple[str, str]]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-@pytest.mark.parametrize("weights", sorted(bundled()))
+@pytest.mark.parametrize("weights", [name for name, file in bundled().items() if file.suffix == ".safetensors"])
 def test_flat_images_keep_their_level_and_gray_ones_their_colour(weights: str, precision: str) -> None:
     upscaler = Upscaler(load(bundled()[weights]), device="cpu", precision=precision)
     for level in (0, 1, 128, 220, 255):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from fractions import Fraction
@@ -142,6 +143,25 @@ def test_the_writer_makes_png_files_that_pillow_reads(tmp_path: Path) -> None:
             png.write(pixels[top:bottom])
         png.end()
         assert np.array_equal(np.asarray(Image.open(file)), pixels)
+
+
+def test_after_a_failure_no_strip_is_being_written() -> None:
+    started, written = threading.Event(), []
+
+    def failing() -> Any:
+        yield np.zeros(1)
+        started.wait(5)
+        raise KeyboardInterrupt
+
+    def write(strip: Any) -> None:
+        started.set()
+        time.sleep(0.05)
+        written.append(strip)
+
+    with ThreadPoolExecutor(1) as writers:
+        with pytest.raises(KeyboardInterrupt):
+            list(ahead(writers, write, failing()))
+        assert len(written) == 1
 
 
 def test_only_large_opaque_png_and_tiff_files_at_the_scale_of_the_network_are_written_in_strips(

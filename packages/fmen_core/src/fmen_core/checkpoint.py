@@ -118,6 +118,8 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise WeightsError(f"{path}: no such weights file; name an existing .safetensors, .pth or .pt file")
+    if path.suffix == ".xml":
+        raise WeightsError(f"{path}: a network for OpenVINO, which only 'fmen upscale' and 'fmen validate' run")
     try:
         content = read_safetensors(path) if is_safetensors(path) else read_saved(path)
     except pickle.UnpicklingError:

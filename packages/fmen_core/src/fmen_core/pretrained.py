@@ -27,14 +27,15 @@ from fmen_core.published import cache_folder as cache_folder
 from fmen_core.reparam import expand
 
 BUNDLED = Path(__file__).with_name("weights")
-"""The folder of the weights inside the package: ``NETWORK_xSCALE.safetensors``."""
+"""The folder of the weights inside the package: ``NETWORK_xSCALE.safetensors``, and ``.xml`` for OpenVINO."""
 
 TIMEOUT = 60  # seconds without a byte
 
 
 def bundled() -> dict[str, Path]:
     """Return the bundled weights by name."""
-    return {path.stem: path for path in sorted(BUNDLED.glob("*.safetensors"))}
+    files = [*BUNDLED.glob("*.safetensors"), *BUNDLED.glob("*.xml")]
+    return {path.stem: path for path in sorted(files)}
 
 
 def published(name: str) -> Published:

@@ -37,10 +37,10 @@ def list_(
         name: (
             "bundled",
             BUNDLED_PSNR.get(name),
-            file.stat().st_size,
+            sum(part.stat().st_size for part in {file, *file.parent.glob(f"{name}.bin")}),
             "Apache-2.0",
             BUNDLED_DATA.get(name, "BSDS500"),
-            "FMEN-S, this project",
+            "FMEN-S in int8, for OpenVINO" if file.suffix == ".xml" else "FMEN-S, this project",
         )
         for name, file in bundled().items()
     }
