@@ -30,6 +30,7 @@ SMALL: dict[str, dict[str, int]] = {
     "carn": {"n_feats": 16},
     "msrresnet": {"n_feats": 16, "n_blocks": 3},
     "pan": {"n_blocks": 3},
+    "fimdn": {"n_feats": 16},
 }
 """Sizes for tests of networks that take seconds at their published sizes, most of which compute at HR size."""
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from fmen_core import create_model, expand, load, reparameterize, save
 from fmen_core.blocks.bases import FilterBases
@@ -37,6 +38,13 @@ def test_only_the_first_of_fresh_bases_contributes_and_every_coefficient_learns(
     assert block.coefficients.tolist() == [1, 0, 0]
     block(torch.randn(2, 3, 6, 5)).square().sum().backward()
     assert block.coefficients.grad is not None and block.coefficients.grad.all()
+
+
+def test_trained_bases_take_over_any_kernel() -> None:
+    block, conv = trained_block(3), nn.Conv2d(3, 4, 3, padding=1).double()
+    block.expand_from(conv, {})
+    x = torch.randn(2, 3, 6, 5, dtype=torch.float64)
+    assert torch.allclose(block(x), conv(x), atol=1e-9)
 
 
 def test_bases_are_added_without_changing_the_output_and_merged_at_the_end(tmp_path: Path) -> None:
