@@ -30,7 +30,7 @@ def test_the_help_lists_commands_by_section_in_the_order_of_use() -> None:
     assert listed["Use a network"] == ["upscale", "weights", "models"]
     assert listed["Train one"] == ["data", "train", "validate", "report"]
     assert listed["Take part in a challenge"] == ["bench", "submit"]
-    assert listed["More"] == ["doctor", "export", "reparam", "reproduce"]
+    assert listed["More"] == ["doctor", "export", "prune", "reparam", "reproduce"]
 
 
 @pytest.mark.parametrize("command", ["upscale", "models", "data info", "weights get"])

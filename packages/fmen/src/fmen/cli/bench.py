@@ -75,14 +75,13 @@ def bench(
     """
     size = parse_size(lr_size)
     from fmen.benchmark.challenges import challenge_of
-    from fmen.benchmark.models import SLOW, choose_models, published_for
+    from fmen.benchmark.models import SLOW, choose_models
     from fmen.benchmark.run import SCORE, run_bench
     from fmen.benchmark.table import sort_rows
     from fmen.threads import use_threads
     from fmen_core import find_weights
 
     use_threads(threads)
-
     challenge = None if year is None else challenge_of(year)
     if plot is not None:
         from fmen.charts.networks import check_plot, save_networks
@@ -93,15 +92,9 @@ def bench(
     for file in (json_file, markdown, plot):
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)  # fails before the measurements, not after
+    names, files = named(models, challenge.networks if challenge else None), [*map(find_weights, weights or [])]
     result = run_bench(
-        choose_models(
-            named(models, challenge.networks if challenge else None),
-            [find_weights(file) for file in weights or []],
-            module or [],
-            own=model or [],
-            trained=data is not None,
-            note=warn,
-        ),
+        choose_models(names, files, module or [], own=model or [], trained=data is not None, note=warn),
         lr_size=size,
         device=device,
         runs=runs,
@@ -112,15 +105,22 @@ def bench(
     )
     rows = sort_rows(result.rows, sort)
     write(result, rows, json_file, markdown, memory)
-    untrained = [row.model.name for row in rows if row.accuracy is None]
-    if data is not None and untrained:
-        published = [entry.name for name in untrained for entry in published_for(name)]
-        remedy = f"; fmen weights get {' '.join(published)}" if published else ""
-        typer.echo(f"\nno PSNR without weights: {', '.join(untrained)}{remedy}")
+    if data is not None:
+        tell_untrained([row.model.name for row in rows if row.accuracy is None])
     if models is None and challenge is None:
         typer.echo(f"\n{', '.join(SLOW)} are slower than all others and left out: --models all measures them, too")
     if plot is not None:
         save_networks([row.plotted() for row in rows], result.conditions, plot)
+
+
+def tell_untrained(names: Sequence[str]) -> None:
+    """Print which networks have no weights, and how to obtain published ones."""
+    from fmen.benchmark.models import published_for
+
+    if names:
+        published = [entry.name for name in names for entry in published_for(name)]
+        remedy = f"; fmen weights get {' '.join(published)}" if published else ""
+        typer.echo(f"\nno PSNR without weights: {', '.join(names)}{remedy}")
 
 
 def named(models: str | None, default: Sequence[str] | None) -> Sequence[str] | None:

@@ -9,52 +9,57 @@ import typer
 
 from fmen.cli.options import Device, Model, Protocol, Threads, warn
 
+RunFolders = Annotated[
+    list[Path] | None,
+    typer.Option(metavar="DIR", help="Run folder: shows its curves, and images of the first's weights. Repeatable."),
+]
+Validations = Annotated[
+    list[Path] | None, typer.Option(metavar="FILE.json", help="From fmen validate --json. Repeatable.")
+]
+Weights = Annotated[
+    list[Path] | None,
+    typer.Option(metavar="FILE|NAME", help="Weights whose images are compared. Repeatable. Default: the runs'."),
+]
+Data = Annotated[
+    str | None, typer.Option(metavar="DIR|sample", help="Images to show: dataset folder, HR_DIR,LR_DIR or sample.")
+]
+Pictures = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR|FILE", help="Instead of --data: pictures of yours to upscale, without HR or PSNR."),
+]
+PageProtocol = Annotated[
+    Protocol | None,
+    typer.Option(help="How PSNR and SSIM are computed. Default: as in --validate or the run, otherwise ntire."),
+]
+Perceptual = Annotated[bool, typer.Option("--perceptual", help="Also measure LPIPS and DISTS; needs fmen[perceptual].")]
+Full = Annotated[
+    bool,
+    typer.Option("--full", help="Embed images without loss. Default: at most 800 kB per image and 50 MB in all."),
+]
+Spectrum = Annotated[
+    bool, typer.Option("--spectrum", help="Also show the networks' features and their spectra, on the first image.")
+]
+Layers = Annotated[
+    list[str] | None,
+    typer.Option(metavar="PATTERN", help="With --spectrum: modules by class or name. Default: the blocks. Repeatable."),
+]
+
 
 def report(
-    run: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="DIR", help="Run folder: shows its curves, and images of the first's weights. Repeatable."
-        ),
-    ] = None,
-    validate: Annotated[
-        list[Path] | None, typer.Option(metavar="FILE.json", help="From fmen validate --json. Repeatable.")
-    ] = None,
+    run: RunFolders = None,
+    validate: Validations = None,
     bench: Annotated[Path | None, typer.Option(metavar="FILE.json", help="From fmen bench --json.")] = None,
-    weights: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="FILE|NAME", help="Weights whose images are compared. Repeatable. Default: the runs'."),
-    ] = None,
+    weights: Weights = None,
     model: Model = None,
-    data: Annotated[
-        str | None, typer.Option(metavar="DIR|sample", help="Images to show: dataset folder, HR_DIR,LR_DIR or sample.")
-    ] = None,
-    pictures: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR|FILE", help="Instead of --data: pictures of yours to upscale, without HR or PSNR."),
-    ] = None,
+    data: Data = None,
+    pictures: Pictures = None,
     out: Annotated[Path, typer.Option(metavar="FILE.html", help="The page.")] = Path("report.html"),
-    protocol: Annotated[
-        Protocol | None,
-        typer.Option(help="How PSNR and SSIM are computed. Default: as in --validate or the run, otherwise ntire."),
-    ] = None,
-    perceptual: Annotated[
-        bool, typer.Option("--perceptual", help="Also measure LPIPS and DISTS; needs fmen[perceptual].")
-    ] = False,
+    protocol: PageProtocol = None,
+    perceptual: Perceptual = False,
     max_images: Annotated[int | None, typer.Option(metavar="N", min=0, help="Show at most N images.")] = None,
-    full: Annotated[
-        bool,
-        typer.Option("--full", help="Embed images without loss. Default: at most 800 kB per image and 50 MB in all."),
-    ] = False,
-    spectrum: Annotated[
-        bool, typer.Option("--spectrum", help="Also show the networks' features and their spectra, on the first image.")
-    ] = False,
-    layers: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="PATTERN", help="With --spectrum: modules by class or name. Default: the blocks. Repeatable."
-        ),
-    ] = None,
+    full: Full = False,
+    spectrum: Spectrum = False,
+    layers: Layers = None,
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:

@@ -64,58 +64,73 @@ def printer(*, err: bool = False) -> Callable[[str], None]:
     return lambda line: typer.echo(line, err=err) if os.environ.get("RANK", "0") == "0" else None
 
 
+ModelName = Annotated[
+    str | None,
+    typer.Option(metavar="NAME|FILE.py:CLASS", help="A network of 'fmen models', or your own. Default: fmen-s."),
+]
+Size = Annotated[Variant | None, typer.Option(metavar="s|full", help="--model fmen-s or fmen.")]
+Scale = Annotated[int | None, typer.Option(metavar="N", help="2, 3 or 4. Default: the recipe's value.")]
+RecipeName = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME|FILE",
+        help="A recipe listed below, or a YAML file. Default: fast on a GPU, otherwise cpu. Not with --resume.",
+    ),
+]
+Data = Annotated[
+    list[str] | None,
+    typer.Option(metavar="DIR|sample", help="Training set, or HR_DIR,LR_DIR. Can be repeated."),
+]
+ValData = Annotated[
+    list[str] | None,
+    typer.Option(metavar="DIR|sample", help="Validation set, or HR_DIR,LR_DIR. Can be repeated; the first counts."),
+]
+SkipBad = Annotated[
+    bool, typer.Option("--skip-bad", help="Leave out training images that cannot be used, and name them.")
+]
+Init = Annotated[
+    str | None, typer.Option(metavar="FILE|NAME", help="Start from these weights, in either form, of any scale.")
+]
+Minutes = Annotated[
+    float | None,
+    typer.Option(metavar="N", help="Train for about N minutes, to which the recipe's steps are fitted."),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=1, help="CPU threads. Default: 1 or one per core, whichever is faster."),
+]
+Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Run folder. Default: a new one under runs/.")]
+Continue = Annotated[
+    Resume | None,
+    typer.Option(
+        metavar="[auto]",
+        help="Continue the run in --out, or the newest run. auto: start it if there is no checkpoint.",
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe. Can be repeated."),
+]
+Keys = Annotated[
+    bool, typer.Option("--keys", help="List the keys of a recipe and exit.", callback=show_keys, is_eager=True)
+]
+
+
 def train(
-    model: Annotated[
-        str | None,
-        typer.Option(metavar="NAME|FILE.py:CLASS", help="A network of 'fmen models', or your own. Default: fmen-s."),
-    ] = None,
-    variant: Annotated[Variant | None, typer.Option(metavar="s|full", help="--model fmen-s or fmen.")] = None,
-    scale: Annotated[int | None, typer.Option(metavar="N", help="2, 3 or 4. Default: the recipe's value.")] = None,
-    recipe: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME|FILE",
-            help="A recipe listed below, or a YAML file. Default: fast on a GPU, otherwise cpu. Not with --resume.",
-        ),
-    ] = None,
-    data: Annotated[
-        list[str] | None,
-        typer.Option(metavar="DIR|sample", help="Training set, or HR_DIR,LR_DIR. Can be repeated."),
-    ] = None,
-    val_data: Annotated[
-        list[str] | None,
-        typer.Option(metavar="DIR|sample", help="Validation set, or HR_DIR,LR_DIR. Can be repeated; the first counts."),
-    ] = None,
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Leave out training images that cannot be used, and name them.")
-    ] = False,
-    init: Annotated[
-        str | None, typer.Option(metavar="FILE|NAME", help="Start from these weights, in either form, of any scale.")
-    ] = None,
-    minutes: Annotated[
-        float | None,
-        typer.Option(metavar="N", help="Train for about N minutes, to which the recipe's steps are fitted."),
-    ] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=1, help="CPU threads. Default: 1 or one per core, whichever is faster."),
-    ] = None,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Run folder. Default: a new one under runs/.")] = None,
-    resume: Annotated[
-        Resume | None,
-        typer.Option(
-            metavar="[auto]",
-            help="Continue the run in --out, or the newest run. auto: start it if there is no checkpoint.",
-        ),
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe. Can be repeated."),
-    ] = None,
-    keys: Annotated[
-        bool,
-        typer.Option("--keys", help="List the keys of a recipe and exit.", callback=show_keys, is_eager=True),
-    ] = False,
+    model: ModelName = None,
+    variant: Size = None,
+    scale: Scale = None,
+    recipe: RecipeName = None,
+    data: Data = None,
+    val_data: ValData = None,
+    skip_bad: SkipBad = False,
+    init: Init = None,
+    minutes: Minutes = None,
+    threads: Threads = None,
+    out: Out = None,
+    resume: Continue = None,
+    settings: Settings = None,
+    keys: Keys = False,
 ) -> None:
     """Train a network."""
     from fmen.threads import use_threads

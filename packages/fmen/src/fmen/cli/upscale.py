@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fmen.upscaling.jobs import Job
     from fmen.upscaling.manifest import Settings
     from fmen.upscaling.networks import Networks
+    from fmen.upscaling.storage import Location
 
 LARGEST_FACTOR = 64
 
@@ -144,9 +145,8 @@ def upscale(
     options: dict[str, Any] = {"precision": precision.value, "device": device, "tile": side, "self_ensemble": ensemble}
     options |= {"backend": backend.value, "denoise": denoise, "size": size}
     networks = Networks.load(chosen.files, model, real=chosen.real, note=warn, **options)
-    code = source_of(model)
     settings = Settings.of(
-        chosen.all_files, precision.value, ensemble, quality, networks.size, code=code, denoise=denoise
+        *(chosen.all_files, precision.value, ensemble, quality, networks.size), code=source_of(model), denoise=denoise
     )
     for fault in faults:
         warn(f"error: {fault}")
@@ -154,13 +154,7 @@ def upscale(
     todo = jobs_to_do(jobs, settings, say, overwrite=overwrite)
     failed, advice = 0, "for the reasons above"
     if todo and engine is Engine.ray:
-        from fmen.upscaling.cluster import run_on_ray
-
-        for line in networks.lines():
-            say(line)
-        folder = output_folder(inputs, output)
-        failed, failures = run_on_ray(todo, networks, settings, folder, workers=workers, say=say)
-        advice = f"see {failures}" if failed else advice
+        failed, advice = run_on_workers(todo, networks, settings, say, output_folder(inputs, output), workers)
     elif todo:
         failed = run_here(todo, networks, settings, say)
     if failed or faults:
@@ -205,6 +199,23 @@ def jobs_to_do(jobs: list[Job], settings: Settings, say: Callable[[str], None], 
     elif len(todo) < len(jobs):
         say(f"{len(jobs) - len(todo)} of {len(jobs)} exist already (--overwrite makes them again)")
     return todo
+
+
+def run_on_workers(
+    todo: Sequence[Job],
+    networks: Networks,
+    settings: Settings,
+    say: Callable[[str], None],
+    folder: Location,
+    workers: int | None,
+) -> tuple[int, str]:
+    """Upscale with Ray; return the number of images that could not be upscaled, and where the reasons are."""
+    from fmen.upscaling.cluster import run_on_ray
+
+    for line in networks.lines():
+        say(line)
+    failed, failures = run_on_ray(todo, networks, settings, folder, workers=workers, say=say)
+    return failed, f"see {failures}" if failed else "for the reasons above"
 
 
 def run_here(todo: Sequence[Job], networks: Networks, settings: Settings, say: Callable[[str], None]) -> int:
