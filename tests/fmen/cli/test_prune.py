@@ -11,7 +11,9 @@ import torch
 from typer.testing import CliRunner
 
 from fmen.cli.main import app
+from fmen.pruning import typical_images
 from fmen_core import create_model, load, save
+from fmen_data import open_dataset, parse_source
 from fmen_eval import complexity
 
 SIZES: dict[str, Any] = {"n_feats": 8, "mid_feats": 8, "down_blocks": 1, "up_blocks": (1, 1)}
@@ -110,6 +112,16 @@ def test_a_network_of_the_user_is_pruned_by_its_own_argument(work: Path) -> None
 def test_a_wrong_option_ends_with_one_line(trained: str, options: tuple[object, ...], reason: str) -> None:
     _, stderr = fmen("prune", trained, *options, "--val-data", "photos", "--out", "runs/narrow", status=2)
     assert reason in stderr and len(stderr.splitlines()) <= 2
+
+
+def test_channels_are_chosen_on_the_middle_of_the_training_images_in_the_range_of_the_network(work: Path) -> None:
+    dataset = open_dataset(parse_source("photos"), scale=2, split="train")
+    for name, white in (("fmen", 255), ("imdn", 1)):
+        images = typical_images("photos", create_model(name, 2))
+        for index, image in enumerate(images):
+            lr = dataset.read(index)[0]
+            assert lr.shape[:2] == (24, 32) and image.shape == (3, 24, 24)
+            assert torch.allclose(image * (255 / white), torch.from_numpy(lr[:, 4:28]).permute(2, 0, 1).float())
 
 
 def test_a_run_is_not_overwritten(trained: str) -> None:
