@@ -170,7 +170,7 @@ def test_a_setting_of_one_argument_leaves_the_recipes_others(tmp_path: Path) -> 
         load_recipe(file, parse_settings(["model_args=3"]))
 
 
-@pytest.mark.parametrize(("variant", "model"), [("s", "fmen-s"), ("full", "fmen")])
+@pytest.mark.parametrize(("variant", "model"), [("s", "fmen-s"), ("s48", "fmen-s48"), ("full", "fmen")])
 def test_the_former_key_variant_is_read_with_a_note(tmp_path: Path, variant: str, model: str) -> None:
     file, notes = tmp_path / "r.yaml", list[str]()
     file.write_text(yaml.safe_dump({"steps": 9, "learning_rate": 1e-3, "variant": variant}))

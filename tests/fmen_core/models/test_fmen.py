@@ -29,9 +29,10 @@ from fmen_core.blocks.reparameterizable import RRRB, set_collapsed
 from fmen_core.models.fmen import ERB
 from fmen_core.pixels import Image, to_image
 
-# Parameters of the inference form, from the paper.
+# Parameters of the inference form: those of FMEN-S and FMEN from the paper, those of the narrower FMEN-S by hand.
 PARAMETERS = {
     ("fmen-s", 4): 341_066,
+    ("fmen-s48", 4): 319_740,
     ("fmen", 4): 769_428,
     ("fmen", 3): 757_311,
     ("fmen", 2): 748_656,

@@ -268,7 +268,7 @@ def test_sizes_that_give_no_network_are_refused(form: str, sizes: dict[str, Any]
 
 def test_only_fmen_ecbsr_and_fimdn_have_two_forms() -> None:
     two = {architecture.name for architecture in ARCHITECTURES if architecture.training}
-    assert two == {"fmen-s", "fmen", "ecbsr", "fimdn"}
+    assert two == {"fmen-s", "fmen-s48", "fmen", "ecbsr", "fimdn"}
     assert type(create_model("fmen", form="inference")) is FMEN and type(create_model("fmen")) is FMENTraining
     assert type(create_model("span", form="inference")) is type(create_model("span"))
 

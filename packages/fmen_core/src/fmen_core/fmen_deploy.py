@@ -19,13 +19,14 @@ SLOPE = 0.1
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "fmen-s": {"n_feats": 50, "mid_feats": 16, "down_blocks": 4, "up_blocks": (2, 1, 1, 1, 1)},
+    "fmen-s48": {"n_feats": 48, "mid_feats": 16, "down_blocks": 4, "up_blocks": (2, 1, 1, 1, 1)},
     "fmen": {"n_feats": 64, "mid_feats": 32, "down_blocks": 4, "up_blocks": (3, 2, 2, 2, 2)},
 }
-"""Sizes of the paper's networks."""
+"""Sizes of the paper's networks, and of FMEN-S with channels that fill three vectors of 16 numbers."""
 
 
 def variant_name(n_feats: int, mid_feats: int, down_blocks: int, up_blocks: Sequence[int]) -> str:
-    """Return the name of the network with these sizes: ``"fmen-s"``, or ``"fmen"`` for every other FMEN.
+    """Return the name of the network with these sizes; ``"fmen"`` stands for all sizes without a name of their own.
 
     Raises:
         ValueError: There is no such network.
@@ -35,7 +36,7 @@ def variant_name(n_feats: int, mid_feats: int, down_blocks: int, up_blocks: Sequ
     if mid_feats <= 4:
         raise ValueError(f"mid_feats is {mid_feats}; the first branch is 4 channels narrower, so that it must be > 4")
     sizes = {"n_feats": n_feats, "mid_feats": mid_feats, "down_blocks": down_blocks, "up_blocks": tuple(up_blocks)}
-    return "fmen-s" if sizes == VARIANTS["fmen-s"] else "fmen"
+    return next((name for name, known in VARIANTS.items() if known == sizes), "fmen")
 
 
 def conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:

@@ -53,9 +53,10 @@ def show_keys(wanted: bool) -> None:
 
 
 class Variant(str, Enum):
-    """FMEN-S or FMEN."""
+    """FMEN-S with 50 or 48 channels, or FMEN."""
 
     s = "s"
+    s48 = "s48"
     full = "full"
 
 

@@ -29,7 +29,7 @@ RENAMED = {
 }
 """Former names of keys, which are still read."""
 
-VARIANTS = {"s": "fmen-s", "full": "fmen"}
+VARIANTS = {"s": "fmen-s", "s48": "fmen-s48", "full": "fmen"}
 """The values of the former key ``variant``, and of ``fmen train --variant``."""
 
 ARGS = "model_args."

@@ -133,7 +133,7 @@ def read_sizes(state: StateDict, name: str = "fmen") -> dict[str, Any]:
 
     Args:
         state: A state dict.
-        name: ``"fmen-s"`` accepts FMEN-S, ``"fmen"`` every FMEN with other sizes.
+        name: A name in ``VARIANTS`` accepts its sizes, ``"fmen"`` all sizes without another name.
     """
     block = next((kind for kind, mark in MARKS.items() if f"ERBs.0.conv1.{mark}" in state), None)
     first = rf"\.\d+\.conv1\.{re.escape(MARKS[block] if block else 'rep_conv.weight')}"
@@ -145,7 +145,7 @@ def read_sizes(state: StateDict, name: str = "fmen") -> dict[str, Any]:
         "down_blocks": down_blocks,
         "up_blocks": tuple(count(state, re.escape(branch) + first) for branch in branches),
     }
-    if (sizes == VARIANTS["fmen-s"]) != (name == "fmen-s"):
+    if next((other for other, known in VARIANTS.items() if known == sizes), "fmen") != name:
         return {"scale": None}
     form = "training" if block else "inference"
     if block:
@@ -170,4 +170,4 @@ ARCHITECTURES = tuple(
     )
     for name, sizes in VARIANTS.items()
 )
-"""FMEN-S, and FMEN with the sizes of the paper or any others."""
+"""FMEN-S with 50 and with 48 channels, and FMEN with the sizes of the paper or any others."""
