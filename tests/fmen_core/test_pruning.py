@@ -172,5 +172,5 @@ def test_sizes_that_the_network_cannot_have_are_refused(network: FMEN) -> None:
         prune(network, width=3)
     with pytest.raises(ModelError, match="10 channels where the network has 8"):
         prune(network, IMAGES, n_feats=10)
-    with pytest.raises(ModelError, match="Two is no network of this package"):
+    with pytest.raises(ModelError, match="Two is not a network of this package"):
         prune(Two(4))

@@ -18,8 +18,8 @@ from fmen_core.row_graph import NotStreamable, record
 from fmen_core.streaming import Stream, streamable
 
 STREAMED = {
-    "fmen-s", "fmen", "imdn-baseline", "imdn-plus", "spanf", "tsr", "dscf", "span", "spanv2", "disp", "pds", "pkdsr",
-    "edsr-baseline", "carn", "fimdn",
+    "fmen-s", "fmen-s48", "fmen", "imdn-baseline", "imdn-plus", "spanf", "tsr", "dscf", "span", "spanv2", "disp", "pds",
+    "pkdsr", "edsr-baseline", "carn", "fimdn",
 }  # fmt: skip
 
 

@@ -90,7 +90,7 @@ def test_named_networks_take_their_sizes(write: Write) -> None:
         ("fmen-s", {"n_feats": "wide"}, r"fmen-s cannot be built with model_args \{'n_feats': 'wide'\}"),
         ("span", {"scale": 2}, "span cannot be built with model_args"),
         ("fmen-t", {}, r"no network is called 'fmen-t'; did you mean fmen-s\?"),
-        ("u-net", {}, "no network is called 'u-net'; choose one of fmen-s, fmen, "),
+        ("u-net", {}, "no network is called 'u-net'; choose one of fmen-s, fmen-s48, fmen, "),
         ("mine.py", {}, "mine.py: expected FILE.py:CLASS, such as mine.py:Mine"),
         ("mine.py:2", {}, "expected FILE.py:CLASS"),
         ("nowhere.py:Mine", {}, "no such file nowhere.py"),

@@ -159,10 +159,11 @@ def test_network_declares_what_its_table_row_says(architecture: Architecture) ->
     assert (model.name, model.scale, model.data_range) == (architecture.name, 3, architecture.data_range)
 
 
-def test_data_range_is_255_for_fmen_and_seven_networks_and_one_for_the_others() -> None:
+def test_data_range_is_255_for_fmens_and_seven_networks_and_one_for_the_others() -> None:
     ranges = {architecture.name: architecture.data_range for architecture in ARCHITECTURES}
     assert {name for name, data_range in ranges.items() if data_range == 255.0} == {
         "fmen-s",
+        "fmen-s48",
         "fmen",
         "rfdn",
         "rlfn-cut",

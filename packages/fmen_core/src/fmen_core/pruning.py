@@ -37,7 +37,9 @@ def prune(model: nn.Module, images: Tensor | None = None, **sizes: Any) -> nn.Mo
     source = reparameterize(model)
     found = recognise(source.state_dict(), getattr(source, "name", None))
     if found is None:
-        raise ModelError(f"{type(source).__name__} is no network of this package; use fmen_core.pruning.copy_channels")
+        raise ModelError(
+            f"{type(source).__name__} is not a network of this package; use fmen_core.pruning.copy_channels"
+        )
     arguments = {**getattr(source, "sizes", {}), **found[1], "scale": sr_model(source).scale}
     arguments = {**arguments, **sizes, "form": "inference"}
     narrow = architecture_named(found[0].name).build(**arguments).to(next(source.parameters()))

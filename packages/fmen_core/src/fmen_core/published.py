@@ -66,6 +66,7 @@ _LICENCES |= {"NJU-Jet/FMEN": "Apache-2.0", "Zheng222/IMDN": "not stated", "zhao
 """The licence of each repository, as NOTICE names it."""
 
 BUNDLED_PSNR = {
+    "fmen-s48_x4": 31.81,
     "fmen-s_x2": 37.68,
     "fmen-s_x3": 33.93,
     "fmen-s_x4": 31.83,
@@ -74,7 +75,7 @@ BUNDLED_PSNR = {
 }
 """PSNR of the bundled weights on Set5, protocol ``paper``."""
 
-BUNDLED_DATA = {"fmen-s_x4_real": "BSDS500, photographs"}
+BUNDLED_DATA = dict.fromkeys(("fmen-s48_x4", "fmen-s_x4_real"), "BSDS500, photographs")
 """What bundled weights were trained on, if not on BSDS500 alone; their model cards name the sources."""
 
 PUBLISHED: tuple[Published, ...] = (
@@ -315,6 +316,7 @@ PUBLISHED: tuple[Published, ...] = (
         "experiments/pretrained_models/PANx2_DF2K.pth",
         1076593,
         "fcf8ed48656abbaae46309ee91745684b80235a9c8b37a2d8fb0715a3ad3f00f",
+        psnr=38.00,
         data="DIV2K, Flickr2K",
     ),
     Published(
@@ -324,6 +326,7 @@ PUBLISHED: tuple[Published, ...] = (
         "experiments/pretrained_models/PANx4_DF2K.pth",
         1121681,
         "739fab99ee7b7058dab4d1b84aa2869bb9fc3995a1c08789c20355bee943833c",
+        psnr=32.13,
         data="DIV2K, Flickr2K",
     ),
 )
