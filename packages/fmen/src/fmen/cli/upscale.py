@@ -245,7 +245,7 @@ def parse_size(
     ``--scale 2``, ``3`` and ``4`` name the network's scale; another factor is an output size, as ``--outscale`` is.
 
     Raises:
-        UserError: The options contradict each other, or a factor is no positive number.
+        UserError: The options contradict each other, or a factor is not a positive number.
     """
     from fmen.upscaling.enlarge import OutputSize
     from fmen.upscaling.networks import SCALES
@@ -268,7 +268,7 @@ def parse_factor(option: str, text: str) -> Fraction:
     """Parse a factor such as ``2.5`` or ``5/2``.
 
     Raises:
-        UserError: It is no number, or out of range.
+        UserError: It is not a number, or out of range.
     """
     try:
         factor = Fraction(text)
