@@ -129,7 +129,7 @@ def run(options: Options) -> Result:
     images = {}
     for title in dict.fromkeys(name.rsplit(" with ", 1)[0] for name in curves):
         of_host = {name: found for name, found in curves.items() if name.startswith(title)}
-        remarks.append(f"{title}: {order(of_host)}")
+        remarks.append(f"{title}: {order(of_host, f'{title} with ERB')}")
         if options.out is not None:
             images[f"Figure 5: PSNR of {title} by step, the first seed"] = draw_curves(
                 f"figure5_{title.lower()}.svg", title, of_host, options

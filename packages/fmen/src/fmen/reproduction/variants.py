@@ -162,16 +162,28 @@ def training_rows(variants: Sequence[Variant], options: Options) -> tuple[list[R
     return rows, curves
 
 
-def order(curves: Mapping[str, Sequence[Curve]]) -> str:
-    """Describe the order of the networks by PSNR, and whether the seeds agree on it."""
+def order(curves: Mapping[str, Sequence[Curve]], proposed: str = "") -> str:
+    """Describe the order of the networks by PSNR, and whether the seeds agree on it.
+
+    Args:
+        curves: As :func:`training_rows` returns them.
+        proposed: The network that a paper proposes over the others; empty for none.
+    """
     orders = [
         tuple(sorted(curves, key=lambda title: -curves[title][seed][-1][1]))
         for seed in range(min(len(found) for found in curves.values()))
     ]
-    first = ", ".join(orders[0])
-    if len(set(orders)) == 1:
-        return f"By PSNR, the order is {first}" + (" with every seed." if len(orders) > 1 else " with the one seed.")
-    return "By PSNR, the order depends on the seed: " + "; ".join(", ".join(titles) for titles in orders) + "."
+    found = "; ".join(", ".join(titles) for titles in dict.fromkeys(orders))
+    seeds = "with every seed" if len(orders) > 1 else "with the one seed"
+    said = (
+        f"By PSNR, the order is {found} {seeds}."
+        if len(set(orders)) == 1
+        else f"By PSNR, the order depends on the seed: {found}."
+    )
+    if proposed:
+        wins = sum(titles[0] == proposed for titles in orders)
+        said += f" {proposed}, which the paper proposes, is first with {wins} of {len(orders)} seeds."
+    return said
 
 
 def draw_curves(name: str, title: str, curves: Mapping[str, Sequence[Curve]], options: Options) -> str:
