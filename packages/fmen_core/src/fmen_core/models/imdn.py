@@ -56,7 +56,7 @@ class IMDN(nn.Module):
     def __init__(self, scale: int = 4, n_feats: int = 64) -> None:
         super().__init__()
         self.scale = scale
-        self.fea_conv = conv3x3(3, n_feats)
+        self.fea_conv: nn.Module = conv3x3(3, n_feats)
         self.IMDB1 = Block(n_feats)
         self.IMDB2 = Block(n_feats)
         self.IMDB3 = Block(n_feats)

@@ -15,9 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fmen_core.architecture import Architecture, StateDict, out_channels, shuffle_scale
-from fmen_core.blocks.layers import conv1x1, conv3x3, leaky_relu, pixel_shuffle_tail
 from fmen_core.blocks.luma import Bicubic
-from fmen_core.models.imdn import Block
+from fmen_core.models.imdn import IMDN
 
 STRIDE = 4
 """Ratio of the image to the features."""
@@ -26,7 +25,7 @@ OVERLAP = 32
 """Pixels by which a part extends beyond the middle of the image."""
 
 
-class IMDNAS(nn.Module):
+class IMDNAS(IMDN):
     """Maps RGB ``(N, 3, H, W)`` in ``[0, 1]`` to ``(N, 3, scale*H, scale*W)`` in the same range.
 
     The weights do not depend on the scale. They are published for images that are already enlarged, ``scale=1``; at
@@ -41,20 +40,11 @@ class IMDNAS(nn.Module):
     data_range = 1.0
 
     def __init__(self, scale: int = 4, n_feats: int = 64) -> None:
-        super().__init__()
+        super().__init__(STRIDE, n_feats)  # its upsampler undoes the strides
         self.scale = scale
         self.bicubic = Bicubic(scale, persistent=False)
         first, second = (nn.Conv2d(channels, n_feats, 3, stride=2, padding=1) for channels in (3, n_feats))
         self.fea_conv = nn.Sequential(first, nn.LeakyReLU(0.05), second)
-        self.IMDB1 = Block(n_feats)
-        self.IMDB2 = Block(n_feats)
-        self.IMDB3 = Block(n_feats)
-        self.IMDB4 = Block(n_feats)
-        self.IMDB5 = Block(n_feats)
-        self.IMDB6 = Block(n_feats)
-        self.c = nn.Sequential(conv1x1(6 * n_feats, n_feats), leaky_relu())
-        self.LR_conv = conv3x3(n_feats, n_feats)
-        self.upsampler = pixel_shuffle_tail(n_feats, STRIDE)
 
     def forward(self, x: Tensor) -> Tensor:
         """Upscale a batch."""
@@ -64,13 +54,7 @@ class IMDNAS(nn.Module):
 
     def enhance(self, x: Tensor) -> Tensor:
         """Enhance images ``(N, 3, H, W)`` whose sides are multiples of four."""
-        head = self.fea_conv(x)
-        features = [head]
-        for block in (self.IMDB1, self.IMDB2, self.IMDB3, self.IMDB4, self.IMDB5, self.IMDB6):
-            features.append(block(features[-1]))
-        fused = self.c(torch.cat(features[1:], dim=1))
-        out: Tensor = self.upsampler(self.LR_conv(fused) + head)
-        return out
+        return super().forward(x)
 
     def enhance_parts(self, x: Tensor) -> Tensor:
         """Enhance images ``(N, 3, H, W)`` of any size in four overlapping parts, one for each corner."""
