@@ -140,11 +140,12 @@ def test_times_are_relative_to_fmen_s_and_rows_are_in_the_order_of_the_variants(
     monkeypatch.setattr(ablations, "LR_SIZE", (16, 24))
     monkeypatch.setattr(ablations, "folded", lambda name: ablations.Row(name, "folding", 0.0))
     result = ablations.run(Options(runs=1, device="cpu"))
-    times = {row.subject: row.ours for row in result.rows if row.quantity == "runtime"}
-    ratios = {row.subject: row.ours for row in result.rows if row.quantity == "runtime / FMEN-S's"}
-    assert ratios == {name: times[name] / times["FMEN-S"] for name in VARIANTS}
+    times = {row.subject: row.ours for row in result.rows if row.quantity == "inference time"}
+    increases = {row.subject: row.ours for row in result.rows if row.quantity == "time, relative to FMEN-S"}
+    assert set(times) == set(VARIANTS) == {"FMEN-S", *increases}
+    assert increases == pytest.approx({name: 100 * (times[name] / times["FMEN-S"] - 1) for name in increases})
     assert list(dict.fromkeys(row.subject for row in result.rows)) == list(VARIANTS)
-    assert "LR image 24x16; median of 1 interleaved runs" in result.conditions
+    assert "LR image 24x16, x4; median of 1 interleaved runs" in result.conditions
 
 
 def test_a_finished_run_is_read_again_and_other_data_are_refused(

@@ -11,11 +11,10 @@ from torch import nn
 
 from fmen.reproduction.ablated_fmen import AblatedFMEN
 from fmen.reproduction.result import Experiment, Options, Result, Row
-from fmen.reproduction.variants import Variant, order, training_rows
+from fmen.reproduction.variants import Variant, order, time_rows, training_rows
 from fmen_core import expand, find_weights, load, reparameterize
-from fmen_core.device import pick_device
 from fmen_core.reparam import synthetic_images
-from fmen_eval import analyse, arithmetic, device_name, measure
+from fmen_eval import analyse
 
 MIB = 2**20
 LR_SIZE = 256, 256
@@ -41,7 +40,7 @@ NOTES = {
 
 SAME_FORM = (
     "FMEN-S, the variant without BatchNorm and the one that pads with zeros have the same inference form: the "
-    "differences between their runtimes are noise."
+    "differences between their times are noise."
 )
 
 
@@ -54,23 +53,12 @@ def variant(name: str) -> nn.Module:
 
 def run(options: Options) -> Result:
     """Count the variants; with ``options.runs`` also time them, and with ``options.steps`` train them."""
-    networks = {name: reparameterize(variant(name)) for name in VARIANTS}
-    rows = [row for name, network in networks.items() for row in counted(name, network)]
+    variants = [Variant(name, AblatedFMEN, args) for name, args in VARIANTS.items()]
+    rows = [row for each in variants for row in counted(each.title, each.inference_form())]
     rows += [folded(name) for name in ("FMEN-S", "BatchNorm padded with zeros")]
-    conditions = ""
-    if options.runs:
-        device = pick_device(options.device)
-        times = measure(networks, LR_SIZE, device=device, runs=options.runs, progress=options.progress)
-        milliseconds = {name: runtime.median_ms for name, runtime in times.items()}
-        rows += [row for name in VARIANTS for row in timed(name, milliseconds)]
-        size = "x".join(map(str, reversed(LR_SIZE)))
-        conditions = (
-            f"{device_name(device)}; PyTorch {torch.__version__}, {arithmetic(device)}; LR image {size}; "
-            f"median of {options.runs} interleaved runs"
-        )
-    psnr, curves = training_rows([Variant(name, AblatedFMEN, args) for name, args in VARIANTS.items()], options)
-    rows += psnr
-    rows.sort(key=lambda row: list(VARIANTS).index(row.subject))
+    times, conditions = time_rows(variants, options, LR_SIZE, dict.fromkeys(VARIANTS, "FMEN-S"))
+    psnr, curves = training_rows(variants, options)
+    rows = sorted([*rows, *times, *psnr], key=lambda row: list(VARIANTS).index(row.subject))
     return Result(rows, [SAME_FORM, *([order(curves)] if curves else [])], conditions)
 
 
@@ -83,15 +71,6 @@ def counted(name: str, network: nn.Module) -> list[Row]:
     return [
         Row(name, "parameters", params / 1e3, "K", 3, note=NOTES.get(name, ""), seconds=seconds),
         Row(name, "predicted memory", memory / MIB, " MiB", 1, seconds=seconds),
-    ]
-
-
-def timed(name: str, milliseconds: Mapping[str, float]) -> list[Row]:
-    """Return the runtime of a variant, and its ratio to that of FMEN-S."""
-    ratio = milliseconds[name] / milliseconds["FMEN-S"]
-    return [
-        Row(name, "runtime", milliseconds[name], " ms", 1),
-        Row(name, "runtime / FMEN-S's", ratio, "", 3),
     ]
 
 

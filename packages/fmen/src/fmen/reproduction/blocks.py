@@ -13,7 +13,7 @@ NETWORK = "fmen-s"
 TITLES = {"rrrb": "RRRB", "ecb": "ECB", "repvgg": "RepVGG", "acb": "ACB", "dbb": "DBB", "plain": "3x3 convolution"}
 """Titles by the names of ``fmen_core.blocks.by_name.BLOCKS``."""
 
-VARIANTS = tuple(Variant(TITLES[name], NETWORK, {"block": name}) for name in TITLES)
+VARIANTS = tuple(Variant(title, NETWORK, {"block": name}) for name, title in TITLES.items())
 
 CLAIM = (
     'Zhang et al., "Edge-oriented Convolution Block for Real-time Super Resolution on Mobile Devices", ACM MM 2021, '
@@ -27,7 +27,7 @@ def run(options: Options) -> Result:
     psnr, curves = training_rows(VARIANTS, options)
     remarks, images = [CLAIM], {}
     if curves:
-        remarks.append(order(curves))
+        remarks.append(order(curves, TITLES["ecb"]))
         if options.out is not None:
             name, title = "blocks.svg", "FMEN-S with each block"
             images["PSNR by step, the first seed"] = draw_curves(name, title, curves, options)
