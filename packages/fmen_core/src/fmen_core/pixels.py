@@ -24,7 +24,8 @@ def to_input(lr: AnyImage, data_range: float, upload: Callable[[Tensor], Tensor]
 
 def is_finite(out: Tensor) -> Tensor:
     """Return whether no value of ``out`` is NaN or infinite, on its device."""
-    return torch.stack(out.aminmax()).isfinite().all()
+    # Not aminmax, which copies a tensor in channels-last memory.
+    return torch.stack((out.amin(), out.amax())).isfinite().all()
 
 
 def to_levels(out: Tensor, data_range: float, dtype: Any = np.uint8) -> Tensor:
