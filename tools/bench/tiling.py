@@ -4,9 +4,9 @@
 
 Time and memory of a 4000x3000 image in strips, against a 256x256 image; the values that differ from the image as a
 whole, or, with less memory than the 14 GiB that this takes, from tiles of 500 pixels; and the three ways on images of
-64x64 to 8000x8000 pixels. Every pass over a large image runs in its own process. About 20 minutes on two cores.
+64x64 to 8000x8000 pixels. Every pass over a large image runs in its own process. About an hour on two cores.
 ``--huge`` also measures ``fmen upscale`` on a square image of this side, whose result is never in memory as a whole
-(another quarter of an hour and 10 GB of disk for 20,000).
+(another 20 minutes and 3 GB of disk for 20,000).
 """
 
 from __future__ import annotations

@@ -220,11 +220,15 @@ def run_on_workers(
 
 def run_here(todo: Sequence[Job], networks: Networks, settings: Settings, say: Callable[[str], None]) -> int:
     """Upscale in this process; return the number of images that could not be upscaled."""
+    from fmen.sources.openvino_file import OpenVINONetwork
     from fmen.upscaling.batch import BatchUpscaler
 
     first = networks.upscaler()
-    library = "" if first.backend == "torch" else f" with {first.backend}"
-    for line in networks.lines(f", {first.precision} on {first.device}{library}"):
+    if isinstance(first.model, OpenVINONetwork):
+        how = f"{first.model.arithmetic} on cpu with openvino"
+    else:
+        how = f"{first.precision} on {first.device}" + ("" if first.backend == "torch" else f" with {first.backend}")
+    for line in networks.lines(f", {how}"):
         say(line)
     batch = BatchUpscaler(networks, settings, progress=sys.stderr.isatty())
     return batch.run(todo, say=say, complain=warn)

@@ -27,6 +27,7 @@ class OpenVINONetwork(nn.Module):
         name: The network's name.
         scale: Upscaling factor.
         data_range: The value of white.
+        arithmetic: The number formats of the convolutions, as in ``"int8 and bf16"``.
         tiling: What an ``Upscaler`` has to know, since it cannot be measured on this form of a network.
 
     Args:
@@ -62,6 +63,8 @@ class OpenVINONetwork(nn.Module):
         except (RuntimeError, LookupError, ValueError):  # damage of any kind
             raise WeightsError(f"{path}: not an OpenVINO file of fmen export, or a damaged one") from None
         precision = precision or ("bf16" if has_bf16(torch.device("cpu")) else "fp32")
+        quantized = any(operation.get_type_name() == "FakeQuantize" for operation in model.get_ops())
+        self.arithmetic = f"int8 and {precision}" if quantized else precision
         self._run = Compiled(partial(start_openvino(model), precision))
 
     def forward(self, x: Tensor) -> Tensor:
