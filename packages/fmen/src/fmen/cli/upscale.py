@@ -224,11 +224,11 @@ def run_here(todo: Sequence[Job], networks: Networks, settings: Settings, say: C
     from fmen.upscaling.batch import BatchUpscaler
 
     first = networks.upscaler()
+    arithmetic, library = first.precision, first.backend
     if isinstance(first.model, OpenVINONetwork):
-        how = f"{first.model.arithmetic} on cpu with openvino"
-    else:
-        how = f"{first.precision} on {first.device}" + ("" if first.backend == "torch" else f" with {first.backend}")
-    for line in networks.lines(f", {how}"):
+        arithmetic, library = first.model.arithmetic, "openvino"
+    where = f"{arithmetic} on {first.device}" + ("" if library == "torch" else f" with {library}")
+    for line in networks.lines(f", {where}"):
         say(line)
     batch = BatchUpscaler(networks, settings, progress=sys.stderr.isatty())
     return batch.run(todo, say=say, complain=warn)
