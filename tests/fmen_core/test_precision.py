@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fmen_core import FMEN as InferenceFMEN
 from fmen_core import ModelError, Upscaler, create_model, load
 from fmen_core.models import ARCHITECTURES
-from fmen_core.precision import cast_except_tail, float32_mode, has_bf16, rescale_for_fp16
+from fmen_core.precision import cast_except_tail, float32_mode, has_bf16, rescale_for_fp16, stalls_in_bf16
 from fmen_data import open_dataset
 from fmen_eval import psnr
 
@@ -43,7 +43,7 @@ def convolutions(upscaler: Upscaler, lr: np.ndarray) -> list[tuple[Tensor, Tenso
 # --- bf16 -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["fmen-s", *(architecture.name for architecture in ARCHITECTURES)])
+@pytest.mark.parametrize("name", ["fmen-s", *(each.name for each in ARCHITECTURES if each.name != "haesr")])
 def test_in_bf16_the_first_and_the_last_convolution_alone_are_fp32(
     name: str, small: Callable[[str], dict[str, int]]
 ) -> None:
@@ -295,6 +295,32 @@ def test_auto_is_what_the_processor_has_instructions_for(monkeypatch: pytest.Mon
     monkeypatch.setattr("fmen_core.precision.has_bf16", lambda device: False)
     assert Upscaler(exploding(), device="cpu", precision="auto").precision == "fp32"
     assert Upscaler(exploding(), device="cpu").precision == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("channels", "kernel", "groups", "stalls"),
+    [
+        (16, (1, 15), 16, True),
+        (4, (31, 31), 4, True),
+        (16, (15, 1), 16, False),
+        (16, (1, 13), 16, False),
+        (24, (1, 31), 24, False),
+        (16, (1, 31), 1, False),
+    ],
+)
+def test_wide_depthwise_convolutions_of_few_channels_are_not_run_in_bf16_on_a_cpu(
+    channels: int, kernel: tuple[int, int], groups: int, stalls: bool
+) -> None:
+    conv = nn.Conv2d(channels, channels, kernel, groups=groups)
+    assert stalls_in_bf16(nn.Sequential(conv)) is stalls
+    assert not stalls_in_bf16(conv.to("meta"))
+
+
+def test_auto_takes_fp32_for_haesr_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fmen_core.precision.has_bf16", lambda device: True)
+    assert Upscaler(create_model("haesr"), device="cpu", precision="auto").precision == "fp32"
+    with pytest.raises(ModelError, match=r"depthwise convolutions that never end in bf16 on a CPU; choose fp32"):
+        Upscaler(create_model("haesr"), device="cpu", precision="bf16")
 
 
 @pytest.mark.parametrize("precision", ["int8", "float32"])

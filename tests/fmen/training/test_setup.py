@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -56,6 +57,13 @@ def test_auto_precision_is_bf16_where_the_device_has_it(tiny: RecipeMaker, monke
         monkeypatch.setattr("fmen.training.setup.has_bf16", lambda device, has=has: has)
         assert pick_precision(tiny(precision="auto"), CPU) == expected
         assert pick_precision(tiny(precision="fp16"), CPU) == "fp16"
+
+
+def test_a_network_that_never_ends_in_bf16_on_a_cpu_is_refused(tiny: RecipeMaker) -> None:
+    keys: dict[str, Any] = {"model": "haesr", "model_args": {}, "scale": 4}
+    with pytest.raises(RecipeError, match=r"precision = bf16, in which haesr never ends on a CPU; use --set precision="):
+        make_state(tiny(**keys, precision="bf16"), CPU)
+    assert make_state(tiny(**keys), CPU).model is not None
 
 
 def test_a_resolved_recipe_has_no_choice_left_that_changes_the_result(tiny: RecipeMaker) -> None:

@@ -127,6 +127,13 @@ def test_a_teacher_runs_in_the_recipes_precision(
     assert (teachers(lr) - exact).abs().max() < 0.02 * 255
 
 
+def test_a_teacher_that_never_ends_in_bf16_on_a_cpu_runs_in_fp32(tiny: RecipeMaker, tmp_path: Path) -> None:
+    save(create_model("haesr"), tmp_path / "haesr.safetensors")
+    teachers = open_teachers(tiny(teacher=str(tmp_path / "haesr.safetensors"), patch=32, precision="bf16"), CPU)
+    assert teachers is not None
+    assert {parameter.dtype for parameter in teachers.networks[0].parameters()} == {torch.float32}
+
+
 def test_a_teacher_of_another_scale_or_without_weights_is_refused_before_the_first_step(
     tiny: RecipeMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

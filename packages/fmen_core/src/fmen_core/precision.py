@@ -64,6 +64,21 @@ def has_bf16(device: torch.device) -> bool:
     return not flags.isdisjoint({"avx512_bf16", "amx_bf16"})
 
 
+def stalls_in_bf16(model: nn.Module) -> bool:
+    """Return whether a convolution of ``model``, on the CPU, would never end in bf16.
+
+    oneDNN 3.12, that of PyTorch 2.13, generates code without end for a channels-last depthwise convolution with at most
+    16 channels and a kernel that is 15 pixels wide or wider.
+    """
+    return any(
+        isinstance(conv, nn.Conv2d)
+        and conv.weight.device.type == "cpu"
+        and conv.groups == conv.in_channels <= 16
+        and conv.kernel_size[1] >= 15
+        for conv in model.modules()
+    )
+
+
 def convert(model: nn.Module, precision: str) -> None:
     """Convert ``model``, in its inference form and in float32, to a precision in place.
 
@@ -74,6 +89,8 @@ def convert(model: nn.Module, precision: str) -> None:
     Raises:
         ModelError: The network cannot be computed in this precision.
     """
+    if precision == "bf16" and stalls_in_bf16(model):
+        raise ModelError("this network has depthwise convolutions that never end in bf16 on a CPU; choose fp32")
     if precision == "fp16" and not rescale_for_fp16(model):
         raise ModelError("this network's values are larger than fp16 can hold; choose bf16 or fp32")
     if DTYPES[precision] != torch.float32:

@@ -19,7 +19,7 @@ from fmen.training.initialization import initial_network
 from fmen.training.optimizers import has_tensor_rate, make_optimizer
 from fmen.training.recipe import Recipe, RecipeError
 from fmen.training.schedule import cosine_length
-from fmen_core.precision import float32_mode, has_bf16
+from fmen_core.precision import float32_mode, has_bf16, stalls_in_bf16
 
 COMPILE_FROM = 2_000
 """The shortest run, in steps, for which compiling pays off: ``tools/bench/training.py`` prints the break-even step."""
@@ -117,8 +117,14 @@ def captures(recipe: Recipe, device: torch.device, processes: Processes) -> bool
 
 
 def make_state(recipe: Recipe, device: torch.device) -> State:
-    """Build the network before the first step, its average, its optimizer and its loss scaler."""
+    """Build the network before the first step, its average, its optimizer and its loss scaler.
+
+    Raises:
+        RecipeError: The network cannot be computed in the recipe's precision.
+    """
     model: nn.Module = initial_network(recipe).train().to(device)
+    if recipe.precision == "bf16" and stalls_in_bf16(model):
+        raise RecipeError(f"precision = bf16, in which {recipe.model} never ends on a CPU; use --set precision=fp32")
     if recipe.sync_batchnorm:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     if recipe.channels_last:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fmen.training.recipe import Recipe, RecipeError
 from fmen_core import ModelError, find_weights, load, reparameterize
 from fmen_core.architecture import sr_model
-from fmen_core.precision import convert
+from fmen_core.precision import convert, stalls_in_bf16
 
 WHITE = 255.0
 
@@ -72,7 +72,7 @@ def open_teacher(name: str, recipe: Recipe, device: torch.device) -> nn.Module:
         found = sr_model(network).scale
         if found != scale:
             raise RecipeError(f"teacher = {name!r}: a network of scale {found}, but the run's scale is {scale}")
-        convert(network, recipe.precision)
+        convert(network, "fp32" if stalls_in_bf16(network) else recipe.precision)
         if recipe.channels_last:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         output = Teachers([network])(torch.full((1, 3, side, side), WHITE / 2, device=device))
