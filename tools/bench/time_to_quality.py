@@ -1,25 +1,28 @@
 """Minutes to a PSNR on Set5, trained from scratch: by recipe, optimizer and feed, and with the published code.
 
-    python tools/bench/time_to_quality.py --data DIV2K --val Set5 [--limit MINUTES] [--only cpu-muon ...]
+    python tools/bench/time_to_quality.py --data DIV2K --val Set5 --out RUNS [--steps 2000] [--only cpu-muon ...]
 
-Every run is ``fmen train`` with a validation every 100 steps, and ends at the last level or at the limit. Its minutes
-include compiling and validations. ``--limit 0`` trains nothing: the table then has the run of the bundled weights only,
-whose log is in ``results/runs``.
+Every curve is a run of ``fmen train`` with a validation every 100 steps, which ends at the last level or after
+``--steps``; a run in ``--out`` that ended is read, one that was interrupted is resumed. The machine may be busy
+meanwhile. The minutes are the steps to a level times the seconds of a step, which are measured afterwards with the same
+trainer on a quiet machine, in turns; compiling, about a minute, and validations are not part of them.
 
-The published code computes the same steps as ``paper-adam``, up to rounding (``training.py`` verifies it). Its row has
-the steps of that run, or an extrapolation of its PSNR over the logarithm of the step, times the seconds of a published
-step in ``results/speed/training.json``.
+The bundled weights took the steps of ``cpu-muon``; their log is in ``results/runs``. The published code computes the
+same steps as ``paper-adam``, up to rounding (``training.py`` verifies it), and takes as many times longer as
+``results/speed/training.json`` says. Beyond the curve, the PSNR of ``paper-adam`` is extrapolated over the logarithm of
+the step.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -30,13 +33,17 @@ from measure import RESULTS, Report, main
 LEVELS = (31.0, 31.5, 31.8)
 RUNS = {
     "cpu-muon": ("cpu",),
-    "cpu-muon-device": ("cpu", "feed=device"),
     "cpu-adam": ("cpu", "optimizer=adam", "learning_rate=2e-3"),
-    "paper-adam": ("paper", "batch=16", "patch=48", "precision=fp32"),
+    "paper-adam": ("paper", "batch=16", "patch=48"),
 }
-"""Recipe and further keys of each run. ``feed=device`` cuts patches from images that stay in memory as uint8."""
+"""Recipe and further keys of each run."""
+SAME_CURVE = {"cpu-muon, feed=device": "cpu-muon"}
+"""``feed=device`` cuts the same patches from uint8 images in memory, so that only the time of a step differs."""
 BUNDLED = RESULTS.parent / "runs" / "fmen-s_x4.jsonl"
-SHOWN = "the bundled weights (cpu with pseudo-labels, two shared cores)"
+SHOWN = "the bundled weights (cpu-muon, also on pseudo-labels)"
+PUBLISHED = "the published code"
+TIMED = 60
+"""Steps of a run that is timed; the last third counts."""
 
 FMEN = (sys.executable, "-m", "fmen")
 
@@ -56,64 +63,109 @@ def first_at(curve: Sequence[Record], level: float) -> Record | None:
     return next((record for record in curve if record["psnr"] >= level), None)
 
 
-def row_of(curve: Sequence[Record]) -> Row:
-    """Return the minutes to every level, and where the curve ends."""
-    best = max(curve, key=lambda record: record["psnr"])
-    row = {}
-    for level in LEVELS:
-        found = first_at(curve, level)
-        row[f"{level} dB"] = f"{found['seconds'] / 60:.0f} min" if found else "not reached"
-    return row | {"best": f"{best['psnr']:.2f} dB after {best['seconds'] / 60:.0f} min, {best['step']:,} steps"}
-
-
-def published_row(curve: Sequence[Record], seconds: float) -> Row:
-    """Return the minutes of the published code, whose steps take ``seconds``; beyond the curve, extrapolated."""
+def row_of(curve: Sequence[Record], seconds: float, extrapolate: bool = False) -> Row:
+    """Return the minutes to every level at ``seconds`` per step, and where the curve ends."""
     later = curve[len(curve) // 2 :]
-    slope, start = np.polyfit([math.log(record["step"]) for record in later], [r["psnr"] for r in later], 1)
     row = {}
     for level in LEVELS:
         found = first_at(curve, level)
-        if found or slope > 0:
-            step = found["step"] if found else math.exp(min((level - start) / slope, 50))
-            row[f"{level} dB"] = f"{step * seconds / 60:,.0f} min" + ("" if found else " (extrapolated)")
-    return row | {"best": f"the curve of paper-adam, {seconds:.2f} s per step"}
+        row[f"{level} dB"] = f"{found['step'] * seconds / 60:.1f} min" if found else "not reached"
+        if not found and extrapolate:
+            slope, start = np.polyfit([math.log(record["step"]) for record in later], [r["psnr"] for r in later], 1)
+            if slope > 0:
+                step = math.exp(min((level - start) / slope, 50))
+                row[f"{level} dB"] = f"{step * seconds / 60:,.0f} min (extrapolated)"
+    best = max(curve, key=lambda record: record["psnr"])
+    return row | {"best": f"{best['psnr']:.2f} dB after {best['step']:,} steps", "ms per step": f"{1e3 * seconds:.0f}"}
 
 
-def train(keys: Sequence[str], data: str, val: str, limit: float, levels: Sequence[float] = LEVELS) -> list[Record]:
-    """Train until the last level is reached, or for ``limit`` minutes; return the validations."""
-    curve: list[Record] = []
-    with tempfile.TemporaryDirectory(prefix="fmen-quality-") as folder:
-        out, begun = Path(folder) / "run", time.monotonic()
-        settings = [part for key in (*keys[1:], "val_every=100", "log_every=100") for part in ("--set", key)]
-        command = ["train", "--recipe", keys[0], "--data", data, "--val-data", val, "--out", str(out), *settings]
-        process = subprocess.Popen([*FMEN, *command])
+def arguments(keys: Sequence[str], data: str, val: str, out: Path) -> list[str]:
+    """Return the command line of a run."""
+    settings = [part for key in keys[1:] for part in ("--set", key)]
+    return ["train", "--recipe", keys[0], "--data", data, "--val-data", val, "--out", str(out), *settings]
+
+
+def train(command: Sequence[str], out: Path, steps: int, levels: Sequence[float] = LEVELS) -> list[Record]:
+    """Train until the last level is reached, or for a number of steps; return the validations."""
+    log = out / "metrics.jsonl"
+
+    def ended() -> bool:
+        curve = read_curve(log)
+        return bool(curve) and (curve[-1]["step"] >= steps or first_at(curve, max(levels)) is not None)
+
+    if not ended():
+        every = [part for key in ("val_every", "log_every", "save_every") for part in ("--set", f"{key}=100")]
+        process = subprocess.Popen([*FMEN, *command, *every, "--resume", "auto"])
         while process.poll() is None:
             time.sleep(1)
-            curve = read_curve(out / "metrics.jsonl")
-            if first_at(curve, max(levels)) or time.monotonic() - begun > 60 * limit:
+            if ended():
                 process.terminate()
                 process.wait()
-        curve = read_curve(out / "metrics.jsonl")
-    if not curve:
-        raise SystemExit(f"fmen {' '.join(command)} ended with status {process.returncode} before a validation")
-    return curve
+        if not ended():
+            raise SystemExit(f"fmen {' '.join(command)} ended with status {process.returncode} before step {steps}")
+    return read_curve(log)
 
 
-def run(runs: int, *, data: str = "data", val: str = "data", limit: float = 30, only: Sequence[str] = ()) -> Report:
-    """Train and tabulate; ``runs`` is not used, as a run takes minutes."""
+def step_seconds(command: Sequence[str], out: Path) -> float:
+    """Return the seconds of a step of the trainer, after the first ones, without validations."""
+    threads = str(len(os.sched_getaffinity(0)))
+    # schedule_steps: what is compiled in a long run is also compiled here.
+    keys = (f"log_every={TIMED // 3}", "val_every=1000000", f"steps={TIMED}", "schedule_steps=15000", "warmup=0")
+    short = ["--threads", threads, *(part for key in keys for part in ("--set", key))]
+    subprocess.run([*FMEN, *command, *short], check=True, stdout=subprocess.DEVNULL)
+    lines = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return 1 / float(json.loads(lines[-1])["steps_per_second"])
+
+
+def tabulate(curves: Mapping[str, Sequence[Record]], seconds: Mapping[str, float], ratio: float) -> dict[str, Row]:
+    """Return the rows of the table.
+
+    Args:
+        curves: The validations of the runs.
+        seconds: The seconds of a step, of each run and of those with the same curve.
+        ratio: The factor by which the published code's step is slower than that of ``paper-adam``.
+    """
+    table = {name: row_of(curves[SAME_CURVE.get(name, name)], each) for name, each in seconds.items()}
+    if "cpu-muon" in seconds:
+        table[SHOWN] = row_of(read_curve(BUNDLED), seconds["cpu-muon"])
+    if "paper-adam" in seconds:
+        table[PUBLISHED] = row_of(curves["paper-adam"], ratio * seconds["paper-adam"], extrapolate=True)
+    return table
+
+
+def run(
+    runs: int,
+    *,
+    data: str = "data",
+    val: str = "data",
+    out: Path = Path("runs"),
+    steps: int = 2000,
+    only: Sequence[str] = tuple(RUNS),
+    keys: Sequence[str] = (),
+) -> Report:
+    """Train, time the steps in ``runs`` rounds, and tabulate; ``keys`` are set in every run."""
     report = Report("time_to_quality")
-    report.facts["minutes to a PSNR on Set5"] = table = {SHOWN: row_of(read_curve(BUNDLED))}
-    for name in (only or RUNS) if limit > 0 else ():
-        curve = train(RUNS[name], data, val, limit)
-        table[name] = row_of(curve)
-        if name == "paper-adam":
-            rows = json.loads((RESULTS / "training.json").read_text())["comparisons"]
-            step = next(row for row in rows if row["what"] == "training step, 16 patches of 48x48, fp32")
-            table["the published code"] = published_row(curve, median(step["theirs"]))
+    curves = {name: train(arguments((*RUNS[name], *keys), data, val, out / name), out / name, steps) for name in only}
+    timed = {name: (*RUNS[name], *keys) for name in only}
+    timed |= {name: (*timed[other], "feed=device") for name, other in SAME_CURVE.items() if other in timed}
+    rounds: dict[str, list[float]] = {name: [] for name in timed}
+    with tempfile.TemporaryDirectory(prefix="fmen-quality-") as folder:
+        for turn in range(runs):
+            for name, each in timed.items():
+                trial = Path(folder) / f"{name}-{turn}"
+                rounds[name].append(step_seconds(arguments(each, data, val, trial), trial))
+    rows = json.loads((RESULTS / "training.json").read_text())["comparisons"]
+    step = next(row for row in rows if row["what"] == "training step, 16 patches of 48x48, fp32")
+    ratio = median(theirs / ours for theirs, ours in zip(step["theirs"], step["ours"], strict=True))
+    table = tabulate(curves, {name: median(each) for name, each in rounds.items()}, ratio)
+    report.facts["minutes to a PSNR on Set5"] = table
     return report
 
 
 if __name__ == "__main__":
     folder = {"default": "data", "help": "as for fmen train (default: data)"}
-    minutes = {"type": float, "default": 30, "help": "minutes of a run (default: 30)"}
-    main(__doc__, run, {"limit": 0}, data=folder, val=folder, limit=minutes, only={"nargs": "+", "choices": RUNS})
+    limit = {"type": int, "default": 2000, "help": "steps of a run (default: 2000)"}
+    place = {"type": Path, "default": Path("runs"), "metavar": "DIR", "help": "folder of the runs (default: runs)"}
+    small = {"data": "sample", "val": "sample", "steps": 100, "only": ["cpu-adam"], "keys": ("patch=16", "batch=2")}
+    names = {"nargs": "+", "choices": RUNS, "default": tuple(RUNS)}
+    main(__doc__, run, small, data=folder, val=folder, out=place, steps=limit, only=names)

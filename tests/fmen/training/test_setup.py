@@ -61,7 +61,7 @@ def test_auto_precision_is_bf16_where_the_device_has_it(tiny: RecipeMaker, monke
 
 def test_a_network_that_never_ends_in_bf16_on_a_cpu_is_refused(tiny: RecipeMaker) -> None:
     keys: dict[str, Any] = {"model": "haesr", "model_args": {}, "scale": 4}
-    with pytest.raises(RecipeError, match=r"precision = bf16, in which haesr never ends on a CPU; use --set precision="):
+    with pytest.raises(RecipeError, match=r"precision = bf16, in which haesr never ends on a CPU; use --set"):
         make_state(tiny(**keys, precision="bf16"), CPU)
     assert make_state(tiny(**keys), CPU).model is not None
 
