@@ -36,6 +36,7 @@ def strips_of(monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setattr("fmen_core.upscaler.SMALL", 0)
         monkeypatch.setattr("fmen_core.upscaler.FEWEST_ROWS", rows)
         monkeypatch.setattr("fmen_core.upscaler.STRIP_BYTES", {"cpu": 0})
+        monkeypatch.setattr("fmen_core.upscaler.WHOLE_BYTES", {"cpu": 0})
 
     return stream
 
@@ -394,7 +395,9 @@ def test_pieces_of_a_stream_are_the_rows_of_the_result(strips_of: Any) -> None:
 
 def test_small_images_and_those_with_given_tiles_do_not_stream() -> None:
     upscaler = Upscaler(fmen_s(pretrained=True), device="cpu", precision="fp32")
-    assert upscaler.rows_for(256, 256) is None and upscaler.rows_for(181, 181) is None
+    assert upscaler.rows_for(384, 384) is None and upscaler.rows_for(512, 512) is not None
+    in_bf16 = Upscaler(fmen_s(pretrained=True), device="cpu", precision="bf16")
+    assert in_bf16.rows_for(512, 512) is None and in_bf16.rows_for(640, 640) is not None
     rows = [upscaler.rows_for(3000, width) for width in (3500, 4000, 8000)]
     assert rows == [10, 8, 4]  # even numbers, where the memory is enough for 11, 9 and 4
     for options in ({"tile": None}, {"tile": 64}, {"self_ensemble": True}):

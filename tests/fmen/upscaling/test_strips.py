@@ -33,6 +33,7 @@ def upscaler(network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> Upscaler:
     monkeypatch.setattr("fmen_core.upscaler.SMALL", 0)
     monkeypatch.setattr("fmen_core.upscaler.FEWEST_ROWS", 8)
     monkeypatch.setattr("fmen_core.upscaler.STRIP_BYTES", {"cpu": 0})
+    monkeypatch.setattr("fmen_core.upscaler.WHOLE_BYTES", {"cpu": 0})
     monkeypatch.setattr(strips, "LARGE", 0)
     monkeypatch.setattr(strips, "STRIP_BYTES", 40 * 3 * 9)  # 9 rows of a scan's result in 8 bits
     return Upscaler(network, device="cpu")
@@ -219,6 +220,7 @@ def test_the_command_writes_strips_and_records_them(
     monkeypatch.setattr("fmen_core.upscaler.SMALL", 0)
     monkeypatch.setattr("fmen.upscaling.batch.SMALL", 0)
     monkeypatch.setattr("fmen_core.upscaler.STRIP_BYTES", {"cpu": 0})
+    monkeypatch.setattr("fmen_core.upscaler.WHOLE_BYTES", {"cpu": 0})
     monkeypatch.setattr("fmen_core.upscaler.FEWEST_ROWS", 30)
     monkeypatch.setattr(strips, "STRIP_BYTES", 160 * 3 * 100)
     calls: list[Any] = []
