@@ -1,4 +1,4 @@
-"""Draw the training curves of the bundled weights: PSNR on Set5 by step.
+"""Draw the training curves of the bundled weights: PSNR on the validation set of the run by step.
 
     python tools/curve.py
 
@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":
     for file in sorted((ROOT / "results/runs").glob("*.jsonl")):
         lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-        points = [(line["step"], line["psnr"]) for line in lines]
+        points = [(line["step"], line["psnr"]) for line in lines if "psnr" in line]
         title = f"Training of {file.stem}"
-        figure = draw_psnr(points, title=title, name="PSNR on Set5, dB (paper)", width=504, height=260, size=10)
+        figure = draw_psnr(points, title=title, name="PSNR, dB (paper)", width=504, height=260, size=10)
         save_figure(figure, ROOT / "docs/images" / f"curve-{file.stem}.png")

@@ -134,7 +134,7 @@ def test_the_command_line_takes_every_command_as_written(page: Path) -> None:
                 pytest.fail(f"fmen {shlex.join(words)}: {error.format_message()}")
             settings = parse_settings(params.get("settings") or [])
             if words[:1] == ["train"] and params["recipe"] in recipe_names():
-                load_recipe(params["recipe"], {"data": ("sample",)} | settings)
+                load_recipe(params["recipe"], {"data": params["data"] or ("sample",)} | settings)
 
 
 def help_examples(command: Any, path: str) -> Iterator[tuple[str, list[str]]]:

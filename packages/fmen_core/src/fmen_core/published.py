@@ -67,7 +67,7 @@ _LICENCES |= {"NJU-Jet/FMEN": "Apache-2.0", "Zheng222/IMDN": "not stated", "zhao
 
 BUNDLED_PSNR = {
     "fmen-s48_x4": 31.81,
-    "fmen-s_x2": 37.68,
+    "fmen-s_x2": 37.73,
     "fmen-s_x3": 33.93,
     "fmen-s_x4": 31.83,
     "fmen-s_x4_int8": 31.82,
@@ -75,7 +75,7 @@ BUNDLED_PSNR = {
 }
 """PSNR of the bundled weights on Set5, protocol ``paper``."""
 
-BUNDLED_DATA = dict.fromkeys(("fmen-s48_x4", "fmen-s_x4_real"), "BSDS500, photographs")
+BUNDLED_DATA = dict.fromkeys(("fmen-s48_x4", "fmen-s_x2", "fmen-s_x3", "fmen-s_x4_real"), "BSDS500, photographs")
 """What bundled weights were trained on, if not on BSDS500 alone; their model cards name the sources."""
 
 PUBLISHED: tuple[Published, ...] = (
