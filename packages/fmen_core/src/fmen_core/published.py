@@ -68,7 +68,7 @@ _LICENCES |= {"NJU-Jet/FMEN": "Apache-2.0", "Zheng222/IMDN": "not stated", "zhao
 BUNDLED_PSNR = {
     "fmen-s48_x4": 31.81,
     "fmen-s_x2": 37.73,
-    "fmen-s_x3": 33.93,
+    "fmen-s_x3": 34.06,
     "fmen-s_x4": 31.83,
     "fmen-s_x4_int8": 31.82,
     "fmen-s_x4_real": 31.41,
