@@ -296,13 +296,19 @@ def test_a_process_that_fails_ends_the_others_and_reports_alone(
     assert ended.seconds < 30
 
 
+def assert_others_ended_with_one_line(text: str) -> None:
+    # PyTorch's C++ code may add warnings of its own, about the connection to the process that has ended.
+    assert text.count("error: another process of the run has ended; its messages say why\n") == 1
+    assert "Traceback" not in text
+
+
 def test_a_killed_process_ends_the_others_without_a_traceback(
     tiny: RecipeMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     interrupted(monkeypatch, rank=2, step=3, act=lambda: os.kill(os.getpid(), signal.SIGKILL))
     ended = launch(3, lambda: train(tiny(batch=6, steps=1_000), Run(tmp_path / "run")), tmp_path / "log")
     assert ended.statuses == [1, 1, -signal.SIGKILL]
-    assert ended.text == "error: another process of the run has ended; its messages say why\n"
+    assert_others_ended_with_one_line(ended.text)
     assert ended.seconds < 30
 
 
@@ -319,7 +325,7 @@ def test_a_killed_process_ends_others_that_do_not_communicate_with_it(tmp_path: 
 
     ended = launch(3, function, tmp_path / "log")
     assert ended.statuses == [1, -signal.SIGKILL, 1]
-    assert ended.text == "error: another process of the run has ended; its messages say why\n"
+    assert_others_ended_with_one_line(ended.text)
 
 
 def test_the_same_fault_in_all_processes_is_reported_once(tiny: RecipeMaker, tmp_path: Path) -> None:
