@@ -106,7 +106,7 @@ def write_page(page: Path, out: Path) -> None:
 INTRODUCTION = """# Reproduction
 
 The tables and figures of the FMEN paper (Du et al., "Fast and Memory-Efficient Network Towards Efficient Image
-Super-Resolution", CVPR Workshops 2022), reproduced by `fmen reproduce`. The difference is ours minus the
+Super-Resolution", CVPR Workshops 2022), reproduced by `fmen reproduce`. The difference is the reproduced minus the
 published one, in the digits of the published one. Papers round or truncate; both count as equal. The seconds are what
 the row takes.
 
