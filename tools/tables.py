@@ -19,8 +19,13 @@ RESULTS = Path(__file__).resolve().parents[1] / "results"
 
 
 def accuracy() -> str:
-    """PSNR and SSIM of every validated weights file: a row per file, a column per dataset and protocol."""
+    """PSNR and SSIM of weights files: a row per file, a column per dataset and protocol.
+
+    Rows are sorted by scale, from x4 down, and then by PSNR on Set5 (``paper``), from the highest down. Files with a
+    single result, those of later challenges, have a table of their own in the README.
+    """
     cells: dict[str, dict[str, str]] = defaultdict(dict)
+    order: dict[str, tuple[int, float]] = {}
     columns: list[str] = []
     for file in sorted((RESULTS / "validate").glob("*.json")):
         result: dict[str, Any] = json.loads(file.read_text())
@@ -29,10 +34,12 @@ def accuracy() -> str:
         columns += [column] if column not in columns else []
         row = f"{result['model']} x{result['scale']} (`{Path(result['weights']).name}`)"
         cells[row][column] = f"{result['mean']['psnr']:.4f} / {result['mean']['ssim']:.4f}"
+        if column == "Set5 `paper`":
+            order[row] = (-result["scale"], -result["mean"]["psnr"])
     columns.sort(key=lambda column: (len(column.split()[0]), column))  # Set5 before Set14
-    return format_markdown(
-        [["weights", *columns], *([row, *(found.get(c, "") for c in columns)] for row, found in cells.items())]
-    )
+    shown = sorted((row for row in cells if len(cells[row]) > 1), key=order.__getitem__)
+    rows = [[row, *(cells[row].get(column, "") for column in columns)] for row in shown]
+    return format_markdown([["weights", *columns], *rows])
 
 
 def networks() -> str:

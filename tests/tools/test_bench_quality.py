@@ -37,7 +37,8 @@ def test_the_published_code_and_the_other_feed_take_the_same_steps_and_their_own
     seconds = {"cpu-muon": 0.3, "cpu-muon, feed=device": 0.6, "paper-adam": 1.2}
     table = script.tabulate({"cpu-muon": CURVE, "paper-adam": CURVE[:3]}, seconds, ratio=2.5)
     minutes = {name: row["31.0 dB"] for name, row in table.items()}
-    assert minutes.pop(script.SHOWN) != minutes["cpu-muon"] and float(table[script.SHOWN]["31.8 dB"].split()[0]) > 10
+    assert minutes.pop(script.LABELLED) != minutes["cpu-muon"]
+    assert float(table[script.LABELLED]["31.8 dB"].split()[0]) > 10
     assert minutes == {
         "cpu-muon": "1.0 min",
         "cpu-muon, feed=device": "2.0 min",

@@ -11,8 +11,9 @@ import shlex
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -191,6 +192,12 @@ def test_the_api_page_documents_every_public_name_and_no_other(library: str) -> 
     documented = re.findall(directive, page, re.MULTILINE)
     assert sorted(documented) == sorted(module.__all__), "docs/api.md and __all__ differ"
     assert not [public for public in documented if not hasattr(module, public)]
+
+
+def test_the_tables_of_the_readme_are_those_of_the_results(load_tool: Callable[[str], ModuleType]) -> None:
+    tables, readme = load_tool("tables"), (ROOT / "README.md").read_text(encoding="utf-8")
+    assert tables.networks().strip() in readme
+    assert tables.accuracy().strip() in readme
 
 
 def test_the_site_holds_the_cards_of_all_weights() -> None:
