@@ -39,7 +39,7 @@ def list_(
             BUNDLED_PSNR.get(name),
             sum(part.stat().st_size for part in {file, *file.parent.glob(f"{name}.bin")}),
             "Apache-2.0",
-            BUNDLED_DATA.get(name, "BSDS500"),
+            BUNDLED_DATA,
             "FMEN-S in int8, for OpenVINO" if file.suffix == ".xml" else "FMEN-S, this project",
         )
         for name, file in bundled().items()
