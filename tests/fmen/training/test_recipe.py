@@ -256,6 +256,7 @@ def test_a_key_that_a_recipe_omits_has_its_default() -> None:
         "tf32": False,
         "channels_last": True,
         "sync_batchnorm": False,
+        "frozen_norms": False,
         "collapsed": True,
         "fused": False,
         "compile": False,

@@ -24,6 +24,7 @@ from fmen.training.setup import (
     pick_precision,
     resolve_recipe,
 )
+from fmen_core import read_weights
 
 RecipeMaker = Callable[..., Recipe]
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -115,6 +116,18 @@ def test_synchronised_batchnorm_is_refused_on_the_cpu_and_replaces_every_batchno
     ]
     assert len(kinds[0]) == len(kinds[1]) > 0
     assert (set(kinds[0]), set(kinds[1])) == ({nn.BatchNorm2d}, {nn.SyncBatchNorm})
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_frozen_norms_keep_the_running_statistics_of_the_initial_weights(
+    tiny: RecipeMaker, tmp_path: Path, frozen: bool
+) -> None:
+    first = train(tiny(), Run(tmp_path / "first")).weights
+    recipe = tiny(weights=str(first), frozen_norms=frozen, seed=1)
+    before, after = (read_weights(file) for file in (first, train(recipe, Run(tmp_path / "second")).weights))
+    statistics = [name for name in before if "running_" in name]
+    assert statistics and all(torch.equal(before[name], after[name]) for name in statistics) == frozen
+    assert not torch.equal(before["head.weight"], after["head.weight"])
 
 
 def is_batchnorm(module: nn.Module) -> bool:

@@ -127,6 +127,10 @@ def make_state(recipe: Recipe, device: torch.device) -> State:
         raise RecipeError(f"precision = bf16, in which {recipe.model} never ends on a CPU; use --set precision=fp32")
     if recipe.sync_batchnorm:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+    if recipe.frozen_norms:
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
     if recipe.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = make_optimizer(recipe, model)
