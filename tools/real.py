@@ -1,6 +1,7 @@
 """Measure networks on degraded LR images: JPEG, Gaussian noise, and both.
 
     python tools/real.py --data Set14 --weights fmen-s_x4 --weights fmen-s_x4_real --json results/real_x4.json
+    python tools/real.py --data Set14 --weights fmen-s_x4 --weights fmen-s_x4_real --blend 0.5 --jpeg 80 88 93 97 99
 
 LR images are MATLAB's bicubic; noise is added and rounded before JPEG (OpenCV's encoder, subsampled chroma). Noise is
 the same in every run. With ``--blend``, networks between the first two are measured, too, as ``fmen upscale --denoise``
@@ -54,11 +55,14 @@ def degrade(lr: Image, condition: Condition, seed: int) -> Image:
 
 
 def measure(
-    networks: dict[str, Callable[[Image], Image]], pairs: Sequence[tuple[Image, Image]], scale: int
+    networks: dict[str, Callable[[Image], Image]],
+    pairs: Sequence[tuple[Image, Image]],
+    scale: int,
+    conditions: Sequence[Condition],
 ) -> dict[str, dict[str, float]]:
     """Return the mean PSNR (``paper``) in dB of each network under each condition."""
     found: dict[str, dict[str, float]] = {}
-    for condition in CONDITIONS:
+    for condition in conditions:
         values: dict[str, list[float]] = {name: [] for name in networks}
         for index, (lr, hr) in enumerate(pairs):
             degraded = degrade(lr, condition, index)
@@ -74,6 +78,7 @@ def main() -> None:
     parser.add_argument("--data", default="sample", help="dataset (default: %(default)s)")
     parser.add_argument("--weights", action="append", required=True, help="file or name; can be repeated")
     parser.add_argument("--blend", type=float, nargs="*", default=[], help="shares of the second network, 0 to 1")
+    parser.add_argument("--jpeg", type=int, nargs="+", help="JPEG qualities instead of all conditions")
     parser.add_argument("--precision", default="fp32", help="as of fmen upscale (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="file for the results")
     options = parser.parse_args()
@@ -88,7 +93,8 @@ def main() -> None:
         name: Upscaler(model, precision=options.precision, channels_last=False) for name, model in models.items()
     }
     dataset = open_dataset(parse_source(options.data), scale=scale, split="val")
-    results = measure(networks, [dataset.read(index) for index in range(len(dataset))], scale)
+    conditions = [(0.0, quality) for quality in options.jpeg] if options.jpeg else CONDITIONS
+    results = measure(networks, [dataset.read(index) for index in range(len(dataset))], scale, conditions)
     if options.json:
         content = {"data": dataset.name, "scale": scale, "protocol": "paper", "psnr": results}
         options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -71,15 +71,22 @@ def test_noisy_and_compressed_images_get_the_weights_for_them(work: Path) -> Non
     (work / "in").mkdir()
     for name in ("clean.png", "noisy.png", "compressed.jpg"):
         (work / name).rename(work / "in" / name)
+    with Image.open(work / "in" / "clean.png") as image:
+        (work / "in" / "light.jpg").write_bytes(jpeg(np.asarray(image), 93))
     said = fmen("in", "-o", "auto")
     assert "weights fmen-s_x4 (bundled): fmen x4, fp32 on cpu" in said
-    assert "weights fmen-s_x4_real (bundled): for JPEGs of quality below 9" in said
+    assert "weights fmen-s_x4_real (bundled): for noisy images and JPEGs of quality below 88; blended by half" in said
     assert "in/clean.png (40x32) -> auto/clean.png (160x128)\n" in said
     assert "-> auto/compressed.png (160x128), weights real: JPEG of quality 60" in said
     assert "-> auto/noisy.png (160x128), weights real: noise of about 9 gray levels" in said
+    assert "-> auto/light.png (160x128), weights half real: JPEG of quality 93" in said
     for weights in ("clean", "real"):
-        assert "weights real:" not in fmen("in", "-o", weights, "--weights", weights)
-    for name, used, other in (("clean", "clean", "real"), ("noisy", "real", "clean"), ("compressed", "real", "clean")):
+        assert "real:" not in fmen("in", "-o", weights, "--weights", weights)
+    assert "real:" not in fmen("in", "-o", "half", "--denoise", "0.5")
+    for name, used, other in (
+        *(("clean", "clean", "real"), ("noisy", "real", "clean"), ("compressed", "real", "clean")),
+        *(("light", "half", "clean"), ("light", "half", "real")),
+    ):
         found = (work / "auto" / f"{name}.png").read_bytes()
         assert found == (work / used / f"{name}.png").read_bytes()
         assert found != (work / other / f"{name}.png").read_bytes()
@@ -145,6 +152,14 @@ def test_the_quality_of_a_jpeg_is_read_from_its_tables(photo: Pixels, quality: i
     assert table is not None and jpeg_quality(table) == pytest.approx(quality, abs=1)
 
 
+@pytest.mark.parametrize(("quality", "share"), [(50, 1), (87, 1), (88, 0.5), (97, 0.5), (98, None)])
+def test_the_share_of_the_weights_follows_from_the_quality_of_a_jpeg(
+    photo: Pixels, quality: int, share: float | None
+) -> None:
+    found = degradation_of(read_photo(jpeg(photo, quality), "x.jpg"))
+    assert found == (None if share is None else (f"JPEG of quality {quality}", share))
+
+
 @pytest.mark.parametrize("sigma", [3, 8, 15])
 def test_noise_is_estimated_to_within_a_fifth(photo: Pixels, sigma: int) -> None:
     colour, green = noise_sigma(noisy(photo, sigma))
@@ -155,7 +170,7 @@ def test_noise_is_estimated_to_within_a_fifth(photo: Pixels, sigma: int) -> None
 
 def test_gray_noise_is_found_and_texture_is_not_taken_for_noise(photo: Pixels) -> None:
     assert degradation_of(Photo(photo)) is None
-    assert degradation_of(Photo(noisy(photo, 12, gray=True))) == "noise of about 13 gray levels"
+    assert degradation_of(Photo(noisy(photo, 12, gray=True))) == ("noise of about 13 gray levels", 1)
     assert degradation_of(Photo(noisy(photo, 1))) is None
 
 

@@ -144,7 +144,7 @@ def upscale(
     chosen = choose(weights, model, scale=network_scale, size=size, denoise=denoise)
     options: dict[str, Any] = {"precision": precision.value, "device": device, "tile": side, "self_ensemble": ensemble}
     options |= {"backend": backend.value, "denoise": denoise, "size": size}
-    networks = Networks.load(chosen.files, model, real=chosen.real, note=warn, **options)
+    networks = Networks.load(chosen.files, model, blended=chosen.blended, note=warn, **options)
     settings = Settings.of(
         *(chosen.all_files, precision.value, ensemble, quality, networks.size), code=source_of(model), denoise=denoise
     )

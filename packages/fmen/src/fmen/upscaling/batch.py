@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from fmen.threads import threads_restored
 from fmen.upscaling import storage
+from fmen.upscaling.condition import Degradation
 from fmen.upscaling.enlarge import finish, resized, run_network
 from fmen.upscaling.jobs import Job
 from fmen.upscaling.manifest import Settings, write_records
@@ -56,14 +57,14 @@ class Decoded:
         photo: The image.
         upscaler: The network; None if the result is not larger than the image.
         factor: Ratio of output to input; None for the network's scale.
-        reason: Why the network is the one for degraded images; empty if it is not.
+        degradation: How the image is degraded, if the network depends on it.
         size: Height and width of the image, before it was resized for a network of any scale.
     """
 
     photo: Photo
     upscaler: Upscaler | None
     factor: Fraction | None
-    reason: str
+    degradation: Degradation | None
     size: tuple[int, int]
 
     @property
@@ -169,16 +170,17 @@ class BatchUpscaler:
         with named(job):
             factor = self.networks.factor(height, width)
             smaller = factor is not None and factor <= 1
-            reason = "" if smaller else self.networks.reason_for_real(photo)
+            degradation = None if smaller else self.networks.degradation(photo)
+            share = degradation.share if degradation else 0.0
             bits = 8 * photo.pixels.itemsize
-            upscaler = None if smaller else self.networks.upscaler(bits, factor, degraded=bool(reason))
+            upscaler = None if smaller else self.networks.upscaler(bits, factor, share=share)
             ratio = factor or Fraction(max(self.networks.scales))
             if job.target is not None:  # before the work
                 size = (math.ceil(height * ratio), math.ceil(width * ratio))
                 check_fits(job.target, *size, transparent=photo.alpha is not None)
             if upscaler is not None and self.networks.any_scale:
                 photo, factor = resized(photo, ratio), None
-            decoded = Decoded(photo, upscaler, factor, reason, (height, width))
+            decoded = Decoded(photo, upscaler, factor, degradation, (height, width))
             if not decoded.small:
                 return decoded
             with self._cores:
@@ -238,7 +240,10 @@ def line_about(job: Job, decoded: Decoded, sr: Sequence[int]) -> str:
     """Return the line about a job, with the sizes of the image and the result."""
     height, width = decoded.size
     line = f"{job.name} ({width}x{height}) -> {job.result} ({sr[1]}x{sr[0]})"
-    return f"{line}, weights real: {decoded.reason}" if decoded.reason else line
+    if decoded.degradation is None:
+        return line
+    reason, share = decoded.degradation
+    return f"{line}, weights {'real' if share == 1 else 'half real'}: {reason}"
 
 
 def done(line: str) -> Future[str]:

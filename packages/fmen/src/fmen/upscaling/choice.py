@@ -27,18 +27,19 @@ class Choice:
 
     Attributes:
         files: One for each scale.
-        real: The file for degraded images; None to upscale them as all others.
-        denoise: Share of ``real`` in a blend with the only one of ``files``, for all images; None without a blend.
+        blended: The files for clean and for degraded images, of which degraded images get a blend; None to upscale them
+            as all others.
+        denoise: Share of the latter in a blend for all images; None to choose it for each image.
     """
 
     files: tuple[Path, ...]
-    real: Path | None = None
+    blended: tuple[Path, Path] | None = None
     denoise: float | None = None
 
     @property
     def all_files(self) -> list[Path]:
-        """All weights files."""
-        return [*self.files, *([self.real] if self.real else [])]
+        """All weights files, each once."""
+        return list(dict.fromkeys([*self.files, *(self.blended or [])]))
 
 
 def choose(
@@ -68,7 +69,7 @@ def choose(
     if weights in (AUTO, CLEAN, REAL) and model not in (None, NETWORK):
         raise UserError(f"--weights {weights} is of {NETWORK}; leave --model out, or name a weights file")
     if denoise is not None:
-        return Choice((weights_of(CLEAN, REAL_SCALE),), weights_of(REAL, REAL_SCALE), denoise)
+        return Choice((weights_of(CLEAN, REAL_SCALE),), both_weights(), denoise)
     if weights == REAL:
         return Choice((weights_of(REAL, REAL_SCALE),))
     named = weights in (AUTO, CLEAN)
@@ -81,7 +82,18 @@ def choose(
     ]
     files = tuple(dict.fromkeys(found))
     automatic = weights == AUTO or (weights is None and model is None and all(map(is_bundled, files)))
-    return Choice(files, bundled().get(f"{NETWORK}_x{REAL_SCALE}_{REAL}") if automatic else None)
+    present = all(name_of(kind, REAL_SCALE) in bundled() for kind in (CLEAN, REAL))
+    return Choice(files, both_weights() if automatic and present else None)
+
+
+def both_weights() -> tuple[Path, Path]:
+    """Return the files of the bundled weights of which degraded images get a blend: for clean, for degraded images."""
+    return weights_of(CLEAN, REAL_SCALE), weights_of(REAL, REAL_SCALE)
+
+
+def name_of(kind: str, scale: int) -> str:
+    """Return the name of the bundled weights for clean or for degraded images."""
+    return f"{NETWORK}_x{scale}" + ("" if kind == CLEAN else f"_{kind}")
 
 
 def weights_of(kind: str, scale: int) -> Path:
@@ -90,7 +102,7 @@ def weights_of(kind: str, scale: int) -> Path:
     Raises:
         WeightsError: The package has none.
     """
-    name = f"{NETWORK}_x{scale}" + ("" if kind == CLEAN else f"_{kind}")
+    name = name_of(kind, scale)
     if name not in bundled():
         raise WeightsError(f"the package has no weights {name}; bundled are {', '.join(bundled()) or 'none'}")
     return bundled()[name]

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from fmen.upscaling.photo import Photo, Pixels
 
-REAL_BELOW_QUALITY = 90
-"""JPEGs of a lower quality count as degraded. For others, the weights for clean images have about the same PSNR."""
+REAL_BELOW_QUALITY = 88
+"""JPEGs of a lower quality have the highest PSNR with the weights for degraded images (docs/upscaling.md)."""
+
+HALF_BELOW_QUALITY = 98
+"""Other JPEGs of a lower quality have the highest PSNR with the mean of these weights and those for clean images."""
 
 COLOUR_NOISE, GRAY_NOISE = 2.5, 8.0
 """Noise from which a photograph counts as degraded, in gray levels; gray noise is easily confused with texture."""
@@ -34,15 +38,24 @@ LUMA_TABLE_SUM = 3688
 """Sum of the luma quantization table of quality 50 (ITU-T T.81, table K.1)."""
 
 
-def degradation_of(photo: Photo) -> str | None:
-    """Return in words why a photograph counts as degraded, or None if it does not."""
+class Degradation(NamedTuple):
+    """Why a photograph counts as degraded, in words, and the share of the weights for such images that it needs."""
+
+    reason: str
+    share: float
+
+
+def degradation_of(photo: Photo) -> Degradation | None:
+    """Return how a photograph is degraded, or None if it is not."""
     quality = 100 if photo.luma_table is None else jpeg_quality(photo.luma_table)
+    compressed = f"JPEG of quality {quality}"
     if quality < REAL_BELOW_QUALITY:
-        return f"JPEG of quality {quality}"
+        return Degradation(compressed, 1.0)
     colour, gray = noise_sigma(photo.pixels)
-    if colour < COLOUR_NOISE and gray < GRAY_NOISE:
-        return None
-    return f"noise of about {max(colour, gray if gray >= GRAY_NOISE else 0):.0f} gray levels"
+    if colour >= COLOUR_NOISE or gray >= GRAY_NOISE:
+        strength = max(colour, gray if gray >= GRAY_NOISE else 0)
+        return Degradation(f"noise of about {strength:.0f} gray levels", 1.0)
+    return Degradation(compressed, 0.5) if quality < HALF_BELOW_QUALITY else None
 
 
 def jpeg_quality(luma_table: Sequence[int]) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 from fmen.sources.networks import Note, load_network
 from fmen.sources.openvino_file import runnable_network
 from fmen.sources.weights import weights_title
-from fmen.upscaling.condition import REAL_BELOW_QUALITY, degradation_of
+from fmen.upscaling.condition import HALF_BELOW_QUALITY, REAL_BELOW_QUALITY, Degradation, degradation_of
 from fmen.upscaling.enlarge import OutputSize
 from fmen.upscaling.photo import Photo
 from fmen_core import Upscaler
@@ -39,8 +39,9 @@ class Networks:
     Args:
         files: The weights files, one for each scale.
         models: The networks that were loaded from them, in this order.
-        real: The weights file for degraded images and its network; None to upscale them as all others.
-        denoise: Share of ``real`` in a blend with the only network, for all images; None without a blend.
+        real: The weights file for degraded images, its network, and the network for clean images with which it is
+            blended; None to upscale degraded images as all others.
+        denoise: Share of ``real`` in a blend for all images; None to upscale only degraded images with it.
         size: The output size; None for the network's scale.
         precision: As of ``Upscaler``, except that ``"auto"`` is fp32 for images of 16 bits per channel: bf16 and fp16
             have 8 and 11 significant bits.
@@ -52,7 +53,7 @@ class Networks:
         files: Sequence[Path],
         models: Sequence[Any],
         *,
-        real: tuple[Path, Any] | None = None,
+        real: tuple[Path, Any, Any] | None = None,
         denoise: float | None = None,
         size: OutputSize | None = None,
         precision: str = "auto",
@@ -65,7 +66,7 @@ class Networks:
         self.real = real
         if real and denoise is not None:
             self.titles = [f"{1 - denoise:g} of {self.titles[0]} and {denoise:g} of {weights_title(real[0])}"]
-            self.models = [interpolate(self.models[0], real[1], denoise)]
+            self.models = [interpolate(real[2], real[1], denoise)]
             self.real = None
         self.any_scale = any(isinstance(model, IMDNAS) for model in self.models)
         self.models = [model.at_scale(1) if isinstance(model, IMDNAS) else model for model in self.models]
@@ -74,7 +75,7 @@ class Networks:
         self.size = None if size == OutputSize(Fraction(self.scales[0])) and len(alike) == 1 else size
         self.precision = precision
         self.options = options
-        self._upscalers: dict[tuple[bool, int, str], Upscaler] = {}
+        self._upscalers: dict[tuple[float, int, str], Upscaler] = {}
 
     @classmethod
     def load(
@@ -82,7 +83,7 @@ class Networks:
         files: Sequence[Path],
         model: str | None = None,
         *,
-        real: Path | None = None,
+        blended: tuple[Path, Path] | None = None,
         note: Note = lambda line: None,
         **options: Any,
     ) -> Networks:
@@ -91,7 +92,7 @@ class Networks:
         Args:
             files: The weights files, one for each scale.
             model: The network, as :func:`fmen.sources.networks.load_network` takes it; required for a user's network.
-            real: The weights file for degraded images.
+            blended: The weights files for clean and for degraded images, of which degraded images get a blend.
             note: Called with one line about weights of another version of a user's file.
             options: Other arguments of ``Networks``.
 
@@ -100,7 +101,10 @@ class Networks:
             UserError: The user's network cannot be used.
         """
         models = [runnable_network(file, model, note=note) for file in files]
-        return cls(files, models, real=(real, load_network(real)) if real else None, **options)
+        if blended is None:
+            return cls(files, models, **options)
+        clean, real = blended
+        return cls(files, models, real=(real, load_network(real), load_network(clean)), **options)
 
     def lines(self, where: str = "") -> list[str]:
         """Return a line about each network for the user; ``where`` follows what is computed where."""
@@ -112,31 +116,34 @@ class Networks:
         if len(self.models) > 1:
             lines.append("each image uses the smallest scale that reaches its output size")
         if self.real:
-            use = f"for JPEGs of quality below {REAL_BELOW_QUALITY} and noisy images (--weights clean turns this off)"
-            lines.append(f"weights {weights_title(self.real[0])}: {use}")
+            use = f"for noisy images and JPEGs of quality below {REAL_BELOW_QUALITY}"
+            half = f"blended by half below {HALF_BELOW_QUALITY}"
+            lines.append(f"weights {weights_title(self.real[0])}: {use}; {half} (--weights clean turns this off)")
         return lines
 
-    def reason_for_real(self, photo: Photo) -> str:
-        """Return in words why a photograph needs the network for degraded images; empty if it does not."""
-        return (degradation_of(photo) or "") if self.real else ""
+    def degradation(self, photo: Photo) -> Degradation | None:
+        """Return how a photograph is degraded; None if it is not, or if all images have the same network."""
+        return degradation_of(photo) if self.real else None
 
     def factor(self, height: int, width: int) -> Fraction | None:
         """Return the ratio of output to input for an image of this size; None for the network's scale."""
         return None if self.size is None else self.size.factor_for(height, width, max(self.scales))
 
-    def upscaler(self, bits: int = 8, factor: Fraction | None = None, *, degraded: bool = False) -> Upscaler:
+    def upscaler(self, bits: int = 8, factor: Fraction | None = None, *, share: float = 0.0) -> Upscaler:
         """Return the upscaler for an image of 8 or 16 bits per channel.
 
-        Its scale is the smallest one that is not below ``factor``, or else the largest one. There is one for degraded
-        images only with ``real``, and it has one scale. Threads may call it at the same time.
+        Its scale is the smallest one that is not below ``factor``, or else the largest one; with a ``share`` of the
+        network for degraded images above 0, the scale of that network. Threads may call it at the same time.
         """
         enough = [scale for scale in self.scales if factor is not None and scale >= factor]
         scale = min(enough, default=max(self.scales))
         precision = "fp32" if self.precision == "auto" and bits == 16 else self.precision
-        key = (degraded, scale, precision)
+        key = (share, scale, precision)
         with _CREATION:
             if key not in self._upscalers:
-                model = self.real[1] if degraded and self.real else self.models[self.scales.index(scale)]
+                model = self.models[self.scales.index(scale)]
+                if self.real and share:
+                    model = interpolate(self.real[2], self.real[1], share)
                 options: Any = {"precision": precision, **self.options}
                 self._upscalers[key] = Upscaler(model, **options)
         return self._upscalers[key]
