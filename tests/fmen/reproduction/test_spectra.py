@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -89,7 +90,7 @@ def test_several_networks_are_in_one_table_and_other_networks_show_all_their_blo
     )
     assert "| small: HFAB3 |" in output and "| small: ERB" not in output
     assert "| other: FeatureDistillation4 |" in output
-    assert "small: of 3 blocks" in output and "other: of 4 blocks" in output
+    assert re.search(r"small: .* of 3 blocks", output) and re.search(r"other: .* of 4 blocks", output)
 
 
 def test_layers_choose_the_modules(work: Path) -> None:
@@ -107,7 +108,7 @@ def test_layers_choose_the_modules(work: Path) -> None:
 
 def test_the_bundled_weights_and_the_sample_are_the_default() -> None:
     output = fmen("figure7")
-    assert "| fmen-s_x4: ERB4 |" in output and "fmen-s_x4: of 4 blocks" in output
+    assert "| fmen-s_x4: ERB4 |" in output and re.search(r"fmen-s_x4: .* of 4 blocks", output)
 
 
 def test_the_verdict_names_blocks_that_agree_on_every_image() -> None:
@@ -124,6 +125,6 @@ def test_the_verdict_names_blocks_that_agree_on_every_image() -> None:
         (block("Lowers", 0.5, 0.4), block("Lowers", 0.4, 0.3)),
     ]
     assert verdict("net", blocks) == (
-        "net: of 3 blocks, 1 raise the share of high frequencies on each of 2 images (Raises1), "
-        "and 1 lower it (Lowers1)."
+        "net: on each of 2 images, the share of high frequencies rises in 1 of 3 blocks (Raises1), "
+        "and falls in 1 (Lowers1)."
     )

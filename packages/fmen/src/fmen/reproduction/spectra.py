@@ -128,8 +128,8 @@ def verdict(title: str, blocks: Sequence[Sequence[BlockFeatures]]) -> str:
     lowered = [block[0].title for block in blocks if max(features.raised for features in block) < 1]
     images = "the image" if len(blocks[0]) == 1 else f"each of {len(blocks[0])} images"
     return (
-        f"{title}: of {len(blocks)} blocks, {len(raised)} raise the share of high frequencies on {images} "
-        f"({', '.join(raised) or 'none'}), and {len(lowered)} lower it ({', '.join(lowered) or 'none'})."
+        f"{title}: on {images}, the share of high frequencies rises in {len(raised)} of {len(blocks)} blocks "
+        f"({', '.join(raised) or 'none'}), and falls in {len(lowered)} ({', '.join(lowered) or 'none'})."
     )
 
 
