@@ -91,7 +91,7 @@ def test_expanded_training_form_in_training_mode_is_close_to_the_inference_form(
         for name, images in (("synthetic", None), ("given", x)):
             training = expand(model, images).train()
             distance[name] = (training(x) - expected).square().mean().sqrt().item()
-    assert distance["given"] < 0.01 < distance["synthetic"] < 5, distance
+    assert distance["given"] < 0.01 < distance["synthetic"] < 10, distance
     fresh = create_model("fmen-s").train()
     assert (fresh(x) - expected).square().mean().sqrt() > 50
 

@@ -159,8 +159,8 @@ BROKEN: dict[str, tuple[Callable[[Files], None], list[str]]] = {
 
 
 def test_package_of_submit_passes(report: SubmissionReport, photos: Path) -> None:
-    findings = [str(finding) for finding in check_submission(report.path, photos, run_code=True)]
-    assert findings == [
+    findings = check_submission(report.path, photos, run_code=True)
+    assert [str(finding) for finding in findings if finding.message != UNPROTECTED] == [
         f"info: {MODEL}: 341,066 parameters, 22.2800 G FLOPs, 72.0896 M activations, 34 convolutions",
         f"info: {MODEL}: PSNR {report.psnr:.4f} dB on {photos.name} (2 images)",
     ]
