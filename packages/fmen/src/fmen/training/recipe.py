@@ -123,7 +123,7 @@ class Recipe(BaseModel):
     channels_last: bool = Field(True, description="store the channels of a pixel together, which is faster")
     sync_batchnorm: bool = Field(False, description="BatchNorm over the batch of all processes; on GPUs")
     frozen_norms: bool = Field(
-        False, description="BatchNorm by the running statistics that the run starts with; for the last steps"
+        False, description="BatchNorm by the running statistics that the run starts with; for fine-tuning"
     )
     collapsed: bool = Field(True, description="run re-parameterizable blocks as the convolution that each equals")
     fused: bool = Field(False, description="Adam as one kernel over all parameters")

@@ -136,7 +136,7 @@ class Networks:
         network for degraded images above 0, the scale of that network. Threads may call it at the same time.
         """
         enough = [scale for scale in self.scales if factor is not None and scale >= factor]
-        scale = min(enough, default=max(self.scales))
+        scale = max(self.scales) if share else min(enough, default=max(self.scales))
         precision = "fp32" if self.precision == "auto" and bits == 16 else self.precision
         key = (share, scale, precision)
         with _CREATION:
