@@ -97,6 +97,47 @@ def test_a_network_with_sync_batch_norm_is_the_same_function(training: bool) -> 
     assert torch.allclose(step(reparameterize(sync))["out"], step(reparameterize(plain))["out"], rtol=1e-10)
 
 
+class BatchNormCalls(TorchDispatchMode):
+    """Counts normalizations."""
+
+    forward = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.name()
+        self.forward += "batch_norm" in name and "backward" not in name
+        return func(*args, **(kwargs or {}))
+
+
+def test_training_with_frozen_norms_folds_them_and_has_the_same_gradients() -> None:
+    plain = small_fmen().train()
+    step(plain)  # statistics other than 0 and 1
+    plain.zero_grad()
+    norms = {name for name, module in plain.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    for name in norms:
+        plain.get_submodule(name).eval()
+    unfolded = copy.deepcopy(plain)
+    set_collapsed(unfolded, False)
+    with BatchNormCalls() as folded_calls:
+        found = step(plain)
+    with BatchNormCalls() as calls:
+        expected = step(unfolded)
+    assert folded_calls.forward == 0 and calls.forward == len(norms) == 6
+    for name in expected:
+        assert torch.allclose(found[name], expected[name], rtol=1e-8, atol=1e-10), name
+
+
+@pytest.mark.parametrize("trained", ["bn1", "bn2", "bn3"])
+def test_a_block_with_one_norm_in_training_mode_is_not_folded(trained: str) -> None:
+    plain = small_fmen().train()
+    for name, module in plain.named_modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.train(name.endswith(trained))
+    before = copy.deepcopy(dict(plain.named_buffers()))
+    step(plain)
+    changed = {name for name, buffer in plain.named_buffers() if not torch.equal(buffer, before[name])}
+    assert changed and all(f".{trained}." in name for name in changed)
+
+
 def test_sync_batch_norm_is_called_as_a_module_so_that_it_synchronises() -> None:
     sync = nn.SyncBatchNorm.convert_sync_batchnorm(small_fmen()).train()
     called: list[nn.Module] = []

@@ -136,7 +136,8 @@ class HFAB(Reparameterizable):
     """High-frequency attention block (FMEN, section 3.2), training form; ``(N, C, H, W)`` to the same shape.
 
     ``x * sigmoid(bn3(excitate(pad(bn2(lrelu(convs(lrelu(squeeze(pad(bn1(x))))))))))``. Each ``pad`` fills the border
-    with the shift of the BatchNorm in front of it. In eval mode the BatchNorms are folded into the convolutions.
+    with the shift of the BatchNorm in front of it. BatchNorms that are all in eval mode are folded into the convolutions,
+    also while the rest of the block is trained.
 
     Args:
         n_feats: C.
@@ -156,7 +157,8 @@ class HFAB(Reparameterizable):
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply ``x`` by the attention map."""
-        folded = self.folded() if self.collapsed and not self.training else None
+        frozen = not any(bn.training for bn in (self.bn1, self.bn2, self.bn3))
+        folded = self.folded() if self.collapsed and frozen else None
         branch = conv_with(x, folded[0]) if folded else conv_after_bn(x, self.bn1, self.squeeze)
         branch = self.convs(F.leaky_relu(branch, fmen_deploy.SLOPE, inplace=True))
         branch = F.leaky_relu(branch, fmen_deploy.SLOPE, inplace=True)
