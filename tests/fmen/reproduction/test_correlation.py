@@ -62,7 +62,7 @@ def test_each_file_has_its_coefficients_a_plot_and_a_verdict(tmp_path: Path) -> 
     result = read_result(tmp_path / "out" / "correlation.json")
     assert [round(row.ours, 9) for row in result.rows] == [-1, 0.8, 1, 1, 0.8, -1]
     assert result.rows[3].command == f"fmen reproduce correlation --bench {swapped}"
-    first, second = result.remarks
+    first, second = result.findings.values()
     assert first.startswith("activations: among 4 networks, activations have the highest rank correlation")
     assert "in 4 of 4 cases. This agrees" in first and first in output
     assert second.startswith("params: among 4 networks, parameters have the highest rank correlation")

@@ -32,7 +32,9 @@ def two_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     def run(options: Options) -> Result:
         time = [replace(ROW, quantity="time", unit="ms", ours=float(options.runs), published=None)]
         images = {"A line": "line.svg"} if options.out else {}
-        return Result([ROW, *(time if options.runs else [])], ["All is equal."], "1 thread" if time else "", images)
+        rows = [ROW, *(time if options.runs else [])]
+        findings = {"time": f"{options.runs} ms is fast."} if options.runs else {}
+        return Result(rows, ["All is equal."], "1 thread" if time else "", images, findings)
 
     monkeypatch.setattr(experiments, "EXPERIMENTS", {"count": Experiment("count", "Counts", run)})
 
@@ -73,13 +75,16 @@ def test_results_are_stored_with_their_command_and_read_again(two_rows: None, tm
 def test_a_run_without_times_leaves_the_times_of_an_earlier_run(two_rows: None, tmp_path: Path) -> None:
     fmen("count", "--out", tmp_path, "--runs", "7")
     fmen("count", "--out", tmp_path)
-    rows = read_result(tmp_path / "count.json").rows
-    assert [(row.quantity, row.command) for row in rows] == [
+    stored = read_result(tmp_path / "count.json")
+    assert [(row.quantity, row.command) for row in stored.rows] == [
         ("parameters", "fmen reproduce count"),
         ("time", "fmen reproduce count --runs 7"),
     ]
+    assert "All is equal.\n\n7 ms is fast." in stored.markdown()
     fmen("count", "--out", tmp_path, "--runs", "9")
-    assert [row.ours for row in read_result(tmp_path / "count.json").rows] == [748.656, 9]
+    stored = read_result(tmp_path / "count.json")
+    assert [row.ours for row in stored.rows] == [748.656, 9]
+    assert stored.findings == {"time": "9 ms is fast."}
 
 
 def test_the_page_has_a_section_for_each_result_with_its_images(two_rows: None, tmp_path: Path) -> None:

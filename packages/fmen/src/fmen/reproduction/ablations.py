@@ -59,7 +59,7 @@ def run(options: Options) -> Result:
     times, conditions = time_rows(variants, options, LR_SIZE, dict.fromkeys(VARIANTS, "FMEN-S"))
     psnr, curves = training_rows(variants, options)
     rows = sorted([*rows, *times, *psnr], key=lambda row: list(VARIANTS).index(row.subject))
-    return Result(rows, [SAME_FORM, *([order(curves)] if curves else [])], conditions)
+    return Result(rows, [SAME_FORM], conditions, findings={"PSNR": order(curves)} if curves else {})
 
 
 def counted(name: str, network: nn.Module) -> list[Row]:

@@ -25,13 +25,13 @@ CLAIM = (
 def run(options: Options) -> Result:
     """Count the parameters that are trained; with ``options.steps``, also train the variants."""
     psnr, curves = training_rows(VARIANTS, options)
-    remarks, images = [CLAIM], {}
+    findings, images = {}, {}
     if curves:
-        remarks.append(order(curves, TITLES["ecb"]))
+        findings["PSNR"] = order(curves, TITLES["ecb"])
         if options.out is not None:
             name, title = "blocks.svg", "FMEN-S with each block"
             images["PSNR by step, the first seed"] = draw_curves(name, title, curves, options)
-    return Result([*map(counted, VARIANTS), *psnr], remarks, images=images)
+    return Result([*map(counted, VARIANTS), *psnr], [CLAIM], images=images, findings=findings)
 
 
 def counted(variant: Variant) -> Row:

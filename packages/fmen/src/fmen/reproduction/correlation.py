@@ -48,7 +48,7 @@ def run(options: Options) -> Result:
     tables = benchmarks(options)
     if not tables:
         return Result([], ["Name results with --bench FILE.json, or measure the networks with --runs 10."])
-    rows, remarks, images = [], [], {}
+    rows, images, findings = [], {}, {}
     for file, table in tables.items():
         name = Path(file or "bench").stem
         if len(table) < 3:
@@ -58,14 +58,14 @@ def run(options: Options) -> Result:
             Row(name, f"rank correlation of {label} and runtime", rho, digits=3, command=command("correlation", file))
             for label, rho in found.items()
         ]
-        remarks.append(verdict(name, table))
+        findings[name] = verdict(name, table)
         if options.out is not None:
             points = {label: [row[key] for row in table] for key, label in QUANTITIES.items()}
             picture = f"correlation_{name}.svg"
             save_figure(draw_runtimes(runtimes, points, found), options.out / picture)
             caption = f"Runtime of {len(table)} networks by parameters, FLOPs and activations ({name})"
             images[caption] = picture
-    return Result(rows, remarks, images=images)
+    return Result(rows, images=images, findings=findings)
 
 
 def correlations(table: Sequence[dict[str, Any]]) -> dict[str, float]:

@@ -53,8 +53,8 @@ def chosen(name: str) -> list[Experiment]:
 def reproduce(experiment: Experiment, options: Options, command: str) -> Result:
     """Run an experiment, and store its result in ``options.out``, if it is given.
 
-    Rows and images of an earlier result that this run does not make are kept in the file, so that times and trained
-    networks need not be measured together.
+    Rows, findings and images of an earlier result that this run does not make are kept in the file, so that times and
+    trained networks need not be measured together.
 
     Args:
         experiment: The experiment.

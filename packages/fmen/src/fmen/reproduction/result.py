@@ -110,21 +110,24 @@ class Result:
 
     Attributes:
         rows: The figures.
-        remarks: Paragraphs below the table: what agrees, what does not, and why.
+        remarks: Paragraphs below the table: what the paper says, and what agrees with it.
         conditions: Device, image size and number of runs; empty if nothing was measured.
         images: Files that were written to ``Options.out``, by their captions.
+        findings: What was measured, in words, by its subject; shown below ``remarks``.
     """
 
     rows: Sequence[Row]
     remarks: Sequence[str] = ()
     conditions: str = ""
     images: Mapping[str, str] = field(default_factory=dict)
+    findings: Mapping[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form; each row also has its ``difference``."""
         return {
             "rows": [{**asdict(row), "difference": row.difference} for row in self.rows],
             "remarks": list(self.remarks),
+            "findings": dict(self.findings),
             "conditions": self.conditions,
             "images": dict(self.images),
         }
@@ -138,7 +141,7 @@ class Result:
         """
         known = [{key: value for key, value in row.items() if key != "difference"} for row in content["rows"]]
         rows = [Row(**{**row, "ours": math.nan if row["ours"] is None else row["ours"]}) for row in known]
-        return cls(rows, content["remarks"], content["conditions"], content["images"])
+        return cls(rows, content["remarks"], content["conditions"], content["images"], content.get("findings", {}))
 
     def table(self) -> str:
         """Return the rows as a Markdown table."""
@@ -146,7 +149,7 @@ class Result:
         return format_markdown([head, *(row.cells() for row in self.rows)], words={0, 1, 6})
 
     def markdown(self, images: str = "") -> str:
-        """Return table, notes, conditions, remarks and images as Markdown.
+        """Return table, notes, remarks, findings, conditions and images as Markdown.
 
         Args:
             images: Folder of the images, as seen from the page; empty to leave them out.
@@ -160,6 +163,7 @@ class Result:
             self.table() if self.rows else "",
             "\n".join(f"- {quantity} of {', '.join(subjects)}: {note}" for (quantity, note), subjects in notes.items()),
             *self.remarks,
+            *self.findings.values(),
         ]
         parts.append(f"Measured on: {self.conditions}" if self.conditions else "")
         parts.append(f"Published figures: {'; '.join(sources)}." if sources else "")
@@ -184,7 +188,7 @@ class Experiment:
 
 
 def merged(new: Result, old: Result) -> Result:
-    """Return ``new`` with the rows and images of ``old`` that it lacks, such as times of an earlier run.
+    """Return ``new`` with the rows, findings and images of ``old`` that it lacks, such as times of an earlier run.
 
     Rows are in the order of ``new``, followed by those that are in ``old`` alone. What ``new`` did not measure is that
     of ``old``; published figures are those of ``new``.
@@ -197,4 +201,10 @@ def merged(new: Result, old: Result) -> Result:
         for row in new.rows
     ]
     rows += [row for row in old.rows if row.key not in made]
-    return Result(rows, new.remarks, new.conditions or old.conditions, {**old.images, **new.images})
+    return replace(
+        new,
+        rows=rows,
+        conditions=new.conditions or old.conditions,
+        images={**old.images, **new.images},
+        findings={**old.findings, **new.findings},
+    )

@@ -56,6 +56,7 @@ def run(options: Options, *, name: str, kind: str, maps: bool = False) -> Result
     rows: list[Row] = []
     remarks = [SMALLER] if maps else [CLAIM] if kind == "HFAB" else []
     drawn: dict[str, str] = {}
+    findings: dict[str, str] = {}
     for weights in options.weights or WEIGHTS:
         started = time.perf_counter()
         title = Path(weights).stem
@@ -68,11 +69,12 @@ def run(options: Options, *, name: str, kind: str, maps: bool = False) -> Result
             rows += [
                 replace(row, subject=f"{title}: {block[0].title}", seconds=seconds, command=command) for row in figures
             ]
-        remarks += [] if maps else [verdict(title, blocks)]
+        if not maps:
+            findings[title] = verdict(title, blocks)
         if options.out is not None:
             image, first = next(iter(measured.items()))
             drawn |= save(options.out, f"{name}_{title}", f"{title} on {image}", first, maps)
-    return Result(rows, remarks, images=drawn)
+    return Result(rows, remarks, images=drawn, findings=findings)
 
 
 def measure(weights: str, options: Options, kind: str) -> dict[str, list[BlockFeatures]]:

@@ -126,15 +126,15 @@ def run(options: Options) -> Result:
         "and 214.5 ms with ERBs in MemNet, 99.8 ms and 90.6 ms in EDSR-baseline, 46.1 ms and 40.4 ms in FMEN. Merged, "
         "the plain block and the ERB are the same: the difference between their times is noise.",
     ]
-    images = {}
+    images, findings = {}, {}
     for title in dict.fromkeys(name.rsplit(" with ", 1)[0] for name in curves):
         of_host = {name: found for name, found in curves.items() if name.startswith(title)}
-        remarks.append(f"{title}: {order(of_host, f'{title} with ERB')}")
+        findings[title] = f"{title}: {order(of_host, f'{title} with ERB')}"
         if options.out is not None:
             images[f"Figure 5: PSNR of {title} by step, the first seed"] = draw_curves(
                 f"figure5_{title.lower()}.svg", title, of_host, options
             )
-    return Result([*parameter_rows(VARIANTS), *times, *psnr], remarks, "; ".join(conditions), images)
+    return Result([*parameter_rows(VARIANTS), *times, *psnr], remarks, "; ".join(conditions), images, findings)
 
 
 EXPERIMENT = Experiment("table1", "Table 1 and Figure 5: plain, residual and enhanced residual blocks, x4", run)

@@ -82,8 +82,8 @@ def run(options: Options) -> Result:
     baselines = dict.fromkeys((variant.title for variant in VARIANTS), VARIANTS[0].title)
     times, conditions = time_rows(VARIANTS, options, (256, 256), baselines)
     psnr, curves = training_rows(VARIANTS, options)
-    remarks = [TIMES, *([order(curves, "FMEN")] if curves else [])]
-    return Result([*parameter_rows(VARIANTS), *times, *psnr], remarks, conditions)
+    findings = {"PSNR": order(curves, "FMEN")} if curves else {}
+    return Result([*parameter_rows(VARIANTS), *times, *psnr], [TIMES], conditions, findings=findings)
 
 
 EXPERIMENT = Experiment("table2", "Table 2: attention in a chain of ERBs, x4", run)

@@ -110,11 +110,12 @@ def run(options: Options) -> Result:
     """Count every network; with ``options.bench`` or ``options.runs`` also compare and draw runtime and memory."""
     rows = [row for name, published in TABLE4.items() for row in count_rows(name, published)]
     exact = sum(row.difference == 0 for row in rows)
-    remarks, conditions, images = [f"{exact} of {len(rows)} counts come out to the digit."], [], {}
+    remarks = [f"{exact} of {len(rows)} counts come out to the digit."]
+    conditions, images, findings = [], {}, {}
     for file, content in benchmarks(options, list(TABLE4)).items():
         table = {row["model"]: row for row in content}
         rows += measured_rows(table, file)
-        remarks.append(ranking(table, file))
+        findings[file] = ranking(table, file)
         conditions.append(str(content[0].get("conditions", "unknown")))
         if options.out is not None:
             picture = f"figure1_{Path(file).stem}.svg" if file else "figure1.svg"
@@ -122,7 +123,7 @@ def run(options: Options) -> Result:
             save_figure(draw_networks(shown, accuracy=False), options.out / picture)
             place = ", ".join(filter(None, (Path(file).stem, conditions[-1].split(";")[0])))
             images[f"Figure 1: runtime, memory and parameters ({place})"] = picture
-    return Result(rows, remarks, "; ".join(dict.fromkeys(conditions)), images)
+    return Result(rows, remarks, "; ".join(dict.fromkeys(conditions)), images, findings)
 
 
 def as_network(row: Mapping[str, Any]) -> Network:

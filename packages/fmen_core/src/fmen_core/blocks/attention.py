@@ -136,8 +136,8 @@ class HFAB(Reparameterizable):
     """High-frequency attention block (FMEN, section 3.2), training form; ``(N, C, H, W)`` to the same shape.
 
     ``x * sigmoid(bn3(excitate(pad(bn2(lrelu(convs(lrelu(squeeze(pad(bn1(x))))))))))``. Each ``pad`` fills the border
-    with the shift of the BatchNorm in front of it. BatchNorms that are all in eval mode are folded into the convolutions,
-    also while the rest of the block is trained.
+    with the shift of the BatchNorm in front of it. While all BatchNorms are in eval mode, they are folded into the
+    convolutions, in training, too.
 
     Args:
         n_feats: C.
