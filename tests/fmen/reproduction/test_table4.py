@@ -46,7 +46,7 @@ def test_runtime_and_memory_are_multiples_of_imdn(tmp_path: Path, monkeypatch: p
     assert fmen.command == f"fmen reproduce table4 --bench {file}"
     assert measured["E-RFDN", "runtime / IMDN's (cpu)"].ours == 1.25
     assert measured["E-RFDN", "memory / IMDN's (cpu)"].difference == 0
-    assert "the order by memory is FMEN-S, IMDN, E-RFDN (as in the paper)" in stored.findings[str(file)]
+    assert "the order by memory is FMEN-S, IMDN, E-RFDN (as in the paper)" in stored.findings["cpu"]
     assert (tmp_path / "out" / stored.images["Figure 1: runtime, memory and parameters (cpu, a CPU)"]).stat().st_size
 
 

@@ -106,9 +106,9 @@ def write_page(page: Path, out: Path) -> None:
 INTRODUCTION = """# Reproduction
 
 The tables and figures of the FMEN paper (Du et al., "Fast and Memory-Efficient Network Towards Efficient Image
-Super-Resolution", CVPR Workshops 2022), reproduced by `fmen reproduce`. A difference is our figure minus
-the published one, in the digits of the published one. Papers round or truncate; both count as equal. The seconds are
-what the row takes.
+Super-Resolution", CVPR Workshops 2022), reproduced by `fmen reproduce`. The column "difference" is the
+measured value minus the published one, rounded to the published digits. Papers round or truncate; both count as equal.
+The column "seconds" is the time of computing the row.
 
 Parameters and multiply-adds follow from the architecture. Networks that are trained here are trained for some hundred
 steps on a CPU, as the command says. That is not what they reach in the paper's training on GPUs.

@@ -115,7 +115,7 @@ def run(options: Options) -> Result:
     for file, content in benchmarks(options, list(TABLE4)).items():
         table = {row["model"]: row for row in content}
         rows += measured_rows(table, file)
-        findings[file] = ranking(table, file)
+        findings[Path(file).stem] = ranking(table, file)
         conditions.append(str(content[0].get("conditions", "unknown")))
         if options.out is not None:
             picture = f"figure1_{Path(file).stem}.svg" if file else "figure1.svg"
