@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import fmen_core
 from fmen.cli.data import data_app
 from fmen.cli.main import Commands
-from fmen_data import image_size, write_image
+from fmen_data import image_size, open_dataset, write_image
 
 app = typer.Typer(cls=Commands)
 app.add_typer(data_app, name="data")
@@ -141,6 +141,19 @@ def test_pairs_of_other_teachers_are_not_mixed(benchmark: Path, weights: Path, t
     status, output = run(*arguments, "--weights", tmp_path / "other.safetensors")
     assert status == 2
     assert f"out has pairs from other teachers ({weights.name}); name another folder with --out" in output
+
+
+def test_teachers_with_self_ensemble_are_averaged_over_flips_and_rotations(weights: Path, tmp_path: Path) -> None:
+    write_image(tmp_path / "photos/a.png", np.random.default_rng(0).integers(0, 256, (8, 12, 3), np.uint8))
+    arguments = ("label", "--data", tmp_path / "photos", "--factor", "1", "--device", "cpu", "--weights", weights)
+    assert run(*arguments, "--out", tmp_path / "out", "--ensemble")[0] == 0
+    lr, hr = open_dataset(tmp_path / "out", scale=4).read(0)
+    teacher = fmen_core.load(weights)
+    assert np.array_equal(hr, fmen_core.Upscaler(teacher, device="cpu", self_ensemble=True)(lr))
+    assert not np.array_equal(hr, fmen_core.Upscaler(teacher, device="cpu")(lr))
+    status, output = run(*arguments, "--out", tmp_path / "out")
+    assert status == 2
+    assert f"out has pairs from other teachers ({weights.name} (ensemble)); name another folder" in output
 
 
 def test_teachers_of_different_scales_are_refused(benchmark: Path, weights: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fmen.errors import UserError
-from fmen.training.pseudo_labels import label_folder, mean_output
+from fmen.training.pseudo_labels import label_folders, mean_output
 from fmen_data import imresize, open_dataset, read_image, write_image
 
 
@@ -25,7 +25,7 @@ def photographs(tmp_path: Path) -> Path:
 
 
 def test_the_labelled_folder_is_a_dataset_of_the_teachers_outputs(photographs: Path, tmp_path: Path) -> None:
-    made = label_folder([double], photographs, tmp_path / "out", scale=2, factors=(0.5, 1.0), progress=False)
+    made = label_folders([double], [photographs], tmp_path / "out", scale=2, factors=(0.5, 1.0), progress=False)
     assert made == 4
     dataset = open_dataset(tmp_path / "out", scale=2, split="train")
     assert [pair.name for pair in dataset.pairs] == ["a_050", "a_100", "b_050", "b_100"]
@@ -37,7 +37,7 @@ def test_the_labelled_folder_is_a_dataset_of_the_teachers_outputs(photographs: P
 
 
 def test_labelling_continues_where_it_stopped(photographs: Path, tmp_path: Path) -> None:
-    label_folder([double], photographs, tmp_path / "out", scale=2, factors=(1.0,), progress=False)
+    label_folders([double], [photographs], tmp_path / "out", scale=2, factors=(1.0,), progress=False)
     (tmp_path / "out/HR/b_100.png").unlink()
     asked: list[tuple[int, ...]] = []
 
@@ -45,19 +45,33 @@ def test_labelling_continues_where_it_stopped(photographs: Path, tmp_path: Path)
         asked.append(lr.shape)
         return double(lr)
 
-    assert label_folder([teacher], photographs, tmp_path / "out", scale=2, factors=(1.0,), progress=False) == 1
+    assert label_folders([teacher], [photographs], tmp_path / "out", scale=2, factors=(1.0,), progress=False) == 1
     assert asked == [(20, 30, 3)]
 
 
 def test_photographs_of_one_name_in_two_formats_give_two_pairs(photographs: Path, tmp_path: Path) -> None:
     write_image(photographs / "a.jpg", np.full((12, 16, 3), 7, np.uint8))
-    made = label_folder([double], photographs, tmp_path / "out", scale=2, factors=(1.0,), progress=False)
+    made = label_folders([double], [photographs], tmp_path / "out", scale=2, factors=(1.0,), progress=False)
     assert made == 3
     dataset = open_dataset(tmp_path / "out", scale=2)
     assert [pair.name for pair in dataset.pairs] == ["a.jpg_100", "a.png_100", "b_100"]
     assert np.array_equal(dataset.read(0)[0], read_image(photographs / "a.jpg"))
     assert np.array_equal(dataset.read(1)[0], read_image(photographs / "a.png"))
-    assert label_folder([double], photographs, tmp_path / "out", scale=2, factors=(1.0,), progress=False) == 0
+    assert label_folders([double], [photographs], tmp_path / "out", scale=2, factors=(1.0,), progress=False) == 0
+
+
+def test_the_photographs_of_several_folders_are_labelled(photographs: Path, tmp_path: Path) -> None:
+    write_image(tmp_path / "others/c.png", np.full((12, 16, 3), 7, np.uint8))
+    folders = [photographs, tmp_path / "others"]
+    assert label_folders([double], folders, tmp_path / "out", scale=2, factors=(1.0,), progress=False) == 3
+    assert [pair.name for pair in open_dataset(tmp_path / "out", scale=2).pairs] == ["a_100", "b_100", "c_100"]
+
+
+def test_two_folders_with_an_image_of_one_name_are_refused(photographs: Path, tmp_path: Path) -> None:
+    write_image(tmp_path / "others/b.png", np.full((12, 16, 3), 7, np.uint8))
+    with pytest.raises(UserError, match=r"photos/b\.png and .*others/b\.png would give pairs of one name; rename one"):
+        label_folders([double], [photographs, tmp_path / "others"], tmp_path / "out", scale=2)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("factors", [(0.601, 0.604), (1.0, 1.0)])
@@ -65,7 +79,7 @@ def test_factors_with_the_same_percentage_are_refused(
     photographs: Path, tmp_path: Path, factors: tuple[float, ...]
 ) -> None:
     with pytest.raises(UserError, match=r"must differ by 0\.01 or more"):
-        label_folder([double], photographs, tmp_path / "out", scale=2, factors=factors)
+        label_folders([double], [photographs], tmp_path / "out", scale=2, factors=factors)
 
 
 def test_several_teachers_are_averaged_and_rounded() -> None:
@@ -78,4 +92,4 @@ def test_several_teachers_are_averaged_and_rounded() -> None:
 @pytest.mark.parametrize("factors", [(), (0.0,), (1.5,)])
 def test_factors_out_of_range_are_refused(photographs: Path, tmp_path: Path, factors: tuple[float, ...]) -> None:
     with pytest.raises(UserError, match="above 0 and at most 1"):
-        label_folder([double], photographs, tmp_path / "out", scale=2, factors=factors)
+        label_folders([double], [photographs], tmp_path / "out", scale=2, factors=factors)

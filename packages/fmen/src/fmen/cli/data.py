@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -196,12 +196,15 @@ def label(
         list[Path],
         typer.Option(metavar="FILE|NAME", help="Weights of a teacher. Repeatable: the outputs are averaged."),
     ],
-    data: Annotated[Path, typer.Option(metavar="DIR", help="A folder of photographs.")],
+    data: Annotated[list[Path], typer.Option(metavar="DIR", help="A folder of photographs. Repeatable.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="The dataset to write, in the EDSR benchmark layout.")],
     factor: Annotated[
         list[float] | None,
         typer.Option(metavar="X", help="Resize the photographs by X first. Repeatable. Default: 0.6 and 1."),
     ] = None,
+    ensemble: Annotated[
+        bool, typer.Option("--ensemble", help="Average each teacher over 8 flips and rotations: 8 times slower.")
+    ] = False,
     precision: Annotated[Precision, typer.Option(help="Arithmetic of the convolutions.")] = Precision.fp32,
     device: Device = "auto",
     threads: Threads = None,
@@ -211,18 +214,19 @@ def label(
     The outputs are called pseudo-labels. Existing pairs in --out are skipped; they must come from the same teachers.
     """
     from fmen.threads import use_threads
-    from fmen.training.pseudo_labels import check_teachers, label_folder
+    from fmen.training.pseudo_labels import check_teachers, label_folders
     from fmen_core import Upscaler, find_weights, load
 
     use_threads(threads)
     files = [find_weights(file) for file in weights]
-    teachers = [Upscaler(load(file), device=device, precision=precision.value) for file in files]
+    options: dict[str, Any] = {"device": device, "precision": precision.value, "self_ensemble": ensemble}
+    teachers = [Upscaler(load(file), **options) for file in files]
     scales = sorted({teacher.scale for teacher in teachers})
     if len(scales) > 1:
         raise UserError(f"the teachers have the scales {', '.join(map(str, scales))}; give teachers of one scale")
-    check_teachers(out, files)
+    check_teachers(out, files, self_ensemble=ensemble)
     progress = sys.stderr.isatty()
-    made = label_folder(teachers, data, out, scale=scales[0], factors=factor or (0.6, 1.0), progress=progress)
+    made = label_folders(teachers, data, out, scale=scales[0], factors=factor or (0.6, 1.0), progress=progress)
     typer.echo(f"{out}: {made} new pairs, x{scales[0]}")
 
 

@@ -30,9 +30,9 @@ from fmen_data import imresize, list_images, read_image, write_image
 Image = npt.NDArray[np.uint8]
 
 
-def label_folder(
+def label_folders(
     teachers: Sequence[Callable[[Image], Image]],
-    photographs: Path,
+    folders: Sequence[Path],
     out: Path,
     *,
     scale: int,
@@ -41,12 +41,12 @@ def label_folder(
 ) -> int:
     """Write a pair for every photograph and factor. Existing pairs are skipped.
 
-    A pair is named after its photograph and factor, ``cat_060``. If the folder has both ``cat.jpg`` and ``cat.png``,
-    their pairs are ``cat.jpg_060`` and ``cat.png_060``.
+    A pair is named after its photograph and factor, ``cat_060``. If there are both ``cat.jpg`` and ``cat.png``, their
+    pairs are ``cat.jpg_060`` and ``cat.png_060``.
 
     Args:
         teachers: Upscalers of ``scale``. The HR image is the mean of their outputs.
-        photographs: A folder of images.
+        folders: Folders of images.
         out: The dataset to write: ``HR/`` and ``LR_bicubic/X<scale>/`` below it.
         scale: The upscaling factor.
         factors: Factors by which a photograph is resized to make an LR image, each above 0 and at most 1.
@@ -57,13 +57,19 @@ def label_folder(
 
     Raises:
         DataError: A photograph cannot be read.
-        UserError: A factor is out of range, or two factors are equal when rounded to percent.
+        UserError: A factor is out of range, two factors are equal when rounded to percent, or two folders have an image
+            of one name.
     """
     if not factors or not all(0 < factor <= 1 for factor in factors):
         raise UserError(f"factors {list(factors)} are out of range; give numbers above 0 and at most 1")
     if len({_percent(factor) for factor in factors}) < len(factors):
         raise UserError(f"factors {list(factors)} must differ by 0.01 or more; remove one")
-    files = list_images(photographs)
+    files = [file for folder in folders for file in list_images(folder)]
+    by_name: dict[str, Path] = {}
+    for file in files:
+        other = by_name.setdefault(file.name, file)
+        if other is not file:
+            raise UserError(f"{other} and {file} would give pairs of one name; rename one")
     stems = Counter(file.stem for file in files)
     written = 0
     with tqdm(total=len(files) * len(factors), desc=f"label {out.name}", unit="pair", disable=not progress) as bar:
@@ -81,18 +87,20 @@ def label_folder(
     return written
 
 
-def check_teachers(out: Path, weights: Sequence[Path]) -> None:
+def check_teachers(out: Path, weights: Sequence[Path], *, self_ensemble: bool) -> None:
     """Record the teachers of a dataset, or verify that they are the recorded ones.
 
     Args:
-        out: The dataset that ``label_folder`` writes.
+        out: The dataset that ``label_folders`` writes.
         weights: The teachers' weights files.
+        self_ensemble: Whether the teachers' outputs are means over flips and rotations.
 
     Raises:
         UserError: The dataset was made with other teachers.
     """
     record = out / "teachers.json"
-    teachers = {hashlib.sha256(file.read_bytes()).hexdigest(): file.name for file in weights}
+    suffix = " (ensemble)" if self_ensemble else ""
+    teachers = {hashlib.sha256(file.read_bytes()).hexdigest() + suffix: file.name + suffix for file in weights}
     if record.is_file():
         before = json.loads(record.read_text(encoding="utf-8"))
         if before.keys() != teachers.keys():
