@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
-from fmen_core import ModelError, create_model
+from fmen_core import FMENTraining, ModelError, create_model
 from fmen_core.interpolation import interpolate
 
 
@@ -18,6 +19,15 @@ def test_the_tensors_are_between_those_of_the_two_networks() -> None:
     for share, end in ((0.0, first), (1.0, second)):
         for name, value in interpolate(first, second, share).state_dict().items():
             assert torch.equal(value, end.state_dict()[name])
+
+
+def test_the_training_form_is_averaged_without_the_counters_of_its_normalization() -> None:
+    first, second = (FMENTraining(n_feats=8, mid_feats=6, down_blocks=1, up_blocks=[1, 1], ratio=2) for _ in range(2))
+    nn.init.ones_(second.HFABs[0].bn1.num_batches_tracked)
+    nn.init.constant_(second.HFABs[0].bn1.running_mean, 3.0)
+    block = interpolate(first, second, 0.5).HFABs[0]
+    assert block.bn1.num_batches_tracked == 0
+    assert torch.equal(block.bn1.running_mean, torch.full_like(block.bn1.running_mean, 1.5))
 
 
 def test_different_networks_and_shares_out_of_range_are_refused() -> None:

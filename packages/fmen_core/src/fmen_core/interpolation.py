@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import copy
 
-import torch
 from torch import nn
 
 from fmen_core.errors import ModelError
 
 
 def interpolate(first: nn.Module, second: nn.Module, share: float) -> nn.Module:
-    """Return a network whose tensors are ``(1 - share) * first + share * second``.
+    """Return a network whose tensors are ``(1 - share) * first + share * second``; counters are those of ``first``.
 
     The result is useful if one network was fine-tuned from the other (Wang et al. 2019, "Deep Network Interpolation").
 
@@ -29,5 +28,6 @@ def interpolate(first: nn.Module, second: nn.Module, share: float) -> nn.Module:
     if {key: value.shape for key, value in start.items()} != {key: value.shape for key, value in end.items()}:
         raise ModelError("cannot interpolate between two networks whose tensors differ in name or shape")
     mixed = copy.deepcopy(first)
-    mixed.load_state_dict({key: torch.lerp(value, end[key].to(value), share) for key, value in start.items()})
+    weights = {key: value for key, value in start.items() if value.is_floating_point()}
+    mixed.load_state_dict({**start, **{key: value.lerp(end[key].to(value), share) for key, value in weights.items()}})
     return mixed
