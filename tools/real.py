@@ -78,7 +78,8 @@ def main() -> None:
     parser.add_argument("--data", default="sample", help="dataset (default: %(default)s)")
     parser.add_argument("--weights", action="append", required=True, help="file or name; can be repeated")
     parser.add_argument("--blend", type=float, nargs="*", default=[], help="shares of the second network, 0 to 1")
-    parser.add_argument("--jpeg", type=int, nargs="+", help="JPEG qualities instead of all conditions")
+    parser.add_argument("--jpeg", type=int, nargs="+", default=[], help="JPEG qualities instead of all conditions")
+    parser.add_argument("--noise", type=float, nargs="+", default=[], help="noise levels instead of all conditions")
     parser.add_argument("--precision", default="fp32", help="as of fmen upscale (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="file for the results")
     options = parser.parse_args()
@@ -93,7 +94,10 @@ def main() -> None:
         name: Upscaler(model, precision=options.precision, channels_last=False) for name, model in models.items()
     }
     dataset = open_dataset(parse_source(options.data), scale=scale, split="val")
-    conditions = [(0.0, quality) for quality in options.jpeg] if options.jpeg else CONDITIONS
+    conditions = [
+        *((0.0, quality) for quality in options.jpeg),
+        *((sigma, None) for sigma in options.noise),
+    ] or CONDITIONS
     results = measure(networks, [dataset.read(index) for index in range(len(dataset))], scale, conditions)
     if options.json:
         content = {"data": dataset.name, "scale": scale, "protocol": "paper", "psnr": results}

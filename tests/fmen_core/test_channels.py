@@ -50,7 +50,8 @@ def test_padded_features_are_rescaled_for_fp16() -> None:
     model = pretrained()
     pad_channels(model, 8)
     assert rescale_for_fp16(model)
-    assert max(largest_outputs(model).values()) <= FP16_LARGEST / HEADROOM
+    peaks = largest_outputs(model)  # the last convolution is computed in float32
+    assert max(peak for conv, peak in peaks.items() if conv is not model.tail[0]) <= FP16_LARGEST / HEADROOM
 
 
 def test_an_upscaler_on_a_gpu_has_padded_channels(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,7 +52,9 @@ def test_the_table_has_a_row_per_condition_and_a_column_per_network(
     assert list(found["clean"]) == ["bicubic", "fmen-s_x4"]
     assert all(found["clean"][name] > found["noise 15 + JPEG 50"][name] for name in found["clean"])
     assert "| noise 15 + JPEG 50 |" in capsys.readouterr().out
-    monkeypatch.setattr("sys.argv", ["real.py", *arguments, "--jpeg", "97", "50"])
+    monkeypatch.setattr("sys.argv", ["real.py", *arguments, "--jpeg", "97", "50", "--noise", "20"])
     real.main()
     found = json.loads((tmp_path / "real.json").read_text())["psnr"]
-    assert list(found) == ["JPEG 97", "JPEG 50"] and found["JPEG 97"]["bicubic"] > found["JPEG 50"]["bicubic"]
+    assert (
+        list(found) == ["JPEG 97", "JPEG 50", "noise 20"] and found["JPEG 97"]["bicubic"] > found["JPEG 50"]["bicubic"]
+    )

@@ -29,7 +29,7 @@ Run = Callable[[], Tensor]
 Ways = Mapping[str, tuple[nn.Module, Tensor]]
 
 MAPS = 3  # feature maps of C x H x W that a pass may need besides its input and output
-TOLERANCE = {"fp32": 1e-2, "bf16": 8.0}  # largest difference from the published code, in gray levels of 255
+TOLERANCE = {"fp32": 1e-2, "bf16": 16.0}  # largest difference from the published code, in gray levels of 255
 
 ROWS = (
     ("fp32", "published", "the published code", 1.8),
