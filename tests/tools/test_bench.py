@@ -30,7 +30,11 @@ def test_forward_compares_with_the_published_code(bench: Load, tmp_path: Path, m
     monkeypatch.setattr(script.importlib.util, "find_spec", lambda name: None)  # exporting to ONNX takes seconds
     found = written(script.run(1, side=64, rounds=1), tmp_path)
     assert found["checks"]["ours, fp32: largest difference from the published code, of 255"] < 1e-2
-    assert 0 < found["checks"]["ours, bf16: largest difference from the published code, of 255"] < 16
+    assert (
+        0
+        < found["checks"]["ours, bf16: largest difference from the published code, of 255"]
+        <= script.TOLERANCE["bf16"]
+    )
     assert [row["target"] for row in found["comparisons"]] == [1.8, 3.2, 1, 1]
     assert [row["met"] for row in found["comparisons"][2:]] == [True, True]
     assert found["facts"]["feature maps of the published code above input and output"] > 3

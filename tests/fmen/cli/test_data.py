@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -141,6 +142,16 @@ def test_pairs_of_other_teachers_are_not_mixed(benchmark: Path, weights: Path, t
     status, output = run(*arguments, "--weights", tmp_path / "other.safetensors")
     assert status == 2
     assert f"out has pairs from other teachers ({weights.name}); name another folder with --out" in output
+
+
+def test_a_refused_run_does_not_bind_the_folder_to_its_teachers(weights: Path, tmp_path: Path) -> None:
+    write_image(tmp_path / "photos/a.png", np.zeros((4, 6, 3), np.uint8))
+    arguments = ("label", "--data", tmp_path / "photos", "--out", tmp_path / "out", "--device", "cpu")
+    assert run(*arguments, "--weights", weights, "--factor", "2")[0] == 2
+    fmen_core.save(fmen_core.create_model("span", n_feats=4), tmp_path / "other.safetensors")
+    status, output = run(*arguments, "--weights", tmp_path / "other.safetensors", "--factor", "1")
+    assert (status, output) == (0, f"{tmp_path}/out: 1 new pairs, x4\n")
+    assert list(json.loads((tmp_path / "out/teachers.json").read_text()).values()) == ["other.safetensors"]
 
 
 def test_teachers_with_self_ensemble_are_averaged_over_flips_and_rotations(weights: Path, tmp_path: Path) -> None:

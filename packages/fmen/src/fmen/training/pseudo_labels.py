@@ -101,7 +101,7 @@ def check_teachers(out: Path, weights: Sequence[Path], *, self_ensemble: bool) -
     record = out / "teachers.json"
     suffix = " (ensemble)" if self_ensemble else ""
     teachers = {hashlib.sha256(file.read_bytes()).hexdigest() + suffix: file.name + suffix for file in weights}
-    if record.is_file():
+    if record.is_file() and (out / "HR").is_dir():  # without pairs, there is nothing to mix
         before = json.loads(record.read_text(encoding="utf-8"))
         if before.keys() != teachers.keys():
             names = ", ".join(before.values())
