@@ -88,7 +88,6 @@ def test_every_optimizer_takes_the_recipes_rate_and_takes_steps(
         ),
         ("rmsprop", {"optimizer_args": {"alpha": 0.5}}, lambda p: torch.optim.RMSprop(p, 1e-3, alpha=0.5)),
     ],
-    ids=str,
 )
 def test_optimizers_are_those_of_torch_with_the_recipes_arguments(
     recipe_of: RecipeMaker, name: str, keys: dict[str, Any], expected: Callable[[Iterator[Any]], torch.optim.Optimizer]
