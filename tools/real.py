@@ -2,10 +2,12 @@
 
     python tools/real.py --data Set14 --weights fmen-s_x4 --weights fmen-s_x4_real --json results/real_x4.json
     python tools/real.py --data Set14 --weights fmen-s_x4 --weights fmen-s_x4_real --blend 0.5 --jpeg 80 88 93 97 99
+    python tools/real.py --data Set14 --weights fmen-s_x4 --weights fmen-s_x4_real --weights fmen-s_x2 \\
+        --blend 0.5 --scale 2 --jpeg 88 93 97
 
 LR images are MATLAB's bicubic; noise is added and rounded before JPEG (OpenCV's encoder, subsampled chroma). Noise is
 the same in every run. With ``--blend``, networks between the first two are measured, too, as ``fmen upscale --denoise``
-makes them.
+makes them. The results of networks for a larger factor than ``--scale`` are downscaled, as in ``fmen upscale``.
 """
 
 from __future__ import annotations
@@ -54,6 +56,11 @@ def degrade(lr: Image, condition: Condition, seed: int) -> Image:
     return lr
 
 
+def at_scale(network: Upscaler, scale: int) -> Callable[[Image], Image]:
+    """Return a function that upscales by the network and resizes the result to ``scale`` times the input's size."""
+    return lambda lr: network(lr) if network.scale == scale else imresize(network(lr), scale / network.scale)
+
+
 def measure(
     networks: dict[str, Callable[[Image], Image]],
     pairs: Sequence[tuple[Image, Image]],
@@ -80,6 +87,7 @@ def main() -> None:
     parser.add_argument("--blend", type=float, nargs="*", default=[], help="shares of the second network, 0 to 1")
     parser.add_argument("--jpeg", type=int, nargs="+", default=[], help="JPEG qualities instead of all conditions")
     parser.add_argument("--noise", type=float, nargs="+", default=[], help="noise levels instead of all conditions")
+    parser.add_argument("--scale", type=int, help="upscaling factor (default: that of the first weights)")
     parser.add_argument("--precision", default="fp32", help="as of fmen upscale (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="file for the results")
     options = parser.parse_args()
@@ -88,10 +96,11 @@ def main() -> None:
     for share in options.blend:
         first, second, *_ = models.values()
         models[f"{share:g}"] = interpolate(first, second, share)
-    scale = next(iter(models.values())).scale
+    scale = options.scale or next(iter(models.values())).scale
     networks: dict[str, Callable[[Image], Image]] = {"bicubic": lambda lr: imresize(lr, scale)}
     networks |= {
-        name: Upscaler(model, precision=options.precision, channels_last=False) for name, model in models.items()
+        name: at_scale(Upscaler(model, precision=options.precision, channels_last=False), scale)
+        for name, model in models.items()
     }
     dataset = open_dataset(parse_source(options.data), scale=scale, split="val")
     conditions = [

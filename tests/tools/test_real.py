@@ -10,8 +10,10 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from fmen_core import Upscaler, find_weights, load
 from fmen_data import imresize, write_image
 from fmen_data.bicubic import Image
+from fmen_eval import psnr
 
 
 @pytest.fixture(scope="module")
@@ -57,3 +59,18 @@ def test_the_table_has_a_row_per_condition_and_a_column_per_network(
     found = json.loads((tmp_path / "real.json").read_text())["psnr"]
     assert list(found) == ["JPEG 97", "JPEG 50", "noise 20"]
     assert found["JPEG 97"]["bicubic"] > found["JPEG 50"]["bicubic"]
+
+
+def test_larger_results_are_downscaled_to_the_scale(
+    real: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "set").mkdir()
+    write_image(tmp_path / "set" / "one.png", picture())
+    arguments = ["--data", str(tmp_path / "set"), "--weights", "fmen-s_x4", "--weights", "fmen-s_x2", "--scale", "2"]
+    monkeypatch.setattr("sys.argv", ["real.py", *arguments, "--jpeg", "97", "--json", str(tmp_path / "real.json")])
+    real.main()
+    found = json.loads((tmp_path / "real.json").read_text())
+    assert found["scale"] == 2
+    lr = real.degrade(imresize(picture(), 0.5), (0.0, 97), 0)
+    upscaled = imresize(Upscaler(load(find_weights("fmen-s_x4")), channels_last=False)(lr), 0.5)
+    assert found["psnr"]["JPEG 97"]["fmen-s_x4"] == round(psnr(upscaled, picture(), border=2, protocol="paper"), 4)
