@@ -99,6 +99,7 @@ class Compiled:
             out: Tensor = own.run(x.contiguous())
         except Exception as error:  # each library has types of its own
             if any(sign in str(error) for sign in ("bad_alloc", "allocate")):
+                del own.run, own.threads  # with what the library has allocated so far
                 raise MemoryError(str(error)) from error
             raise
         return out
