@@ -84,8 +84,16 @@ def draw_psnr(
             line.set(marker="o", markersize=4.4)
         axes.set_ylim(bottom - 0.1 * room, values[best] + 0.25 * room)
         axes.set(title=title, ylabel=name)
-        ring = axes.plot(steps[best], values[best], "o", color=PAPER, markeredgecolor=ACCENT, markeredgewidth=2)[0]
-        ring.set(markersize=9, clip_on=False)  # the best step is often the last one, at the edge
+        axes.plot(
+            steps[best],
+            values[best],
+            "o",
+            color=PAPER,
+            markeredgecolor=ACCENT,
+            markeredgewidth=2,
+            markersize=9,
+            clip_on=False,  # the best step is often the last one, at the edge
+        )
         # Nothing of the curve is above its best value.
         side = "right" if steps[best] > steps[-1] / 2 else "left"
         axes.annotate(
