@@ -2,7 +2,8 @@
 
     python tools/curve.py
 
-Reads the lines with a PSNR of ``results/runs/*.jsonl`` and writes ``docs/images/curve-*.png``.
+Reads the lines with a PSNR of ``results/runs/*.jsonl``, whose protocol the model cards name, and writes
+``docs/images/curve-*.png``.
 """
 
 from __future__ import annotations
@@ -20,5 +21,5 @@ if __name__ == "__main__":
         lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
         points = [(line["step"], line["psnr"]) for line in lines if "psnr" in line]
         title = f"Training of {file.stem}"
-        figure = draw_psnr(points, title=title, name="PSNR, dB (paper)", width=504, height=260, size=10)
+        figure = draw_psnr(points, title=title, name="PSNR, dB", width=504, height=260, size=10)
         save_figure(figure, ROOT / "docs/images" / f"curve-{file.stem}.png")

@@ -153,6 +153,17 @@ def test_every_bundled_file_contains_the_network_of_its_name() -> None:
             assert all(same), path
 
 
+@pytest.mark.parametrize("name", ["fmen-s48_x4", "fmen-s_x2", "fmen-s_x3"])
+def test_outputs_for_noise_are_of_the_range_of_pixels(name: str) -> None:
+    """Larger ones are infinite in fp16. The limits of ``fmen-s_x4`` and ``fmen-s_x4_real`` are in their model cards."""
+    network = fmen_core.load(bundled()[name])
+    pixels = torch.rand(4, 3, 40, 40, generator=torch.Generator().manual_seed(0))
+    gray = pixels[:, :1].expand(-1, 3, -1, -1)
+    with torch.inference_mode():
+        for lr in (pixels, gray, pixels.round(), gray.round()):
+            assert network(255 * lr).abs().max() < 1000
+
+
 def test_a_bundled_network_for_openvino_has_its_weights_beside_it_and_is_refused_by_the_library() -> None:
     networks = [path for path in bundled().values() if path.suffix == ".xml"]
     assert bundled()["fmen-s_x4_int8"] in networks

@@ -65,7 +65,7 @@ def test_list_shows_which_files_are_downloaded(server: str, tmp_path: Path) -> N
     (tmp_path / "bundled").mkdir()
     save(create_model("fmen-s", 2), tmp_path / "bundled" / "fmen-s_x2.safetensors")
     lines = weights("list")[0].splitlines()
-    assert lines[2].split()[:5] == ["fmen-s_x2", "bundled", "37.73", "4.1", "Apache-2.0"]
+    assert lines[2].split()[:5] == ["fmen-s_x2", "bundled", "37.78", "4.1", "Apache-2.0"]
     assert lines[3].split()[:2] == ["small", "downloaded"] and len(lines) == 6
 
 
