@@ -7,6 +7,7 @@ import json
 import math
 import os
 import struct
+import subprocess
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -548,7 +549,22 @@ def test_a_strangers_code_has_limits(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert run_fresh([str(script)], **options).stderr == ""  # type: ignore[arg-type]
     script.write_text("import resource; print(resource.getrlimit(resource.RLIMIT_CPU)[0]); bytearray(2**50)")
     run = run_fresh([str(script)], readable=[], **options)  # type: ignore[arg-type]
-    assert run.stdout == "30\n" and "MemoryError" in run.stderr
+    assert run.stdout == f"{31 * (os.cpu_count() or 1)}\n" and "MemoryError" in run.stderr
+
+
+def test_a_busy_strangers_code_is_stopped_by_the_timeout_not_by_the_limit_of_cpu_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fmen.submission.sandbox.find_bubblewrap", lambda: None)
+    script = tmp_path / "a.py"
+    script.write_text(
+        "import hashlib, threading\n"
+        "def work():\n"
+        "    while True: hashlib.sha256(bytes(10**7))\n"
+        "for _ in range(4): threading.Thread(target=work).start()\n"
+    )
+    with pytest.raises(subprocess.TimeoutExpired):
+        run_fresh([str(script)], folder=tmp_path, threads=1, cuda=False, timeout=2.0, readable=[])
 
 
 def test_the_largest_size_itself_is_unpacked(

@@ -93,7 +93,7 @@ def run_fresh(
     limits = None
     if readable is not None:
         if find_spec("resource"):  # Not on Windows.
-            limits = partial(limit_resources, timeout, threads, cuda)
+            limits = partial(limit_resources, timeout, cuda)
         bubblewrap = find_bubblewrap()
         if bubblewrap:
             environment = own
@@ -135,14 +135,15 @@ def walls(folder: Path, readable: Sequence[Path], cuda: bool) -> list[str]:
     return [*options, "--bind", str(folder), str(folder), "--chdir", str(folder)]
 
 
-def limit_resources(timeout: float | None, threads: int, cuda: bool) -> None:
-    """Limit this process: 4 GiB per file, three quarters of the memory, and the CPU time of ``threads`` threads."""
+def limit_resources(timeout: float | None, cuda: bool) -> None:
+    """Limit this process: 4 GiB per file, three quarters of the memory, and all CPUs for ``timeout`` seconds."""
     import resource
 
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 3 // 4
     limits = {resource.RLIMIT_FSIZE: LARGEST_FILE, resource.RLIMIT_CORE: 0}
     if timeout is not None:
-        limits[resource.RLIMIT_CPU] = math.ceil(timeout) * threads
+        # Only a process that is left behind can use as much: the parent stops this one after the timeout.
+        limits[resource.RLIMIT_CPU] = (math.ceil(timeout) + 1) * (os.cpu_count() or 1)
     if not cuda:  # CUDA reserves addresses for all memory of the machine.
         limits[resource.RLIMIT_AS] = memory
     for kind, value in limits.items():
