@@ -62,6 +62,7 @@ def test_losses_of_a_difference_of_three_gray_levels() -> None:
     assert LOSSES["charbonnier"](sr, hr).item() == pytest.approx((9 + 0.255**2) ** 0.5)
     assert LOSSES["charbonnier"](hr, hr).item() == pytest.approx(0.255)
     assert LOSSES["fft"](sr, hr).item() == pytest.approx(3 * 16 / 32)  # one of 16 complex numbers is not 0
+    assert LOSSES["psnr"](sr, hr).item() == pytest.approx(10 * np.log10(9 + 20))
     assert tuple(LOSSES) == LOSS_NAMES
 
 
@@ -71,6 +72,12 @@ def test_the_frequency_loss_is_the_distance_of_the_fourier_transforms() -> None:
     difference = np.fft.fft2(sr.numpy()) - np.fft.fft2(hr.numpy())
     parts = np.abs(np.stack((difference.real, difference.imag)))
     assert LOSSES["fft"](sr, hr).item() == pytest.approx(float(parts.mean()), rel=1e-5)
+
+
+def test_the_psnr_loss_is_the_mean_over_the_images() -> None:
+    """With 20 added to the mean squared errors 0 and 1600, the PSNRs are 35.1205 and 16.0357 dB, and 48.1308 for 1."""
+    sr, hr = torch.zeros(2, 3, 4, 4), torch.stack((torch.zeros(3, 4, 4), torch.full((3, 4, 4), 40.0)))
+    assert LOSSES["psnr"](sr, hr).item() == pytest.approx(48.1308 - (35.1205 + 16.0357) / 2, abs=1e-4)
 
 
 def test_weighted_losses_are_added_and_a_name_alone_has_the_weight_1(tmp_path: Path) -> None:
@@ -118,7 +125,7 @@ def test_settings_are_read_as_people_mean_them() -> None:
         ("loss={l1: 1, ftf: 1}", "there is no loss 'ftf'; choose from"),
         ("loss=[l1]", "give the name of a loss, or weights by name such as"),
         ("optimizer=lbfgs", "optimizer = 'lbfgs': input should be 'adam', 'muon', 'adamw'"),
-        ("loss=l3", "loss = 'l3': there is no loss 'l3'; choose from l1, l2, charbonnier, fft"),
+        ("loss=l3", "loss = 'l3': there is no loss 'l3'; choose from l1, l2, charbonnier, fft, psnr"),
         ("steps=1.5", "steps = 1.5: input should be a valid integer"),
         ("warmup=10_000", "warmup (10000) must be shorter than the run"),
         ("final_learning_rate=0.5", "final_learning_rate (0.5) is above learning_rate (0.002)"),

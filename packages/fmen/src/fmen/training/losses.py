@@ -12,6 +12,8 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 CHARBONNIER_EPS = 1e-3 * 255
 """The usual 1e-3 for images in [0, 1], in gray levels."""
+PSNR_EPS = 20.0
+"""Mean squared error added in ``negative_psnr``, so that flat patches do not outweigh the others."""
 
 
 def charbonnier(sr: Tensor, hr: Tensor) -> Tensor:
@@ -28,7 +30,23 @@ def frequency(sr: Tensor, hr: Tensor) -> Tensor:
     return torch.view_as_real(torch.fft.fft2(sr - hr)).abs().mean()
 
 
-LOSSES: dict[str, Loss] = {"l1": F.l1_loss, "l2": F.mse_loss, "charbonnier": charbonnier, "fft": frequency}
+def negative_psnr(sr: Tensor, hr: Tensor) -> Tensor:
+    """Return the mean over the images of 48.13 dB minus their PSNR, with ``PSNR_EPS`` added to the mean squared error.
+
+    The loss of HINet (Chen et al., 2021), which weights an image by the inverse of its error, as a benchmark does.
+    48.13 dB is the PSNR of a mean squared error of 1; without it the loss would be negative, which the logarithmic
+    axis of its curve cannot show.
+    """
+    return 10 * torch.log10((sr - hr).square().mean((1, 2, 3)) + PSNR_EPS).mean()
+
+
+LOSSES: dict[str, Loss] = {
+    "l1": F.l1_loss,
+    "l2": F.mse_loss,
+    "charbonnier": charbonnier,
+    "fft": frequency,
+    "psnr": negative_psnr,
+}
 """Loss functions by their names in a recipe. Each returns a scalar."""
 
 

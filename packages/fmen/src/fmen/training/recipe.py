@@ -84,7 +84,8 @@ class Recipe(BaseModel):
         (), description="parts of the run, one after the other, each with its steps and other values of some keys"
     )
     loss: Loss = Field(
-        {"l1": 1.0}, description="l1, l2 (mean squared error), charbonnier, fft, or their weights: {l1: 1, fft: 0.05}"
+        {"l1": 1.0},
+        description="l1, l2 (mean squared error), charbonnier, fft, psnr, or their weights: {l1: 1, fft: 0.05}",
     )
     teacher: OneOrMore[str] = Field(
         (), description="weights of stronger networks, names or files; the mean of their outputs is a second target"

@@ -62,7 +62,7 @@ Optimizer = Literal[
 ]
 """Names of optimizers; all but Muon are classes of ``torch.optim``, in lower case."""
 
-LOSS_NAMES = ("l1", "l2", "charbonnier", "fft")
+LOSS_NAMES = ("l1", "l2", "charbonnier", "fft", "psnr")
 
 
 def _loss_weights(value: object) -> object:
