@@ -1,9 +1,9 @@
 """Measure networks on degraded LR images: JPEG, Gaussian noise, and both.
 
     python tools/real.py --data Set14 --weights fmen-s_x4 --weights fmen-s_x4_real --json results/real_x4.json
-    python tools/real.py --data Set14 --weights fmen-s_x4 --weights fmen-s_x4_real --blend 0.5 --jpeg 80 88 93 97 99
+    python tools/real.py --data Set14 --weights fmen-s_x4 --weights fmen-s_x4_real --blend 0.5 --jpeg 80 90 93 97 99
     python tools/real.py --data Set14 --weights fmen-s_x4 --weights fmen-s_x4_real --weights fmen-s_x2 \\
-        --blend 0.5 --scale 2 --jpeg 88 93 97
+        --blend 0.5 --scale 2 --jpeg 90 93 97
 
 LR images are MATLAB's bicubic; noise is added and rounded before JPEG (OpenCV's encoder, subsampled chroma). Noise is
 the same in every run. With ``--blend``, networks between the first two are measured, too, as ``fmen upscale --denoise``

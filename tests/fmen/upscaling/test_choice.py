@@ -75,7 +75,7 @@ def test_noisy_and_compressed_images_get_the_weights_for_them(work: Path) -> Non
         (work / "in" / "light.jpg").write_bytes(jpeg(np.asarray(image), 93))
     said = fmen("in", "-o", "auto")
     assert "weights fmen-s_x4 (bundled): fmen x4, fp32 on cpu" in said
-    assert "weights fmen-s_x4_real (bundled): for noisy images and JPEGs of quality below 88; blended by half" in said
+    assert "weights fmen-s_x4_real (bundled): for noisy images and JPEGs of quality below 90; blended by half" in said
     assert "in/clean.png (40x32) -> auto/clean.png (160x128)\n" in said
     assert "-> auto/compressed.png (160x128), weights real: JPEG of quality 60" in said
     assert "-> auto/noisy.png (160x128), weights real: noise of about 9 gray levels" in said
@@ -152,7 +152,7 @@ def test_the_quality_of_a_jpeg_is_read_from_its_tables(photo: Pixels, quality: i
     assert table is not None and jpeg_quality(table) == pytest.approx(quality, abs=1)
 
 
-@pytest.mark.parametrize(("quality", "share"), [(50, 1), (87, 1), (88, 0.5), (97, 0.5), (98, None)])
+@pytest.mark.parametrize(("quality", "share"), [(50, 1), (89, 1), (90, 0.5), (97, 0.5), (98, None)])
 def test_the_share_of_the_weights_follows_from_the_quality_of_a_jpeg(
     photo: Pixels, quality: int, share: float | None
 ) -> None:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from fmen.upscaling.photo import Photo, Pixels
 
-REAL_BELOW_QUALITY = 88
+REAL_BELOW_QUALITY = 90
 """JPEGs of a lower quality have the highest PSNR with the weights for degraded images (docs/upscaling.md)."""
 
 HALF_BELOW_QUALITY = 98
