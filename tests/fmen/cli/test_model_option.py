@@ -11,12 +11,12 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from fmen.benchmark.models import choose_models, model_of
+from fmen.benchmark.models import choose_models
 from fmen.cli.main import app
-from fmen.sources.networks import build_network, load_network, save_network, user_module
-from fmen_core import create_model, read_metadata, save
+from fmen.sources.networks import build_network, load_network, model_of, save_network, user_module
+from fmen_core import Upscaler, create_model, load, read_metadata, save
 from fmen_core.blocks.reparameterizable import RRRB, Reparameterizable
-from fmen_data import imresize, read_image, write_image
+from fmen_data import imresize, open_dataset, read_image, write_image
 
 MINE = """
 from torch import nn
@@ -63,6 +63,7 @@ COMMANDS = {
     "upscale": ("upscale", "one/a.png", "-o", "sr.png", "--weights", "w.safetensors"),
     "export": ("export", "w.safetensors", "--format", "torchscript", "--out", "mine.ts"),
     "report": ("report", "--weights", "w.safetensors", "--data", "one", "--out", "r.html"),
+    "label": ("data", "label", "--weights", "w.safetensors", "--data", "one", "--out", "labelled", "--factor", "1"),
     "reparam": ("reparam", "w.safetensors", "inference.safetensors"),
     "bench": ("bench", "--models", "", "--weights", "w.safetensors", "--lr-size", "16x16", "--runs", "1"),
 }
@@ -74,7 +75,7 @@ def test_a_command_refuses_weights_of_a_user_network_until_its_file_is_named(com
         "error: w.safetensors: these are weights of Mine in mine.py; name that file with --model mine.py:Mine"
     )
     output = fmen(*COMMANDS[command], *MODEL)
-    assert "Mine" in output or command == "report"
+    assert "Mine" in output or command in ("report", "label")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -90,6 +91,15 @@ def test_a_command_refuses_weights_that_do_not_fit_the_file(command: str) -> Non
     line = fmen(*COMMANDS[command], *MODEL, status=2).splitlines()[-1]
     assert line.startswith("error: w.safetensors: does not fit mine.py:Mine: last.weight is missing")
     assert line.endswith("; they were trained with another version of mine.py:Mine")
+
+
+def test_labels_are_the_mean_of_a_user_network_and_of_a_known_one() -> None:
+    save(create_model("span", n_feats=8), "span.safetensors")
+    fmen(*COMMANDS["label"], "--weights", "span.safetensors", "--device", "cpu", *MODEL)
+    lr, hr = open_dataset("labelled", scale=4).read(0)
+    networks = [load_network("w.safetensors", "mine.py:Mine"), load("span.safetensors")]
+    one, other = (Upscaler(network, device="cpu")(lr).astype(int) for network in networks)
+    assert np.array_equal(hr, (one + other + 1) // 2) and not np.array_equal(one, other)
 
 
 def test_the_inference_form_of_a_user_network_serves_as_its_weights() -> None:

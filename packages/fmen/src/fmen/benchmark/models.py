@@ -9,10 +9,9 @@ from pathlib import Path
 from torch import nn
 
 from fmen.errors import UserError
-from fmen.sources.networks import Note, build_network, is_user_module, load_network
-from fmen_core import create_model, load, model_names, read_metadata, reparameterize
-from fmen_core.checkpoint import normalise_keys, read_tensors
-from fmen_core.models import ARCHITECTURES, recognise
+from fmen.sources.networks import Note, build_network, is_user_module, load_network, model_of
+from fmen_core import create_model, load, model_names, reparameterize
+from fmen_core.models import ARCHITECTURES
 from fmen_core.pretrained import PUBLISHED, Published, bundled
 
 SCALE = 4
@@ -89,17 +88,6 @@ def choose_models(
     if not chosen:
         raise UserError("no network to measure: name some with --models, --weights or --model")
     return list(chosen.values())
-
-
-def model_of(weights: Path, own: Sequence[str]) -> str | None:
-    """Return which of the user's networks a weights file belongs to, or None for a network that is recognised.
-
-    Weights of a training run name the class. Others belong to the only network of the user's, unless recognised.
-    """
-    tensors, trained = read_tensors(weights), read_metadata(weights).get("module_class")
-    if trained is not None:
-        return next((model for model in own if model.rpartition(":")[2] == trained), None)
-    return own[0] if len(own) == 1 and recognise(normalise_keys(tensors)) is None else None
 
 
 def published_for(name: str) -> list[Published]:

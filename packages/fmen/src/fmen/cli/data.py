@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fmen.cli.options import Device, Precision, Threads, examples
+from fmen.cli.options import Device, Precision, Threads, examples, warn
 from fmen.errors import UserError
 
 data_app = typer.Typer(
@@ -189,6 +189,7 @@ def prepare(
     epilog=examples(
         "fmen data label --weights imdn-x4 --data photos --out labelled",
         "fmen data label --weights imdn-x4 --weights rfdn --data photos --out labelled --factor 1",
+        "fmen data label --model hit.py:HiT --weights hit.pth --data photos --out labelled",
     )
 )
 def label(
@@ -198,6 +199,10 @@ def label(
     ],
     data: Annotated[list[Path], typer.Option(metavar="DIR", help="A folder of photographs. Repeatable.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="The dataset to write, in the EDSR benchmark layout.")],
+    model: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE.py:CLASS", help="A network of your own, of the --weights. Repeatable."),
+    ] = None,
     factor: Annotated[
         list[float] | None,
         typer.Option(metavar="X", help="Resize the photographs by X first. Repeatable. Default: 0.6 and 1."),
@@ -213,14 +218,16 @@ def label(
 
     The outputs are called pseudo-labels. Existing pairs in --out are skipped; they must come from the same teachers.
     """
+    from fmen.sources.networks import load_network, model_of
     from fmen.threads import use_threads
     from fmen.training.pseudo_labels import check_teachers, label_folders
-    from fmen_core import Upscaler, find_weights, load
+    from fmen_core import Upscaler, find_weights
 
     use_threads(threads)
     files = [find_weights(file) for file in weights]
     options: dict[str, Any] = {"device": device, "precision": precision.value, "self_ensemble": ensemble}
-    teachers = [Upscaler(load(file), **options) for file in files]
+    networks = [load_network(file, model_of(file, model or []), note=warn) for file in files]
+    teachers = [Upscaler(network, **options) for network in networks]
     scales = sorted({teacher.scale for teacher in teachers})
     if len(scales) > 1:
         raise UserError(f"the teachers have the scales {', '.join(map(str, scales))}; give teachers of one scale")

@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -291,6 +291,17 @@ def user_class(weights: Path) -> str | None:
     """Return the user's network that wrote ``weights``, as ``FILE.py:CLASS`` without folder; None for others."""
     metadata = read_metadata(weights)
     return f"{metadata.get('module_file')}:{metadata['module_class']}" if "module_class" in metadata else None
+
+
+def model_of(weights: Path, own: Sequence[str]) -> str | None:
+    """Return which of the user's networks a weights file belongs to, or None for a network that is recognised.
+
+    Weights of a training run name the class. Others belong to the only network of the user's, unless recognised.
+    """
+    tensors, trained = read_tensors(weights), read_metadata(weights).get("module_class")
+    if trained is not None:
+        return next((model for model in own if model.rpartition(":")[2] == trained), None)
+    return own[0] if len(own) == 1 and recognise(normalise_keys(tensors)) is None else None
 
 
 def note_other_version(weights: Path, model: str, note: Note) -> None:
