@@ -55,7 +55,7 @@ def test_padded_features_are_rescaled_for_fp16() -> None:
 
 
 def test_an_upscaler_on_a_gpu_has_padded_channels(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, lr = pretrained(), np.random.default_rng(0).integers(0, 256, (20, 24, 3), np.uint8)
+    model, lr = pretrained(), np.random.default_rng(0).integers(96, 160, (20, 24, 3), np.uint8)
     plain = Upscaler(model, device="cpu", precision="bf16")
     monkeypatch.setattr(channels, "PADDED_ON", ("cpu",))
     padded = Upscaler(model, device="cpu", precision="bf16")

@@ -188,8 +188,7 @@ def prepare(
 @data_app.command(
     epilog=examples(
         "fmen data label --weights imdn-x4 --data photos --out labelled",
-        "fmen data label --weights imdn-x4 --weights rfdn --data photos --out labelled --factor 1",
-        "fmen data label --model hit.py:HiT --weights hit.pth --data photos --out labelled",
+        "fmen data label --weights imdn-x4 --weights mine.pth --model mine.py:Mine --data photos --out labelled",
     )
 )
 def label(
