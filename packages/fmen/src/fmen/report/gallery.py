@@ -19,7 +19,7 @@ from fmen.report.inputs import ReportError
 from fmen.report.tables import comparison_table, mean
 from fmen.report.training import network_titles
 from fmen.sources.datasets import measured_source
-from fmen.sources.networks import Note, load_network, user_class
+from fmen.sources.networks import Note, load_network, model_of
 from fmen.sources.weights import weights_title
 from fmen.spectrum import BlockFeatures, block_features
 from fmen.upscaling.enlarge import enlarge
@@ -104,7 +104,7 @@ def make_gallery(
     Raises:
         UserError: Weights or images cannot be used; the message is one line.
     """
-    networks = [load_network(file, model_of(file, model, len(weights)), note=note) for file in weights]
+    networks = load_networks(weights, model, note)
     upscalers = [Upscaler(network, device=device, channels_last=False) for network in networks]
     scale = upscalers[0].scale
     for file, upscaler in zip(weights, upscalers, strict=True):
@@ -144,9 +144,12 @@ def make_gallery(
     return Gallery(titled, name, total, used, scale, tuple(shown), features)
 
 
-def model_of(weights: Path, model: str | None, count: int) -> str | None:
-    """Return the ``--model`` of one of several weights files: of those that need one, which is the user's network."""
-    return model if count == 1 or user_class(weights) else None
+def load_networks(weights: Sequence[Path], model: str | None, note: Note) -> list[nn.Module]:
+    """Load the network of each weights file; of several, those that need ``model`` are of that network."""
+    if len(weights) == 1:
+        return [load_network(weights[0], model, note=note)]
+    own = [model] if model else []
+    return [load_network(file, model_of(file, own), note=note) for file in weights]
 
 
 def name_networks(networks: Sequence[nn.Module], weights: Sequence[Path]) -> tuple[ShownNetwork, ...]:
