@@ -117,8 +117,18 @@ FUNCTIONS: dict[str, Any] = {
     "two slices of the same channels": lambda x: torch.cat([(y := x.tanh())[:, :3] * 2, y[:, :3]], 1),
     "a slice of a slice": lambda x: torch.cat([x[:, 2:][:, 1:], x[:, :3]], 1),
     "kernels of two sizes": lambda x: F.conv2d(x, torch.full((6, 6, 5, 5), 0.1), padding=2) + blurred(x),
+    "a sum that waits for convolutions": lambda x: (
+        (blurred(x) + F.conv2d(x, ONES)) * widely(F.relu(widely(x))).sigmoid() + x
+    ),
     "pixels shuffled twice": lambda x: F.conv2d(F.pixel_shuffle(x[:, :4], 2), torch.ones(6, 1, 3, 3), padding=1)[:, :6],
 }
+
+
+ONES = torch.full((6, 6, 1, 1), 0.1)
+
+
+def widely(x: Tensor) -> Tensor:
+    return F.conv2d(x, torch.full((6, 1, 7, 7), 0.02), padding=3, groups=6)
 
 
 def blurred(x: Tensor) -> Tensor:
@@ -132,7 +142,7 @@ def test_operations_stream_with_the_output_of_the_whole_image(case: str) -> None
         network.scale = 2
     nodes = streamable(network)
     assert nodes is not None
-    for height, width, rows in ((23, 11, 4), (1, 5, 3), (2, 1, 1), (9, 6, 30)):
+    for height, width, rows in ((23, 11, 4), (43, 3, 2), (43, 3, 5), (1, 5, 3), (2, 1, 1), (9, 6, 30)):
         x = torch.randn(1, 3, height, width)
         with torch.inference_mode():
             stream = Stream(nodes, height, width, torch.contiguous_format, x.device)

@@ -102,7 +102,8 @@ def record(model: nn.Module) -> list[Node]:
         if node.out is not None and torch.Tag.pointwise in node.function.tags and not node.halo:
             for position, source in enumerate(nodes[place] for place in node.inputs):
                 owned = source.kind in ("conv", "rows", "copy") and not source.halo and len(source.users) == 1
-                if owned and (source.dtype, source.channels) == (node.dtype, node.channels):
+                # With another lag, rows of the input wait, and their memory is used again when they have been read.
+                if owned and source.lag == node.lag and (source.dtype, source.channels) == (node.dtype, node.channels):
                     node.reuses = position
     return nodes
 
