@@ -297,6 +297,9 @@ def test_a_network_that_is_not_in_the_package_is_saved_with_its_attributes(tmp_p
         '{"depth": 3}',
     )
     assert metadata["recipe"] == "mine"
+    network.sizes = [1, 3]
+    save(network, tmp_path / "w.safetensors")
+    assert read_metadata(tmp_path / "w.safetensors")["sizes"] == "{}"
     torch.save({}, tmp_path / "w.pth")
     assert read_metadata(tmp_path / "w.pth") == {}
 

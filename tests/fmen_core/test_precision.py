@@ -325,7 +325,7 @@ def test_auto_takes_fp32_for_haesr_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("precision", ["int8", "float32"])
 def test_an_unknown_precision_is_refused_with_the_choices(precision: Any) -> None:
-    with pytest.raises(ModelError, match="choose one of fp32, tf32, bf16, fp16 and auto"):
+    with pytest.raises(ModelError, match="choose one of fp32, tf32, bf16, fp16 or auto"):
         Upscaler(create_model("fmen-s"), precision=precision)
 
 

@@ -103,7 +103,9 @@ def test_a_training_form_is_pruned_in_its_inference_form() -> None:
     model = create_model("fmen", 2, **SIZES)
     narrow = prune(model, IMAGES, n_feats=6, mid_feats=6)
     assert type(narrow) is FMEN and not narrow.training and narrow.sizes["mid_feats"] == 6
-    same = prune(reparameterize(model), IMAGES, n_feats=6, mid_feats=6).state_dict()
+    wide = reparameterize(model).train()
+    assert copy_channels(wide, reparameterize(create_model("fmen", 2, **SIZES)), IMAGES) is not wide and wide.training
+    same = prune(wide, IMAGES, n_feats=6, mid_feats=6).state_dict()
     assert all(torch.equal(value, same[key]) for key, value in narrow.state_dict().items())
 
 

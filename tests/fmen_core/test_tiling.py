@@ -145,8 +145,12 @@ def test_tiles_have_sixteen_pixels_at_least(tile: int, fits: bool) -> None:
     if fits:
         assert Upscaler(small(), device="cpu", tile=tile)(photograph(20, 20)).shape == (40, 40, 3)
         return
-    with pytest.raises(ModelError, match="a tile of 15 pixels is too small; choose 16 or more"):
-        Upscaler(small(), device="cpu", tile=tile)
+    for integer in (tile, np.int64(tile)):
+        with pytest.raises(ModelError, match="a tile of 15 pixels is too small; choose 16 or more"):
+            Upscaler(small(), device="cpu", tile=integer)
+    for other in (32.0, "none"):
+        with pytest.raises(ModelError, match=f"tile {other!r} is unknown; choose an int, 'auto' or None"):
+            Upscaler(small(), device="cpu", tile=other)  # type: ignore[arg-type]
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -136,7 +138,7 @@ def test_an_output_of_another_size_is_refused() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return x.repeat(1, 1, 2, 2)[..., 1:]
 
-    with pytest.raises(ModelError, match=r"output is \(1, 3, 8, 9\) for an x2 of \(1, 3, 4, 5\)"):
+    with pytest.raises(ModelError, match=r"output of this x2 network is \(1, 3, 8, 9\) for an input of \(1, 3, 4, 5\)"):
         Upscaler(Cropping(), device="cpu")(photograph(4, 5))
 
 
@@ -160,3 +162,24 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(ModelError, match="'cuda:1' was asked for, but this PyTorch sees no CUDA GPU"):
         Upscaler(small(), device="cuda:1")
     assert Upscaler(small(), device="auto").device.type == "cpu"
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    with pytest.raises(ModelError, match="'cuda:1' does not exist; this machine has 1 GPUs"):
+        Upscaler(small(), device="cuda:1")
+    for unknown in ("gpu", "mps", "cuda:", "meta"):
+        with pytest.raises(ModelError, match=f"device '{unknown}' is unknown; choose auto, cpu, cuda or cuda:N"):
+            Upscaler(small(), device=unknown)
+
+
+def test_a_result_that_does_not_fit_into_the_memory_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    empty, lr = np.empty, photograph(40, 20)
+
+    def full(shape: tuple[int, ...], *arguments: Any) -> np.ndarray:
+        if shape == (80, 40, 3):
+            raise MemoryError("8 GiB")
+        return empty(shape, *arguments)
+
+    upscaler = Upscaler(small(), device="cpu", tile=16)
+    monkeypatch.setattr("fmen_core.upscaler.np.empty", full)
+    with pytest.raises(ModelError, match=r"the result does not fit into the memory \(8 GiB\); use Upscaler.stream"):
+        upscaler(lr)

@@ -125,7 +125,7 @@ def compiled(model: nn.Module, backend: str, precision: str) -> Compiled:
         reason = str(error.__cause__ or error).strip().split("\n", maxsplit=1)[0][:200]
         raise ModelError(f"{backend} cannot run this network: {reason}; choose the backend torch") from error
     if not difference <= TOLERANCE:
-        raise ModelError(f"{backend} computes something else than PyTorch with this network; choose the backend torch")
+        raise ModelError(f"{backend} gives a different result from PyTorch for this network; choose the backend torch")
     return Compiled(partial(start, precision))
 
 

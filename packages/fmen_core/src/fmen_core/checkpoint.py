@@ -251,7 +251,8 @@ def save(model: nn.Module, path: str | Path, *, recipe: str = "", metadata: Mapp
     path, model = Path(path), unwrap(model)
     state = {key.replace("_orig_mod.", ""): value for key, value in model.state_dict().items()}
     _, arguments = recognise(state, getattr(model, "name", None)) or (None, {})
-    arguments = {**getattr(model, "sizes", {}), **arguments}
+    sizes = getattr(model, "sizes", None)
+    arguments = {**(sizes if isinstance(sizes, Mapping) else {}), **arguments}
     # Clones, because safetensors refuses tensors that share memory, as those of a layer that is used twice do.
     tensors = {key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in state.items()}
     entries = {

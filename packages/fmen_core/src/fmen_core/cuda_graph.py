@@ -91,7 +91,7 @@ class GraphBySize:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return ``network(x)``, for an image ``(1, 3, H, W)``."""
-        with self.lock:
+        with self.lock, torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
             graph = self.graphs.pop(x.shape, None) or CudaGraph(self.stream)
             self.graphs[x.shape], self.stream = graph, graph.stream
             if len(self.graphs) > MOST_GRAPHS:

@@ -7,6 +7,7 @@ are removed together; their score is the sum over all layers that read them, as 
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
 from typing import Any
 
@@ -65,7 +66,8 @@ def copy_channels(model: nn.Module, narrow: nn.Module, images: Tensor | None = N
     if images is None:
         images = synthetic_images() * sr_model(model).data_range
     try:
-        wide, thin = record_channels(model.eval(), images), record_channels(narrow.eval(), images[:1])
+        wide = record_channels(copy.deepcopy(model).eval(), images)
+        thin = record_channels(narrow.eval(), images[:1])
         kept = choose(wide, thin, scores(wide))
     except ModelError as error:
         raise ModelError(f"{name} cannot be pruned to these sizes: {error}") from error

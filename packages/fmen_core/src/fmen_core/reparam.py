@@ -80,9 +80,23 @@ def expand(model: nn.Module, images: Tensor | None = None, **sizes: Any) -> nn.M
     if found is None or found[0].training is None:
         raise ModelError(f"{getattr(source, 'name', type(source).__name__)} has no training form")
     architecture, arguments = found
+    fixed = {name for name, value in sizes.items() if arguments.get(name, value) != value}
+    if fixed:
+        raise ModelError(f"{architecture.name}: the inference form has another {', '.join(sorted(fixed))}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         training = architecture.build(**{**arguments, **sizes, "form": "training"})
+    return expand_into(source, training, images)
+
+
+def expand_into(source: nn.Module, training: nn.Module, images: Tensor | None = None) -> nn.Module:
+    """Give a training form the function of an inference form; otherwise as :func:`expand`.
+
+    Args:
+        source: The inference form.
+        training: The same network with blocks, which is changed and returned.
+        images: As of :func:`expand`.
+    """
     first = next(source.parameters())
     training.to(first).load_state_dict(source.state_dict(), strict=False)  # the convolutions outside blocks
     if images is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 import threading
 from collections.abc import Callable, Generator, Iterator
 from typing import Any, Literal, TypeVar
@@ -102,9 +103,14 @@ class Upscaler:
         backend: Backend = "auto",
     ) -> None:
         if precision not in ("auto", *DTYPES):
-            raise ModelError(f"precision {precision!r} is unknown; choose one of {', '.join(DTYPES)} and auto")
-        if isinstance(tile, int) and tile < SMALLEST_TILE:
-            raise ModelError(f"a tile of {tile} pixels is too small; choose {SMALLEST_TILE} or more")
+            raise ModelError(f"precision {precision!r} is unknown; choose one of {', '.join(DTYPES)} or auto")
+        if tile is not None and tile != "auto":
+            try:
+                tile = operator.index(tile)
+            except TypeError as error:
+                raise ModelError(f"tile {tile!r} is unknown; choose an int, 'auto' or None") from error
+            if tile < SMALLEST_TILE:
+                raise ModelError(f"a tile of {tile} pixels is too small; choose {SMALLEST_TILE} or more")
         self.device = torch.device(pick_device(device))
         if precision == "tf32" and self.device.type != "cuda":
             raise ModelError("tf32 needs a CUDA GPU; choose fp32 on the CPU")
@@ -197,7 +203,10 @@ class Upscaler:
         height, top = self.scale * len(lr), len(first)
         if top == height:
             return first
-        sr = np.empty((height, *first.shape[1:]), lr.dtype)
+        try:
+            sr = np.empty((height, *first.shape[1:]), lr.dtype)
+        except MemoryError as error:
+            raise ModelError(f"the result does not fit into the memory ({error}); use Upscaler.stream") from error
         sr[:top] = first
         for piece in pieces:
             sr[top : top + len(piece)] = piece
@@ -412,7 +421,8 @@ class Upscaler:
                 run = prepared.graphs if captured else prepared.run
                 out = ensemble(run, x, self.memory_format) if self.self_ensemble else run(x)
             if out.shape != expected:
-                raise ModelError(f"the network's output is {tuple(out.shape)} for an x{self.scale} of {tuple(x.shape)}")
+                found, given = tuple(out.shape), tuple(x.shape)
+                raise ModelError(f"the output of this x{self.scale} network is {found} for an input of {given}")
             if is_finite(out):
                 return torch.as_tensor(out)
             prepared = self._fall_back(prepared)

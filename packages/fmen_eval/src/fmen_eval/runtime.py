@@ -118,11 +118,11 @@ def measure(
         The results by name, in the order given.
 
     Raises:
-        EvaluationError: There is no network, or the number of runs is not positive.
+        EvaluationError: There is no network, the number of runs is not positive, or that of warm-up runs negative.
     """
     if not networks or runs < 1 or warmup < 0:
         raise EvaluationError(
-            f"{len(networks)} networks, {runs} runs, {warmup} warm-up runs: give at least one network and one run"
+            f"{len(networks)} networks, {runs} runs, {warmup} warm-up runs: give at least one network and run"
         )
     device = torch.device(device)
     image = torch.rand(1, 3, *lr_size, generator=torch.Generator().manual_seed(0)).to(device, dtype)
