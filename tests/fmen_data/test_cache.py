@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -555,6 +556,27 @@ def test_a_cache_that_left_images_out_does_not_serve_a_run_that_needs_them_all(
     path = prepare_cache(damaged, tmp_path / "c.h5", progress=False, on_skip=lambda line: None)
     with pytest.raises(DataError, match=r"2 problems: .*1\.png is truncated.*2\.png is empty"):
         prepare_cache(damaged, path, progress=False)
+
+
+def test_a_cache_that_left_out_an_unreadable_image_is_reused_until_it_can_be_read(
+    dataset: PairDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret, read = dataset.pairs[0].hr, Path.read_bytes
+
+    def forbidden(path: Path) -> bytes:
+        if path == secret:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return read(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", forbidden)
+        patch.setattr("os.access", lambda path, mode: False)
+        path = prepare_cache(dataset, tmp_path / "c.h5", progress=False, on_skip=lambda line: None)
+        before = identity(path)
+        prepare_cache(dataset, path, progress=False, on_skip=lambda line: None)
+        assert identity(path) == before and len(PatchCache(path)) == len(dataset) - 1
+    prepare_cache(dataset, path, progress=False)
+    assert len(PatchCache(path)) == len(dataset)
 
 
 def test_an_image_that_was_left_out_is_taken_when_its_file_is_repaired(damaged: PairDataset, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -146,6 +147,13 @@ def test_an_image_of_the_same_name_in_div2k_and_flickr2k_is_refused(tmp_path: Pa
     write_hr(tmp_path / "Flickr2K/Flickr2K_HR", "0001")
     with pytest.raises(DataError, match=r"DIV2K_train_HR/0001\.png and .*Flickr2K_HR/0001\.png have the same name"):
         open_dataset(tmp_path, split="train")
+
+
+def test_a_name_that_is_not_utf8_is_an_error(tmp_path: Path) -> None:
+    write_image(tmp_path / "set/a.png", np.zeros((8, 8, 3), np.uint8))
+    (tmp_path / "set/a.png").rename(os.fsdecode(os.fsencode(tmp_path) + b"/set/caf\xe9.png"))
+    with pytest.raises(DataError, match="the name is not UTF-8; rename it"):
+        open_dataset(tmp_path / "set")
 
 
 def test_a_source_with_a_comma_is_two_folders_unless_a_folder_has_that_name(tmp_path: Path) -> None:

@@ -192,6 +192,11 @@ def test_another_file_than_the_expected_one_is_refused_and_removed(server: Serve
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_address_without_a_scheme_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"^example\.org/DIV2K\.zip is not a URL; write it with https://$"):
+        fetch("example.org/DIV2K.zip", tmp_path / "file.zip")
+
+
 def test_a_missing_file_on_the_server_is_an_error_without_retries(server: Server, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"absent\.zip: the server answers 404"):
         get(server, tmp_path / "a.zip", name="absent.zip")

@@ -304,6 +304,13 @@ def test_images_are_listed_by_name(tmp_path: Path) -> None:
     assert [file.name for file in list_images(tmp_path)] == ["a.jpg", "b.PNG"]
 
 
+def test_a_folder_with_the_name_of_an_image_is_not_listed(tmp_path: Path) -> None:
+    (tmp_path / "album.png").mkdir()
+    (tmp_path / "loop").symlink_to("loop")
+    write_image(tmp_path / "a.png", np.zeros((8, 8, 3), np.uint8))
+    assert list_images(tmp_path) == [tmp_path / "a.png"]
+
+
 def test_an_unknown_format_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"unknown image format '\.xyz'; use one of \.png, "):
         write_image(tmp_path / "a.xyz", NOISE)

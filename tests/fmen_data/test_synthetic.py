@@ -96,5 +96,17 @@ def test_text_without_fonts_is_one_line_that_says_what_to_install(
         synthetic.installed_fonts.cache_clear()
 
 
+def test_fonts_that_pillow_cannot_use_are_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "damaged.ttf").write_bytes(b"no font")
+    monkeypatch.setattr(synthetic, "FONT_FOLDERS", (tmp_path,))
+    monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
+    synthetic.installed_fonts.cache_clear()
+    try:
+        with pytest.raises(DataError, match="no fonts are installed"):
+            draw_image("text", 0, side=64)
+    finally:
+        synthetic.installed_fonts.cache_clear()
+
+
 def test_the_command_offers_every_kind() -> None:
     assert [kind.value for kind in Kind] == list(KINDS)

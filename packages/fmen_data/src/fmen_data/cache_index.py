@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,11 +31,16 @@ class SourceFile:
         return cls(path.resolve(), len(data), path.stat().st_mtime_ns, checksum(data))
 
     def changed(self) -> bool:
-        """Return whether the file exists with another content; the checksum is compared only if the times differ."""
+        """Return whether the file exists with another content; the checksum is compared only if the times differ.
+
+        A file that could not be read has changed if it can be read now.
+        """
         try:
             status = self.path.stat()
         except OSError:
             return False
+        if not self.checksum:  # it could not be read
+            return os.access(self.path, os.R_OK)
         if status.st_size != self.size:
             return True
         return status.st_mtime_ns != self.mtime_ns and checksum(read_bytes(self.path)) != self.checksum

@@ -15,6 +15,7 @@ If the LR folder of the scale is missing, the LR images are made from the HR ima
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +56,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class PairDataset:
-    """The image pairs of one dataset at one scale and of one split, sorted by name."""
+    """The image pairs of one dataset at one scale and of one split, sorted by name within each folder."""
 
     name: str
     scale: int
@@ -300,10 +301,21 @@ def pair_folders(hr_folder: Path, lr_folder: Path | None, scale: int) -> tuple[t
     return tuple(pairs), problems
 
 
+def _require_utf8(path: Path) -> None:
+    """Raise DataError if a path is not UTF-8, as the names in a cache must be."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        shown = os.fsencode(path).decode(errors="replace")
+        raise DataError(f"{shown}: the name is not UTF-8; rename it") from error
+
+
 def _by_stem(folder: Path) -> dict[str, Path]:
     """The images of a folder by their names without suffix."""
     files: dict[str, Path] = {}
+    _require_utf8(folder.resolve())
     for file in list_images(folder):
+        _require_utf8(file)
         if file.stem in files:
             raise DataError(f"{files[file.stem]} and {file} have the same name; rename or remove one")
         files[file.stem] = file

@@ -10,6 +10,7 @@ import stat
 import tarfile
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 import zipfile
 import zlib
@@ -38,6 +39,8 @@ def fetch(url: str, target: Path, *, md5: str = "", progress: bool = True) -> No
     Raises:
         DataError: The server refuses, does not respond, or sends another file; or the file cannot be written.
     """
+    if not urllib.parse.urlsplit(url).scheme:
+        raise DataError(f"{url} is not a URL; write it with https://")
     part = target.with_name(target.name + ".part")
     part.parent.mkdir(parents=True, exist_ok=True)
     failures = 0

@@ -174,7 +174,7 @@ def _find_jpeg_segment(data: bytes, markers: frozenset[int]) -> int | None:
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """Return ``(height, width)`` of an image file; for PNG and JPEG only the header is read.
+    """Return ``(height, width)`` of an image file; a PNG or JPEG is not decoded.
 
     Raises:
         DataError: The file is missing, unreadable, or not an image.
@@ -253,6 +253,7 @@ def list_images(folder: str | Path) -> list[Path]:
     except OSError as error:
         raise DataError(f"cannot read the folder {folder}: {error.strerror}; check the name") from error
     files = [folder / name for name in names if name.lower().endswith(SUFFIXES) and not name.startswith(".")]
+    files = [file for file in files if not os.path.isdir(file)]  # noqa: PTH112 - False where a link cannot be followed
     if not files:
         raise DataError(f"no images in {folder}; put files such as 0001.png there ({', '.join(SUFFIXES)})")
     return files

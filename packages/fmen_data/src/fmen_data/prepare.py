@@ -34,7 +34,7 @@ def default_cache_path(dataset: PairDataset) -> Path:
     """Return a dataset's cache path in ``$FMEN_CACHE`` or ``~/.cache/fmen``, unique per set of files and scale."""
     folder = Path(os.environ.get("FMEN_CACHE") or Path.home() / ".cache" / "fmen")
     files = "\n".join(f"{pair.hr.resolve()}\t{pair.lr and pair.lr.resolve()}" for pair in dataset.pairs)
-    return folder / f"{dataset.name}-x{dataset.scale}-{checksum(files.encode())[:8]}.h5"
+    return folder / f"{dataset.name}-x{dataset.scale}-{checksum(os.fsencode(files))[:8]}.h5"
 
 
 def prepare_cache(

@@ -306,13 +306,23 @@ def random_words(generator: Generator, count: int) -> str:
 
 @lru_cache(1)
 def installed_fonts() -> list[str]:
-    """Return the files of the TrueType and OpenType fonts of this computer.
+    """Return the files of the TrueType and OpenType fonts of this computer, without those of bitmaps and damaged ones.
 
     Raises:
         DataError: There are none.
     """
+    from PIL import ImageFont
+
+    def usable(file: str) -> bool:
+        try:
+            ImageFont.truetype(file, 24)
+        except OSError:
+            return False
+        return True
+
     folders = [Path(folder) for folder in FONT_FOLDERS] + [Path.home() / ".fonts", Path.home() / ".local/share/fonts"]
-    fonts = sorted(str(file) for folder in folders for file in folder.rglob("*.[to]tf"))
+    files = sorted(str(file) for folder in folders for file in folder.rglob("*.[to]tf"))
+    fonts = list(filter(usable, files))
     if not fonts:
         raise DataError(
             "no fonts are installed; install some, such as Debian's fonts-dejavu, or leave out kinds with text"
