@@ -23,7 +23,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with two HR images under ``photos/`` and weights ``w.safetensors``; upscaling is bicubic."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("FMEN_DEBUG", raising=False)
-    monkeypatch.setattr("fmen.validation.Upscaler", lambda *_, **__: lambda lr: imresize(lr, 4))
+    monkeypatch.setattr("fmen.sources.openvino_file.Upscaler", lambda *_, **__: lambda lr: imresize(lr, 4))
     torch.manual_seed(0)
     save(create_model("fmen-s"), tmp_path / "w.safetensors")
     rng = np.random.default_rng(0)
@@ -51,7 +51,7 @@ def test_the_precision_reaches_the_upscaler(work: Path, monkeypatch: pytest.Monk
         given.append(precision)
         return lambda lr: imresize(lr, 4)
 
-    monkeypatch.setattr("fmen.validation.Upscaler", upscaler)
+    monkeypatch.setattr("fmen.sources.openvino_file.Upscaler", upscaler)
     validate("--data", "photos")
     validate("--data", "photos", "--precision", "bf16")
     assert given == ["fp32", "bf16"]
@@ -89,7 +89,9 @@ def test_validate_exits_with_1_below_the_threshold(work: Path) -> None:
 
 
 def test_equal_images_give_infinite_psnr_and_null_in_the_json_file(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fmen.validation.Upscaler", lambda *_, **__: lambda lr: np.repeat(np.repeat(lr, 4, 0), 4, 1))
+    monkeypatch.setattr(
+        "fmen.sources.openvino_file.Upscaler", lambda *_, **__: lambda lr: np.repeat(np.repeat(lr, 4, 0), 4, 1)
+    )
     write_image(work / "flat" / "gray.png", np.full((64, 64, 3), 128, np.uint8))
     stdout = validate("--data", "flat", "--json", "new/r.json", "--threshold", "100")
     assert "mean PSNR inf dB (ntire) reaches the threshold of 100 dB" in stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,24 @@ def test_a_convolution_that_runs_twice_stays_in_floating_point() -> None:
     ]
 
 
+def test_a_network_without_convolutions_for_int8_is_left_as_it_is(images: list[NDArray[np.uint8]]) -> None:
+    reflecting = nn.Sequential(*(nn.Conv2d(3, 3, 3, padding=1, padding_mode="reflect") for _ in range(3)))
+    for layers in (reflecting, nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1))):
+        network = quantize(Scaled(layers.requires_grad_(False)), images, steps=2)
+        assert int8.count_quantized(network) == 0
+
+
+def test_a_convolution_that_the_result_does_not_depend_on_has_no_importance() -> None:
+    class Unused(Scaled):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.layers[1](x)
+            return torch.as_tensor(self.layers[0](x))
+
+    network = Unused(nn.Sequential(nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)).requires_grad_(False))
+    found = int8.importance(network, torch.rand(1, 3, 8, 8))
+    assert found["layers.0"].min() > 0 and found["layers.1"].max() == 0
+
+
 def test_zero_is_exact_so_that_zero_padding_is() -> None:
     conv = nn.Conv2d(3, 4, 3, padding=1).requires_grad_(False)
     (choice,) = choose_scales(Scaled(nn.Sequential(conv)), torch.rand(2, 3, 8, 8) * 100 - 30)
@@ -163,13 +182,26 @@ def test_int8_files_are_validated_and_upscaled_with_as_other_weights(
     monkeypatch.chdir(tmp_path)
     write_image(Path("lr.png"), images[0][:24, :32])
     write_image(Path("data/hr.png"), imresize(images[0][:24, :32], 4))
-    for arguments in (["upscale", "lr.png", "-o", "sr.png"], ["validate", "--data", "data"]):
+    upscale = ["upscale", "lr.png", "-o", "sr.png", "--overwrite"]
+    for arguments in (
+        upscale,
+        [*upscale, "--precision", "fp16"],
+        [*upscale, "--backend", "openvino"],
+        ["validate", "--data", "data"],
+    ):
         result = CliRunner().invoke(app, [*arguments, "--weights", str(exported), "--device", "cpu"])
         assert result.exit_code == 0, result.output
         assert arguments[0] == "validate" or (
             ", int8 and " in result.output and "on cpu with openvino" in result.output
         )
     assert Path("sr.png").is_file()
+
+
+def test_a_pickled_network_for_openvino_gives_the_same_images(exported: Path, images: list[NDArray[np.uint8]]) -> None:
+    network = OpenVINONetwork(exported, precision="fp32")
+    copy = pickle.loads(pickle.dumps(network))
+    assert copy.arithmetic == network.arithmetic
+    assert np.array_equal(levels(copy, images[0][:24, :32]), levels(network, images[0][:24, :32]))
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,15 @@ def test_the_scale_of_a_class_without_one_is_that_of_its_output(write: Write) ->
         build_network("mine.py:Mine", 4)
 
 
+def test_the_scale_may_be_a_property_and_the_constructor_may_change_its_arguments(write: Write) -> None:
+    source = MINE.replace("self.scale = scale", "self.factor = scale").replace("width=4", "width={}")
+    source = source.replace("self.conv =", "width = width.pop('n', 4)\n        self.conv =")
+    source += "\n    @property\n    def scale(self):\n        return self.factor\n"
+    network = build_network(write(source), 2, {"width": {"n": 6}})
+    assert (network.scale, network.sizes) == (2, {"width": {"n": 6}})
+    assert network.conv.out_channels == 6  # type: ignore[union-attr]
+
+
 def test_a_scale_without_a_default_is_4(write: Write) -> None:
     assert build_network(write(MINE.replace("scale=4", "scale"))).scale == 4
 
@@ -134,7 +143,9 @@ def test_a_model_that_cannot_be_built_is_named_in_one_line(
             "copy.deepcopy of the network failed: TypeError",
         ),
         ("self.conv =", "self.scale = nn.Parameter(torch.ones(1)); self.conv =", "its attribute scale must be"),
-        ("self.conv =", "self.name = nn.Identity(); self.conv =", "attributes cannot be set: TypeError"),
+        ("self.conv =", "self.sizes = (1, 3); self.conv =", "its attribute sizes must be a dict; rename it"),
+        ("self.conv =", "self.name = 1; self.conv =", "its attribute name must be a str; rename it"),
+        ("self.conv =", "self.name = nn.Identity(); self.conv =", "its attribute name must be a str"),
     ],
 )
 def test_a_class_at_fault_is_named_in_one_line(write: Write, old: str, new: str, message: str) -> None:

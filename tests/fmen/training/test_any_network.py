@@ -19,7 +19,7 @@ from fmen.training.loop import TrainingError, train
 from fmen.training.recipe import Recipe, RecipeError, load_recipe, make_recipe, parse_settings
 from fmen.training.run_folder import Run, new_run, resumed_recipe
 from fmen.training.step import gray_levels
-from fmen_core import create_model, load, model_names, read_metadata, save
+from fmen_core import create_model, load, model_names, read_metadata, reparameterize, save
 
 RecipeMaker = Callable[..., Recipe]
 
@@ -128,6 +128,31 @@ def test_a_run_of_a_user_network_starts_from_the_weights_of_another(mine: Recipe
     assert torch.equal(second.tail.weight, (first if scale == 4 else initial_network(mine(seed=2))).tail.weight)  # type: ignore[union-attr,arg-type]
 
 
+def test_a_run_of_a_user_network_with_blocks_starts_from_its_merged_weights(mine: RecipeMaker) -> None:
+    blocks = MINE.replace("nn.Conv2d(3, width, 3, padding=1)", "RepVGG(3, width)")
+    Path("mine.py").write_text("from fmen_core.blocks.reparameterizable import RepVGG\n" + blocks)
+    first = initial_network(mine(seed=1)).eval()
+    merged, record = reparameterize(first), user_module(first)
+    assert record is not None and merged.state_dict().keys() != first.state_dict().keys()
+    save(merged, "merged.safetensors", metadata=record.metadata())
+    second = initial_network(mine(seed=2, weights="merged.safetensors")).eval()
+    assert second.state_dict().keys() == first.state_dict().keys()
+    x = torch.rand(1, 3, 12, 12)
+    assert torch.allclose(second(x), first(x), atol=1e-5)
+
+
+def test_tensors_that_match_are_loaded_from_a_user_network_of_other_arguments(mine: RecipeMaker) -> None:
+    first = initial_network(mine(seed=1))
+    record = user_module(first)
+    assert record is not None
+    first.register_buffer("index", torch.arange(3))
+    save(first, "first.safetensors", metadata=record.metadata())
+    Path("mine.py").write_text(MINE.replace("width=4", "depth=5").replace("width", "depth"))
+    recipe = mine(seed=2, weights="first.safetensors", weights_strict=False, model_args={"depth": 5})
+    second = initial_network(recipe)
+    assert torch.equal(first.tail.weight, second.tail.weight)  # type: ignore[union-attr,arg-type]
+
+
 @pytest.mark.parametrize(
     ("old", "new", "keys", "message"),
     [
@@ -180,7 +205,7 @@ def test_the_former_key_variant_is_read_with_a_note(tmp_path: Path, variant: str
 
 def test_a_former_variant_at_fault_is_named() -> None:
     for value in ("x", ["s"]):
-        with pytest.raises(RecipeError, match=r"variant = .*: expected s or full; set model instead"):
+        with pytest.raises(RecipeError, match=r"variant = .*: expected s, s48 or full; set model instead"):
             make_recipe({"steps": 9, "learning_rate": 1e-3, "variant": value})
     with pytest.raises(RecipeError, match="variant is the former name of model; give only model"):
         make_recipe({"steps": 9, "learning_rate": 1e-3, "variant": "s", "model": "span"})

@@ -81,6 +81,9 @@ def test_as_many_checkpoints_stay_as_the_recipe_says(tiny: RecipeMaker, tmp_path
     train(tiny(steps=5, save_every=1, keep_checkpoints=keep), run)
     assert sorted(run.folder.glob("resume*")) == sorted(run.checkpoints())
     assert [torch.load(path, weights_only=True)["step"] for path in run.checkpoints()] == [5, 4, 3][:keep]
+    fewer = resumed_recipe(run, {"steps": 6, "schedule_steps": 6, "keep_checkpoints": 1})
+    train(fewer, run, resume=True)
+    assert list(run.folder.glob("resume*")) == [run.resume]
 
 
 def test_a_run_is_found_and_resumed_that_was_killed_between_two_checkpoints(tiny: RecipeMaker, tmp_path: Path) -> None:

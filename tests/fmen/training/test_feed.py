@@ -19,6 +19,7 @@ from fmen.training.feed import (
     parse_source,
     read_validation,
     resident,
+    resident_patches,
 )
 from fmen.training.recipe import Recipe, RecipeError
 from fmen.training.stages import Stage
@@ -156,6 +157,14 @@ def test_a_degradation_changes_the_lr_patches_of_its_stage_alone(tiny: RecipeMak
     (plain, hr), (noisy, same) = (sampler.batch(3) for sampler in open_patches(stages, ALONE))
     assert torch.equal(hr, same)
     assert (noisy.float() - plain.float()).std() > 8
+
+
+def test_a_stage_with_a_degradation_does_not_take_the_images_on_the_device(tiny: RecipeMaker) -> None:
+    stages = [Stage(tiny()), Stage(tiny(degradation="real"), start=6)]
+    clean, degraded = open_patches(stages, ALONE)
+    on_device = ResidentPatches(clean, CPU)
+    assert resident_patches(stages[0].recipe, clean, CPU, on_device) is on_device
+    assert resident_patches(stages[1].recipe, degraded, CPU, on_device) is None
 
 
 def test_degraded_patches_are_never_cut_on_a_gpu(tiny: RecipeMaker, monkeypatch: pytest.MonkeyPatch) -> None:

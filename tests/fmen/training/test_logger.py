@@ -128,14 +128,16 @@ def test_weights_and_biases_gets_the_recipe_the_curves_and_the_images(
     recipe = tiny(wandb=True, steps=2, log_every=1, val_data=str(photos))
     train(recipe, run)
     started, finished = calls
-    assert (started["project"], started["name"], started["id"], started["resume"]) == ("fmen", "run", "run", "never")
+    assert (started["project"], started["name"], started["resume"]) == ("fmen", "run", "allow")
     assert started["config"]["learning_rate"] == 1e-3 and finished == {"finished": True}
     curves = [(step, set(values)) for step, values in logged if "loss" in values]
     assert curves == [(1, {"seconds", "loss", "lr", "steps_per_second"}), (2, {*curves[0][1], "psnr"})]
     assert (2, {f"validation/{photos.name}/one": (48, 64, 3)}) in logged
     assert [step for step, _ in logged] == sorted(step for step, _ in logged)
     train(run.recipe().model_copy(update={"steps": 3}), run, resume=True)
-    assert calls[2]["resume"] == "allow"
+    assert calls[2]["id"] == started["id"]
+    train(recipe, Run(tmp_path / "other" / "run"))
+    assert calls[4]["id"] != started["id"]
 
 
 class Terminal(io.StringIO):

@@ -11,17 +11,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from fmen.sources.runs import RunError
 from fmen.training.checkpoint import State
+from fmen.training.feed import read_validation
 from fmen.training.logger import Logger
-from fmen.training.loop import TrainingError, psnr_of, take_step, train
+from fmen.training.loop import TrainingError, take_step, train
 from fmen.training.recipe import Recipe
 from fmen.training.run_folder import Run, resumed_recipe
 from fmen.training.signals import StopRequest
 from fmen_core import FMENTraining, load, read_metadata
+from fmen_data import DataError, write_image
+from fmen_eval import EvaluationError
 
 RecipeMaker = Callable[..., Recipe]
 CPU = torch.device("cpu")
@@ -228,6 +232,45 @@ def test_the_best_weights_are_those_of_the_best_validation_also_after_resuming(
     assert read_metadata(run.best)["step"] == "9"
 
 
+@pytest.mark.parametrize("changed", [{"val_protocol": "ntire"}, {"val_data": ["sample"]}])
+def test_the_best_weights_are_chosen_anew_by_another_first_set_or_protocol(
+    tiny: RecipeMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photos: Path, changed: dict[str, Any]
+) -> None:
+    results = iter([30.0, 20.0, 21.0])
+    monkeypatch.setattr("fmen.training.loop.measure", lambda *_: (next(results),))
+    run = Run(tmp_path / "run")
+    train(tiny(steps=2, val_data=str(photos), val_protocol="paper"), run)
+    resumed = resumed_recipe(run, {"steps": 4, "schedule_steps": 4, **changed})
+    assert train(resumed, run, resume=True).best == 20.0
+    assert read_metadata(run.best)["step"] == "4"
+    assert train(resumed_recipe(run, {"steps": 5, "schedule_steps": 5}), run, resume=True).best == 21.0
+
+
+def test_a_run_is_not_resumed_with_fewer_steps_than_it_has(tiny: RecipeMaker, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    train(tiny(steps=3), run)
+    before = run.recipe_file.read_bytes()
+    with pytest.raises(RunError, match=r"run: 3 steps are done; give --set steps=N with a larger number"):
+        train(resumed_recipe(run, {"steps": 2}), run, resume=True)
+    assert run.recipe_file.read_bytes() == before
+
+
+def test_validation_images_that_cannot_be_used_are_named_before_the_first_step(
+    tiny: RecipeMaker, tmp_path: Path
+) -> None:
+    folder, run = tmp_path / "held_out", Run(tmp_path / "run")
+    write_image(folder / "good.png", np.zeros((32, 32, 3), np.uint8))
+    for name in ("cut.png", "torn.png"):
+        (folder / name).write_bytes((folder / "good.png").read_bytes()[:-20])
+    with pytest.raises(DataError, match=r"2 problems: .*cut\.png is truncated.*torn\.png is truncated"):
+        train(tiny(val_data=str(folder)), run)
+    for name in ("cut.png", "torn.png"):
+        write_image(folder / name, np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(EvaluationError, match="cut: "):
+        train(tiny(val_data=str(folder)), run)
+    assert not run.folder.exists()
+
+
 def test_a_run_without_validation_images_has_no_best_weights(tiny: RecipeMaker, tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
     outcome = train(tiny(val_every=2), run)
@@ -279,14 +322,14 @@ def test_a_signal_stops_a_validation_which_the_resumed_run_repeats(
     calls = iter(range(1, 100))
 
     def interrupted(*args: Any, **keys: Any) -> Any:
-        if next(calls) in (1, 4):  # The first image at step 3, and at step 6 after the repeated validation.
+        if next(calls) in (1, 2, 5):  # The first image at step 3, twice, and at step 6 after the repeated validation.
             os.kill(os.getpid(), signal.SIGTERM)
-        return psnr_of(*args, **keys)
+        return read_validation(*args, **keys)
 
-    monkeypatch.setattr("fmen.training.loop.psnr_of", interrupted)
-    outcomes = [train(recipe, parts)] + [train(parts.recipe(), parts, resume=True) for _ in range(2)]
-    assert [(outcome.step, outcome.signal) for outcome in outcomes] == [(3, 15), (6, 15), (6, None)]
-    assert next(calls) == 1 + 2 + 1 + 2 + 1
+    monkeypatch.setattr("fmen.training.loop.read_validation", interrupted)
+    outcomes = [train(recipe, parts)] + [train(parts.recipe(), parts, resume=True) for _ in range(3)]
+    assert [(outcome.step, outcome.signal) for outcome in outcomes] == [(3, 15), (3, 15), (6, 15), (6, None)]
+    assert next(calls) == 1 + 1 + 2 + 1 + 2 + 1
     found, expected = ({r["step"]: r["psnr"] for r in run.records() if "psnr" in r} for run in (parts, whole))
     assert found == expected and found.keys() == {3, 6}
     assert outcomes[-1].best == max(expected.values())

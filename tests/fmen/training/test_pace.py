@@ -88,6 +88,9 @@ def test_a_step_is_timed_after_the_first_ones_and_for_a_limited_time(monkeypatch
     taken.clear()
     assert seconds_per_step(take, limit=1e9) == pytest.approx(3.0)
     assert len(taken) == FIRST_STEPS + 20
+    taken.clear()
+    seconds_per_step(take, limit=10, slowest=lambda seconds: 2 * seconds)
+    assert len(taken) == FIRST_STEPS + 2
 
 
 def test_steps_that_are_only_timed_change_nothing(tiny: RecipeMaker) -> None:
@@ -134,7 +137,7 @@ def test_the_stages_of_a_fitted_recipe_share_the_time_as_before() -> None:
 def test_a_run_of_a_given_time_takes_the_steps_that_fit_and_starts_as_any_other(
     tiny: RecipeMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photos: Path
 ) -> None:
-    monkeypatch.setattr("fmen.training.time_budget.seconds_per_step", lambda take, limit: [take(0), 6.0][1])
+    monkeypatch.setattr("fmen.training.time_budget.seconds_per_step", lambda take, **_: [take(0), 6.0][1])
     monkeypatch.setattr("fmen.training.time_budget.fit", lambda recipe, left, *_: fitted.append(left) or fit_as(recipe))
     fitted: list[float] = []
 

@@ -198,6 +198,19 @@ def test_resume_auto_starts_a_run_and_continues_it(tiny: RecipeMaker, tmp_path: 
     assert "its seed is 0 and cannot change" in refused.stderr
 
 
+def test_resume_auto_with_a_time_limit_continues_with_the_steps_that_fitted(tiny: RecipeMaker, tmp_path: Path) -> None:
+    run, recipe = Run(tmp_path / "run"), tiny(steps=1000, warmup=10, val_every=500)
+    options = ("--minutes", "0.05", "--set", "steps=1200", "--set", "warmup=12", "--set", "cuda_graph=true")
+    assert train_auto(recipe, tmp_path, *options).exit_code == 0
+    fitted = run.recipe()
+    again = train_auto(recipe, tmp_path, *options)
+    assert again.exit_code == 0
+    note = f"note: --minutes, steps, warmup: ignored; the run continues with {fitted.steps} steps"
+    assert note in again.stderr.splitlines()
+    assert again.stdout.startswith(f"run {run.folder}: fmen-s x4, {fitted.steps} steps on ")
+    assert run.recipe() == fitted
+
+
 def test_resume_auto_starts_again_a_run_that_was_killed_before_its_first_checkpoint(
     tiny: RecipeMaker, tmp_path: Path
 ) -> None:

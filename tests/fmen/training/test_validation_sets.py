@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
+from fmen.errors import UserError
 from fmen.report.page import training_part
 from fmen.training.loop import train
 from fmen.training.recipe import Recipe, RecipeError, dump_recipe, load_recipe
@@ -43,6 +45,13 @@ def test_every_set_and_protocol_has_a_curve_and_the_first_chooses_the_best_weigh
         assert values[-1] == pytest.approx(expected, abs=1e-9), key
     line = capsys.readouterr().err.splitlines()[-1]
     assert f"  {name} paper {curves[names[1]][-1]:.2f} dB  sample-val ntire " in line
+
+
+def test_sets_of_the_same_name_are_refused(tiny: RecipeMaker, tmp_path: Path, photos: Path) -> None:
+    other = tmp_path / photos.name
+    shutil.copytree(photos, other)
+    with pytest.raises(UserError, match=f"--val-data: the datasets have the names {other.name}, {other.name};"):
+        train(tiny(val_data=[str(photos), str(other)]), Run(tmp_path / "run"))
 
 
 def test_an_image_is_upscaled_once_for_all_protocols(

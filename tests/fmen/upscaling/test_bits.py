@@ -25,7 +25,7 @@ def test_images_of_16_bits_are_upscaled_in_fp32_unless_a_precision_is_given(
             made.append(precision)
             super().__init__(*arguments, precision=precision, **others)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("fmen.upscaling.networks.Upscaler", Recorder)
+    monkeypatch.setattr("fmen.sources.openvino_file.Upscaler", Recorder)
     save(create_model("fmen", 2, n_feats=8, mid_feats=8, down_blocks=1, up_blocks=(1, 1)), tmp_path / "w.safetensors")
     write_image(tmp_path / "in" / "one.png", np.full((12, 16, 3), 7, np.uint8))
     cv2.imwrite(str(tmp_path / "in" / "two.png"), np.full((12, 16, 3), 7 * 257, np.uint16))

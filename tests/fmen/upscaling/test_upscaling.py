@@ -89,7 +89,7 @@ def test_tiles_precision_and_ensemble_reach_the_upscaler(tree: Path, monkeypatch
             made.append(options)
             super().__init__(model, **options)
 
-    monkeypatch.setattr("fmen.upscaling.networks.Upscaler", Recorder)
+    monkeypatch.setattr("fmen.sources.openvino_file.Upscaler", Recorder)
     weights = ["--weights", "w.safetensors", "--overwrite"]
     options = ["--tile", "16", "--precision", "bf16", "--ensemble", "--device", "cpu"]
     stdout, _ = fmen("in/one.png", "-o", "big.png", *weights, *options)

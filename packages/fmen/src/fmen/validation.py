@@ -10,14 +10,13 @@ from typing import Any, Literal
 
 from torch import nn
 
-from fmen.errors import UserError
-from fmen.sources.datasets import measured_source
+from fmen.sources.datasets import measured_source, open_measured
 from fmen.sources.networks import Note, has_blocks
-from fmen.sources.openvino_file import runnable_network
+from fmen.sources.openvino_file import runnable_network, upscaler_for
 from fmen.sources.weights import choose_weights, weights_title
 from fmen_core import Upscaler
 from fmen_core.architecture import sr_model
-from fmen_data import PairDataset, open_dataset, write_image
+from fmen_data import PairDataset, write_image
 from fmen_eval import Protocol, ValidationResult
 from fmen_eval import validate as measure
 from fmen_eval.tables import format_text
@@ -107,12 +106,9 @@ def run_validation(
     network = runnable_network(file, model, note=note)
     echo(f"weights {weights_title(file)}: {describe_network(network)}")
     scale = sr_model(network).scale
-    datasets = [open_dataset(measured_source(source, scale), scale=scale, split="val") for source in data or (None,)]
-    if len({dataset.name for dataset in datasets}) < len(datasets):
-        names = ", ".join(dataset.name for dataset in datasets)
-        raise UserError(f"--data: the datasets have the names {names}; rename a folder so that all differ")
+    datasets = open_measured([measured_source(source, scale) for source in data or (None,)], scale, option="--data")
     # The published code runs in the default memory format; with another one the last digits differ.
-    upscaler = Upscaler(network, device=device, precision=precision, channels_last=False)
+    upscaler = upscaler_for(network, device=device, precision=precision, channels_last=False)
     reports = []
     for dataset in datasets:
         echo(f"data {dataset.name}: {len(dataset)} images, x{scale}")

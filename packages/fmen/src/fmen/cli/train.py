@@ -69,7 +69,7 @@ ModelName = Annotated[
     str | None,
     typer.Option(metavar="NAME|FILE.py:CLASS", help="A network of 'fmen models', or your own. Default: fmen-s."),
 ]
-Size = Annotated[Variant | None, typer.Option(metavar="s|full", help="--model fmen-s or fmen.")]
+Size = Annotated[Variant | None, typer.Option(metavar="s|s48|full", help="--model fmen-s, fmen-s48 or fmen.")]
 Scale = Annotated[int | None, typer.Option(metavar="N", help="2, 3 or 4. Default: the recipe's value.")]
 RecipeName = Annotated[
     str | None,
@@ -94,7 +94,7 @@ Init = Annotated[
 ]
 Minutes = Annotated[
     float | None,
-    typer.Option(metavar="N", help="Train for about N minutes, to which the recipe's steps are fitted."),
+    typer.Option(metavar="N", help="Train for about N minutes; the recipe's steps are fitted to this time."),
 ]
 Threads = Annotated[
     int | None,
@@ -185,6 +185,7 @@ def plan(
     from fmen.sources.runs import RUNS
     from fmen.training.recipe import RecipeError, load_recipe
     from fmen.training.run_folder import Run, new_run, newest_run, resumed_recipe, run_name
+    from fmen.training.time_budget import FITTED
 
     if resume is Resume.always:
         if recipe:
@@ -198,7 +199,12 @@ def plan(
         return resolved, Run(out) if out else new_run(resolved), False
     run = Run(out or RUNS / run_name(resolved))
     if run.checkpoints():
-        resolved = resumed_recipe(run, {**overrides, "name": resolved.name})
+        fitted = FITTED if resolved.minutes else ()  # The run's recipe has the steps that fit.
+        kept = {key: value for key, value in overrides.items() if key not in fitted}
+        resolved = resumed_recipe(run, {**kept, "name": resolved.name})
+        if fitted:
+            ignored = ", ".join(key for key in overrides if key in fitted and key != "minutes")
+            note(f"note: --minutes{ignored and f', {ignored}'}: ignored; the run continues with {resolved.steps} steps")
         note_other_version(run.last, resolved.model, note)
         return resolved, run, True
     run.clear()

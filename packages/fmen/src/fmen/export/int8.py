@@ -209,8 +209,10 @@ def importance(network: nn.Module, x: Tensor) -> dict[str, Tensor]:
 
     with torch.enable_grad(), hooked(network, remember):
         y = network(x)
+        if not outputs:
+            return {}
         signs = torch.randint(0, 2, y.shape, generator=torch.Generator().manual_seed(0)) * 2.0 - 1.0
-        gradients = torch.autograd.grad((y * signs).sum(), list(outputs.values()))
+        gradients = torch.autograd.grad((y * signs).sum(), list(outputs.values()), materialize_grads=True)
     pixels = y[0].numel() / x[0, 0].numel()
     return {name: gradient.square().mean((0, 2, 3)) / pixels for name, gradient in zip(outputs, gradients, strict=True)}
 
@@ -239,6 +241,8 @@ def train(quantized: nn.Module, teacher: nn.Module, crops: Crops, steps: int, no
                 if weight is not None:
                     size = float(weight.detach().square().mean().sqrt())
                     groups.append({"params": [weight], "rate": WEIGHT_RATE * size})
+    if not groups:
+        return
     optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
     for group in groups:
         group["params"][0].requires_grad_(True)

@@ -123,7 +123,7 @@ def build_user_network(model: str, scale: int | None, args: Mapping[str, Any]) -
             own = [name for name, value in vars(module).items() if is_network_class(value, module.__name__)]
             raise UserError(f"{model}: no class {class_name} in {path}; its networks are {', '.join(own) or 'none'}")
         keywords = bind_arguments(model, constructor, scale, args)
-        network = call_user_code(lambda: constructor(**keywords), f"{model}: {class_name}(...) failed")
+        network = call_user_code(lambda: constructor(**copy.deepcopy(keywords)), f"{model}: {class_name}(...) failed")
     if not isinstance(network, nn.Module):
         raise UserError(f"{model}: {class_name} is not a torch.nn.Module")
     record = UserModule(path, class_name, dict(args), hashlib.sha256(source).hexdigest())
@@ -162,7 +162,7 @@ def set_attributes(network: nn.Module, record: UserModule) -> None:
     """Give a user's network the attributes of a named one, and its record.
 
     Raises:
-        UserError: Its ``data_range`` or ``scale`` has another meaning.
+        UserError: Its ``data_range``, ``scale``, ``name`` or ``sizes`` has another meaning.
     """
     data_range = getattr(network, "data_range", DEFAULT_DATA_RANGE)
     if isinstance(data_range, Tensor) or data_range not in (1, 255):
@@ -172,6 +172,9 @@ def set_attributes(network: nn.Module, record: UserModule) -> None:
         raise UserError(f"{record}: its attribute scale must be the upscaling factor, an int; rename it")
     sizes = {name: tuple(value) if isinstance(value, list) else value for name, value in record.args.items()}
     values = {"name": record.class_name, "data_range": float(data_range), "sizes": sizes, "user_module": record}
+    for name, kind in (("sizes", dict), ("name", str)):
+        if not isinstance(getattr(network, name, kind()), kind):
+            raise UserError(f"{record}: its attribute {name} must be a {kind.__name__}; rename it")
     for name, value in values.items():
         setattr(network, name, value)
 
@@ -191,7 +194,8 @@ def check_outputs(network: nn.Module) -> int:
     call_user_code(lambda: copy.deepcopy(network), f"{record}: copy.deepcopy of the network failed")
     if getattr(network, "scale", ratio) != ratio or len(ratios) > 1:
         raise UserError(f"{record}: its scale is {getattr(network, 'scale', None)}, but it upscales by {ratio}")
-    setattr(network, "scale", ratio)  # noqa: B010
+    if getattr(network, "scale", None) != ratio:
+        setattr(network, "scale", ratio)  # noqa: B010
     return ratio
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fmen.sources.networks import Note, load_network
-from fmen_core import WeightsError
+from fmen_core import Upscaler, WeightsError
 from fmen_core.backends import Compiled, start_openvino
 from fmen_core.precision import has_bf16
 from fmen_core.tiling import Tiling, needed_bytes, receptive_radius
@@ -44,14 +45,18 @@ class OpenVINONetwork(nn.Module):
         super().__init__()
         if importlib.util.find_spec("openvino") is None:
             raise WeightsError(f"{path}: this format needs openvino: pip install 'fmen[openvino]'")
-        import openvino
-
         weights = weights or path.with_suffix(".bin")
         for file in (path, weights):
             if not file.is_file():
                 raise WeightsError(f"{file}: no such file; a network for OpenVINO is a pair of .xml and .bin")
+        self._open(path, path.read_bytes(), weights.read_bytes(), precision)
+
+    def _open(self, path: Path, xml: bytes, weights: bytes, precision: str | None) -> None:
+        import openvino
+
+        self._content = path, xml, weights, precision
         try:
-            model = openvino.Core().read_model(path.read_bytes(), weights.read_bytes())
+            model = openvino.Core().read_model(xml, weights)
             entries: dict[str, str] = model.get_rt_info([SECTION]).value
             self.name, self.scale, self.data_range = (
                 entries["name"],
@@ -71,14 +76,40 @@ class OpenVINONetwork(nn.Module):
         """Upscale ``(N, 3, H, W)`` to ``(N, 3, scale*H, scale*W)``."""
         return self._run(x.cpu()).to(x.device)
 
+    def __reduce__(self) -> tuple[Callable[..., OpenVINONetwork], tuple[Any, ...]]:
+        """Pickle the network as the content of its files."""
+        return _unpickle, self._content
+
     def __deepcopy__(self, memo: dict[int, Any]) -> OpenVINONetwork:
         """Return the network itself, which does not change."""
         return self
 
 
+def _unpickle(*content: Any) -> OpenVINONetwork:
+    network = OpenVINONetwork.__new__(OpenVINONetwork)
+    nn.Module.__init__(network)
+    network._open(*content)
+    return network
+
+
 def runnable_network(weights: Path, model: str | None = None, *, note: Note = lambda line: None) -> nn.Module:
     """Return a network to run: from a file for OpenVINO, or as :func:`fmen.sources.networks.load_network` does."""
     return OpenVINONetwork(weights) if weights.suffix == ".xml" else load_network(weights, model, note=note)
+
+
+def upscaler_for(network: nn.Module, **options: Any) -> Upscaler:
+    """Return the upscaler of a network to run; one in an OpenVINO file has its own device and number formats.
+
+    Args:
+        network: From :func:`runnable_network`.
+        options: The arguments of ``Upscaler``.
+
+    Raises:
+        ModelError: As ``Upscaler``.
+    """
+    if isinstance(network, OpenVINONetwork):
+        options |= {"device": "cpu", "precision": "fp32", "backend": "auto"}
+    return Upscaler(network, **options)
 
 
 def tiling_metadata(network: nn.Module) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import uuid
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -53,17 +54,20 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """Logs to the project ``fmen``, under the name of the run's folder, in which the local files are."""
+    """Logs to the project ``fmen``, under the name of the run's folder, in which the local files and the ID are."""
 
     def __init__(self, run: Run, recipe: Recipe, step: int) -> None:
+        file = run.folder / "wandb-id.txt"
+        if not file.exists():
+            file.write_text(uuid.uuid4().hex[:8])
         self.module: Any = importlib.import_module(MODULES["wandb"])
         self.session = self.module.init(
             project="fmen",
             name=run.folder.name,
             dir=str(run.folder),
             config=recipe.model_dump(mode="json"),
-            id=run.folder.name,
-            resume="allow" if step else "never",
+            id=file.read_text(),
+            resume="allow",
         )
 
     def record(self, values: Mapping[str, float], step: int) -> None:

@@ -44,6 +44,7 @@ class State:
         step: Steps done.
         seconds: Wall time spent so far.
         best: Best validation PSNR so far, in dB.
+        best_by: The validation set and the protocol that it is of.
         unvalidated: Whether a signal has stopped the validation of this step.
     """
 
@@ -56,6 +57,7 @@ class State:
     step: int = 0
     seconds: float = 0.0
     best: float = float("-inf")
+    best_by: tuple[str | None, str] | None = None
     unvalidated: bool = False
 
     @property
@@ -87,6 +89,7 @@ class State:
             "step": self.step,
             "seconds": self.seconds,
             "best": self.best,
+            "best_by": self.best_by,
             "unvalidated": self.unvalidated,
         }
         buffer = io.BytesIO()  # torch.save to a file hides a full disk's OSError.
@@ -97,6 +100,8 @@ class State:
                 newer = Run(path.parent).checkpoint(number - 1)
                 if newer.is_file():
                     newer.replace(Run(path.parent).checkpoint(number))
+        for older in Run(path.parent).checkpoints()[keep:]:
+            older.unlink()
 
     def load(self, content: bytes, path: Path) -> None:
         """Set the state to that of a checkpoint.
@@ -122,7 +127,8 @@ class State:
             raise RunError(f"{path}: not a checkpoint of this run ({reason}); start again with another --out") from None
         self.counted, self.step = values["counted"], values["step"]
         self.seconds, self.best = values["seconds"], values["best"]
-        self.unvalidated = values.get("unvalidated", False)  # Missing in checkpoints of earlier versions.
+        # Missing in checkpoints of earlier versions.
+        self.unvalidated, self.best_by = values.get("unvalidated", False), values.get("best_by")
 
 
 def newest_checkpoint(run: Run) -> tuple[Path, bytes]:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from fmen.sources.datasets import open_measured
 from fmen.training.distributed import Processes
 from fmen.training.recipe import Recipe, RecipeError
 from fmen.training.stages import Stage
@@ -71,12 +72,17 @@ def open_patches(stages: Sequence[Stage], processes: Processes) -> list[PatchSam
 
 
 def open_validation(recipe: Recipe) -> list[PairDataset]:
-    """Return the datasets on which a run is validated; the first one chooses the best weights."""
+    """Return the datasets on which a run is validated; the first one chooses the best weights.
+
+    Raises:
+        DataError: A dataset cannot be used.
+        UserError: Two have the same name.
+    """
     sources: list[Source] = [parse_source(source) for source in recipe.val_data or ()]
     if recipe.val_data is None:
         official = (folder for folder in map(Path, (*recipe.data, DATA)) if find_official(folder, "val", recipe.scale))
         sources += [SAMPLE] if SAMPLE in recipe.data else [*official][:1]
-    return [open_dataset(source, scale=recipe.scale, split="val") for source in sources]
+    return open_measured(sources, recipe.scale, option="--val-data")
 
 
 def degradation_of(recipe: Recipe) -> Degradation | None:
@@ -144,12 +150,12 @@ def resident_patches(
         recipe: Decides where they are.
         sampler: The sampler of a stage.
         device: The device.
-        before: Those of the stage before, whose images are used again if they are the same.
+        before: Those of the stage before, which are used again if the images are the same and not degraded now.
 
     Raises:
         RecipeError: The recipe requires them on the device, and they do not fit.
     """
-    if before and before.sampler.caches == sampler.caches:
+    if before and recipe.degradation is None and before.sampler.caches == sampler.caches:
         before.sampler = sampler
         return before
     if before:

@@ -11,13 +11,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from fmen.errors import UserError
 from fmen.sources.networks import build_network, check_output, load_network, user_module
 from fmen.training.recipe import Recipe, RecipeError
-from fmen_core import FMENTraining, ModelError, expand, find_weights, read_weights, reparameterize
+from fmen_core import FMENTraining, ModelError, expand, find_weights, reparameterize
 from fmen_core.architecture import StateDict, sr_model
 from fmen_core.blocks.reparameterizable import set_collapsed
+from fmen_core.checkpoint import normalise_keys, read_tensors
 from fmen_core.fmen_deploy import SLOPE
-from fmen_core.reparam import synthetic_images
+from fmen_core.reparam import expand_into, synthetic_images
 
 
 def initial_network(recipe: Recipe) -> nn.Module:
@@ -84,7 +86,7 @@ def start_from(model: nn.Module, recipe: Recipe) -> list[str]:
             f"weights = {recipe.weights!r}: this is not {model.name}, as a run of it can continue from; name other "
             "weights, or load the tensors that match with --set weights_strict=false"
         )
-    state = read_weights(path) if found is None else found
+    state = normalise_keys(read_tensors(path)) if found is None else found
     fitting = {key: value for key, value in state.items() if key in own and value.shape == own[key].shape}
     if not fitting:
         raise RecipeError(
@@ -102,13 +104,16 @@ def matching_weights(path: Path, model: nn.Module, recipe: Recipe) -> StateDict 
     """
     try:
         source = load_network(path, recipe.model if user_module(model) else None)
-    except ModelError:
+    except (ModelError, UserError):
         if recipe.weights_strict:
             raise
         return None
     forms = [source]
     sizes, given = (getattr(network, "sizes", None) for network in (model, source))
-    if sizes is not None and given is not None and (type(source) is not type(model) or given != sizes):
+    if user_module(model):
+        if sizes == given and source.state_dict().keys() != model.state_dict().keys():
+            forms.append(expand_into(source, copy.deepcopy(model)))
+    elif sizes is not None and given is not None and (type(source) is not type(model) or given != sizes):
         own = {name: size for name, size in sizes.items() if name not in getattr(reparameterize(source), "sizes", {})}
         with suppress(ModelError):  # a network without a training form
             forms.append(expand(source, **own))

@@ -33,6 +33,7 @@ from torch import nn
 
 from fmen.errors import UserError
 from fmen.sources.networks import save_network
+from fmen.sources.runs import RunError
 from fmen.threads import threads_restored
 from fmen.training.boards import Image
 from fmen.training.checkpoint import State, newest_checkpoint
@@ -121,7 +122,8 @@ def train(
         if state.unvalidated:
             stage = stage_before(stages, state.step)
             logger.record({"step": state.step, "seconds": round(state.seconds, 3), **validation()}, stage)
-        for stage, lr, hr in batches(stages, ready.samplers, processes, device, start=state.step):
+        start = recipe.steps if state.unvalidated else state.step  # A signal has stopped the validation again.
+        for stage, lr, hr in batches(stages, ready.samplers, processes, device, start=start):
             # step
             logger.begin(stage)
             if stage.begins_at(state.step):
@@ -187,8 +189,12 @@ def prepare(recipe: Recipe, run: Run, processes: Processes, announce: Callable[[
     if resume:
         run.require_teachers(checksums)
     state = (load_state if resume else new_state)(stages[0], run, device, processes)
+    if recipe.steps < state.step:
+        raise RunError(f"{run.folder}: {state.step} steps are done; give --set steps=N with a larger number")
+    set_best_by(state, recipe)
     network = wrap(state.model, recipe, processes, device)
     images, samplers = open_validation(recipe), open_patches(stages, processes)
+    check_validation(recipe, images)
     trial = Trial(recipe, state, samplers[0], teachers[0], processes, device)
     recipe = fix_threads(recipe, trial.steps(state.model), processes, device, announce, resume=resume)
     if recipe.minutes:
@@ -245,6 +251,14 @@ def load_state(first: Stage, run: Run, device: torch.device, processes: Processe
     path, content = processes.share(lambda: newest_checkpoint(run))
     state.load(content, path)
     return state
+
+
+def set_best_by(state: State, recipe: Recipe) -> None:
+    """Record which validation chooses the best weights; the best PSNR of another one no longer counts."""
+    best_by = (recipe.val_data[0] if recipe.val_data else None, recipe.val_protocol[0])
+    if state.best_by not in (None, best_by):
+        state.best = -math.inf
+    state.best_by = best_by
 
 
 def due(stage: Stage, step: int) -> tuple[bool, bool, bool]:
@@ -361,6 +375,18 @@ def psnr_of(name: str, sr: Image, hr: Image, scale: int, protocol: Protocol) -> 
         return psnr(sr, hr, border=scale, protocol=protocol)
     except EvaluationError as error:
         raise EvaluationError(f"{name}: {error}") from error
+
+
+def check_validation(recipe: Recipe, images: Sequence[PairDataset]) -> None:
+    """Read and compare all images once, so that one that cannot be used does not end the run at its first validation.
+
+    Raises:
+        DataError: Images cannot be read; all are named.
+        EvaluationError: An image is too small.
+    """
+    for dataset in images:
+        for name, _, hr in dataset:
+            psnr_of(name, hr, hr, recipe.scale, recipe.val_protocol[0])
 
 
 def save_checkpoint(recipe: Recipe, run: Run, state: State, processes: Processes) -> None:

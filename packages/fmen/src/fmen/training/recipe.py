@@ -300,7 +300,7 @@ def current_keys(values: Mapping[str, object], *, source: str, note: Note | None
         if RENAMED[key] in values:
             raise RecipeError(f"{source}: {key} is the former name of {RENAMED[key]}; give only {RENAMED[key]}")
     if "variant" in values and str(values["variant"]) not in VARIANTS:
-        raise RecipeError(f"{source}: variant = {values['variant']!r}: expected s or full; set model instead")
+        raise RecipeError(f"{source}: variant = {values['variant']!r}: expected s, s48 or full; set model instead")
     if former and note:
         note(f"note: {source}: " + ", ".join(f"{key} is now called {RENAMED[key]}" for key in former))
     renamed = {RENAMED.get(key, key): value for key, value in values.items()}

@@ -201,8 +201,10 @@ def resumed_recipe(run: Run, overrides: Mapping[str, object]) -> Recipe:
     recipe = run.recipe()
     recipe = recipe.model_copy(update={"schedule_steps": cosine_length(recipe)})
     overrides = current_keys(overrides, source="--resume")
-    # The run's recipe has what "auto" was at its start.
-    overrides = {key: value for key, value in overrides.items() if value != "auto" or key == "feed"}
+    # The run's recipe has what "auto" was at its start, and whether a CUDA graph is possible.
+    settled = {key for key, value in overrides.items() if value == "auto" and key != "feed"}
+    settled |= {"cuda_graph"} if overrides.get("cuda_graph") is True else set()
+    overrides = {key: value for key, value in overrides.items() if key not in settled}
     wanted = make_recipe(recipe.model_dump() | dict(overrides), source="--resume")
     for key in (key.partition(".")[0] for key in overrides):
         moved = key == "model" and wanted.network == recipe.network  # the user's file has another path now

@@ -32,6 +32,19 @@ from fmen.training.teachers import Teachers
 from fmen_core.copies import Copies
 from fmen_data import PatchSampler
 
+FITTED = (
+    "minutes",
+    "steps",
+    "warmup",
+    "halve_every",
+    "schedule_steps",
+    "stages",
+    "val_every",
+    "save_every",
+    "log_every",
+)
+"""Keys that :func:`fit` sets."""
+
 MEASURED = 20
 """Most steps that are timed."""
 
@@ -101,7 +114,7 @@ def fit_to_time(
     """
     assert recipe.minutes
     with trial as take:
-        step = seconds_per_step(take, limit=60 * recipe.minutes * SHARE)
+        step = seconds_per_step(take, limit=60 * recipe.minutes * SHARE, slowest=processes.largest)
     since = time.perf_counter()
     if validation:
         validation()
@@ -162,17 +175,20 @@ def unchanged(state: State) -> Iterator[None]:
         part.load_state_dict(values)
 
 
-def seconds_per_step(take: Callable[[int], object], *, limit: float) -> float:
+def seconds_per_step(
+    take: Callable[[int], object], *, limit: float, slowest: Callable[[float], float] = lambda seconds: seconds
+) -> float:
     """Return the time of a step.
 
     Args:
         take: Takes the step with the given number.
         limit: The largest number of seconds that are measured.
+        slowest: Returns the largest number of all processes, which must take the same steps.
     """
     for step in range(FIRST_STEPS):
         take(step)
     begun, steps = _now(), 0
-    while steps < MEASURED and (steps < 2 or _now() - begun < limit):
+    while steps < MEASURED and (steps < 2 or slowest(_now() - begun) < limit):
         take(steps)
         steps += 1
     return (_now() - begun) / steps

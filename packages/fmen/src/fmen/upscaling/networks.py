@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fmen.sources.networks import Note, load_network
-from fmen.sources.openvino_file import runnable_network
+from fmen.sources.openvino_file import runnable_network, upscaler_for
 from fmen.sources.weights import weights_title
 from fmen.upscaling.condition import HALF_BELOW_QUALITY, REAL_BELOW_QUALITY, Degradation, degradation_of
 from fmen.upscaling.enlarge import OutputSize
@@ -145,5 +145,5 @@ class Networks:
                 if self.real and share:
                     model = interpolate(self.real[2], self.real[1], share)
                 options: Any = {"precision": precision, **self.options}
-                self._upscalers[key] = Upscaler(model, **options)
+                self._upscalers[key] = upscaler_for(model, **options)
         return self._upscalers[key]
