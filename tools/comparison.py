@@ -67,7 +67,7 @@ def main() -> None:
     """Parse the command line, upscale, and draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", action="append", required=True, help="weights of a network; can be repeated")
-    parser.add_argument("--title", action="append", default=[], help="title of a network's panel (default: FMEN-S)")
+    parser.add_argument("--title", action="append", default=[], help="panel's title (default: the weights' name)")
     parser.add_argument("--jpeg", type=int, metavar="QUALITY", help="compress the LR image")
     parser.add_argument("--image", default="coffee", help="sample photograph or file (default: %(default)s)")
     parser.add_argument("--crop", default="150,240,96", help="top,left,side in HR pixels, multiples of the scale")
@@ -75,13 +75,13 @@ def main() -> None:
     options = parser.parse_args()
 
     upscalers = [Upscaler(load(find_weights(weights))) for weights in options.weights]
-    titles = [*options.title, *["FMEN-S"] * len(upscalers)]
+    titles = [*options.title, *options.weights[len(options.title) :]]
     scale = upscalers[0].scale
     hr = find_image(options.image)
     hr = hr[: hr.shape[0] // scale * scale, : hr.shape[1] // scale * scale]
     lr = imresize(hr, 1 / scale)
     lr = compress(lr, options.jpeg) if options.jpeg else lr
-    networks = {title: upscaler(lr) for title, upscaler in zip(titles, upscalers, strict=False)}
+    networks = {title: upscaler(lr) for title, upscaler in zip(titles, upscalers, strict=True)}
     images = {"bicubic": imresize(lr, scale), **networks, "HR": hr}
     top, left, side = box = tuple(int(number) for number in options.crop.split(","))
     panels = {"LR": lr[top // scale : (top + side) // scale, left // scale : (left + side) // scale]}

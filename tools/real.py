@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file for the results")
     options = parser.parse_args()
 
-    models = {file.stem: load(file) for file in map(find_weights, options.weights)}
+    models = {name: load(find_weights(name)) for name in options.weights}
     for share in options.blend:
         first, second, *_ = models.values()
         models[f"{share:g}"] = interpolate(first, second, share)

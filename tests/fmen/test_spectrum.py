@@ -133,6 +133,13 @@ def test_modules_without_features_are_an_error_of_the_user(patterns: list[str], 
         block_features(Strange(), image(), patterns)
 
 
+def test_an_image_that_the_network_cannot_take_is_an_error_of_the_user() -> None:
+    network = Strange()
+    network.used = nn.Sequential(nn.Conv2d(3, 3, 33))  # type: ignore[assignment]
+    with pytest.raises(UserError, match="the network cannot run on 16x12 pixels for its features: "):
+        block_features(network, image(), ["used"])
+
+
 def test_a_network_of_plain_layers_must_be_asked_for_its_modules() -> None:
     with pytest.raises(UserError, match="no blocks of its own; name modules with --layers"):
         choose_blocks(nn.Sequential(nn.Conv2d(3, 3, 1)))

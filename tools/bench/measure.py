@@ -61,14 +61,14 @@ class Report:
         Args:
             what: What is measured.
             against: The other side.
-            unit: ``"s"``, ``"ms"``, ``"bytes"``, or a rate such as ``"pairs/s"``.
+            unit: ``"s"``, ``"ms"``, ``"bytes"``, a rate such as ``"pairs/s"``, or ``"cores"``.
             runs: Per run, the figure of each side.
             sides: Names of our side and of the other one.
             target: Of the factor by which ours is better, or, for ``"at most"``, of ours as a share of theirs.
             goal: ``"at least"`` or ``"at most"``.
         """
         ours, theirs = ([run[side] for run in runs] for side in sides)
-        direct = goal == "at most" or unit.endswith("/s")
+        direct = goal == "at most" or unit.endswith("/s") or unit == "cores"
         ratios = [a / b if direct else b / a for a, b in zip(ours, theirs, strict=True)]
         ratio, most = median(ratios), goal == "at most"
         row = {"what": what, "against": against, "unit": unit, "ours": ours, "theirs": theirs, "target": target}

@@ -25,8 +25,8 @@ from fmen.cli.bench import bench, named
 from fmen.errors import UserError
 from fmen.json_file import dump_json
 from fmen_core import create_model, model_names, reparameterize, save
-from fmen_core.pretrained import published
-from fmen_eval import PeakMemory, Runtime
+from fmen_core.pretrained import find_weights, published
+from fmen_eval import EvaluationError, PeakMemory, Runtime
 
 SIZE = (32, 24)
 
@@ -120,6 +120,17 @@ def test_a_weights_file_replaces_the_network_with_random_weights(tmp_path: Path)
         ("span", None),
         ("fmen-s (two)", files[1]),
     ]
+
+
+def test_a_size_that_a_network_cannot_take_is_refused() -> None:
+    with pytest.raises(EvaluationError, match="RFDN cannot run on a 8x8 RGB image"):
+        run_bench(choose_models(["rfdn"]), lr_size=(8, 8), runs=1, progress=False)
+
+
+def test_a_network_of_another_scale_is_noted() -> None:
+    notes: list[str] = []
+    choose_models(["span"], [find_weights("fmen-s_x2")], note=notes.append)
+    assert notes == ["note: fmen-s is x2, and the table's other networks are x4"]
 
 
 MODULE = """

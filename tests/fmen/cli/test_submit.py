@@ -133,6 +133,7 @@ def test_a_network_of_the_users_goes_from_its_file_into_a_package_that_is_ready(
         return
     output = submit("results", "--model", "mine.py:Mine", "--weights", "mine.safetensors", *common)
     assert "results.zip: 1 images of photos" in output
+    assert "This is the example team: fill in submission/team.yaml and name it with --team.\n" in output
 
 
 def test_weights_of_the_users_network_without_its_file_are_refused(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -244,6 +244,16 @@ def test_bad_requests_are_refused_before_any_work(weights: Path, tmp_path: Path)
     assert not out.exists()
 
 
+def test_the_second_file_of_an_openvino_network_does_not_replace_its_weights(weights: Path, tmp_path: Path) -> None:
+    pytest.importorskip("openvino", reason="openvino is not installed: pip install 'fmen[openvino]'")
+    source = tmp_path / "model.bin"
+    torch.save(fmen_core.load(weights).state_dict(), source)
+    before = source.read_bytes()
+    with pytest.raises(ExportError, match=r"model\.bin: the weights file itself"):
+        export_weights(source, tmp_path / "model.xml", "openvino")
+    assert source.read_bytes() == before and not (tmp_path / "model.xml").exists()
+
+
 def test_missing_packages_are_named_with_the_remedy(monkeypatch: pytest.MonkeyPatch, weights: Path) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == "onnx" or None)
     result = CliRunner().invoke(app, ["export", str(weights), "--format", "onnx", "--out", "x.onnx"])

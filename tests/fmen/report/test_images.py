@@ -7,7 +7,7 @@ import base64
 import cv2
 import numpy as np
 
-from fmen.report.encoding import LOSSLESS, Kind, store
+from fmen.report.encoding import LOSSLESS, Kind, PreviewQuality, encode, store
 from fmen.report.images import error_map
 from fmen_data import imresize
 
@@ -22,6 +22,11 @@ def test_a_preview_is_webp_of_its_quality() -> None:
     assert quality == (0, 95)
     _, expected = cv2.imencode(".webp", image[..., ::-1], [cv2.IMWRITE_WEBP_QUALITY, 95])
     assert base64.b64decode(pictures["sr"].uri.partition(",")[2]) == expected.tobytes()
+
+
+def test_a_picture_beyond_the_longest_side_of_webp_is_reduced() -> None:
+    picture = encode(np.zeros((8, 20_000, 3), np.uint8), PreviewQuality(0, 95))
+    assert (picture.width, picture.height) == (16383, 7)
 
 
 def test_previews_become_smaller_until_they_fit_their_budget() -> None:

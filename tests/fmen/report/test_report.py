@@ -579,7 +579,9 @@ def test_durations_have_two_units() -> None:
 def test_remarks_name_the_dataset_the_score_and_the_conditions() -> None:
     row = bench_rows()[0].model_copy(update={"conditions": "2 threads", "dataset": "Set5", "score": 3.0})
     said = remarks([row])
-    assert said[1:] == ["PSNR on Set5 (ntire).", "Score: as in the 2026 challenge; lower is better.", "2 threads."]
+    assert "IMDN" in remarks([row.model_copy(update={"model": "imdn-baseline"})])[0]
+    assert "IMDN" not in remarks([row.model_copy(update={"model": "span"})])[0]
+    assert said[1:] == ["PSNR on Set5 (ntire).", "A lower score is better.", "2 threads."]
     assert len(remarks([row.model_copy(update={"conditions": "", "psnr": None, "score": None})])) == 1
 
 

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fmen.cli.main import app
+from fmen.errors import UserError
 from fmen.reproduction.experiments import chosen, read_result
 from fmen.reproduction.result import Options
 from fmen.reproduction.table4 import TABLE4, ranking, run
@@ -48,6 +49,16 @@ def test_runtime_and_memory_are_multiples_of_imdn(tmp_path: Path, monkeypatch: p
     assert measured["E-RFDN", "memory / IMDN's (cpu)"].difference == 0
     assert "the order by memory is FMEN-S, IMDN, E-RFDN (as in the paper)" in stored.findings["cpu"]
     assert (tmp_path / "out" / stored.images["Figure 1: runtime, memory and parameters (cpu, a CPU)"]).stat().st_size
+
+
+def test_a_benchmark_of_other_networks_is_refused(tmp_path: Path) -> None:
+    file = write_bench(tmp_path / "cpu.json", {"fmen-s": 1.0})
+    file.write_text(file.read_text().replace("fmen-s", "span"))
+    with pytest.raises(UserError, match=r"cpu\.json: has none of the networks of the table, which are imdn"):
+        run(Options(bench=(file,)))
+    file.write_text("[]")
+    with pytest.raises(UserError, match="not written by 'fmen bench --json'"):
+        run(Options(bench=(file,)))
 
 
 @pytest.mark.parametrize(

@@ -248,6 +248,7 @@ def test_unknown_layout_is_named_with_the_known_ones(weights: Path, photos: Path
         (None, "[1, 2]", "expected the keys team_id, .* found list"),
         (None, "a: [", "not valid YAML"),
         (None, "\x00", "not valid YAML"),
+        (None, "title: 2022-13-45", "not valid YAML .*month must be in"),
     ],
 )
 def test_invalid_team_file_is_one_line(

@@ -285,6 +285,25 @@ def test_damaged_zip_is_named(
     assert [line for line in fatal(path) if expected in line]
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_damage_within_other_compressions_is_named(method: int, tmp_path: Path) -> None:
+    path = tmp_path / "damaged.zip"
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("models/a.py", bytes(range(256)) * 40)
+    content = bytearray(path.read_bytes())
+    content[60:80] = bytes(20)
+    path.write_bytes(content)
+    assert [line for line in fatal(path) if "not a zip, or damaged" in line]
+
+
+def test_a_name_in_a_zip_that_is_not_utf8_is_damage(tmp_path: Path) -> None:
+    path = tmp_path / "damaged.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("caf\xe9.py", b"")
+    path.write_bytes(path.read_bytes().replace("caf\xe9".encode(), b"caf\xff\xff"))
+    assert [line for line in fatal(path) if "not a zip, or damaged" in line]
+
+
 def test_file_where_a_folder_should_be_is_named(report: SubmissionReport, tmp_path: Path) -> None:
     found = fatal(write(tmp_path / "clash.zip", {"models": b"", **read(report.path)}))
     assert len(found) == 1 and "clash.zip: contains a file and a folder of the same name" in found[0]

@@ -202,6 +202,23 @@ def test_reparameterizable_blocks_are_packed_as_the_convolutions_they_are_merged
     assert b"kernel_and_bias" not in source.code and set(source.imports) <= {"collections", "torch"}
 
 
+def test_relative_imports_within_a_package_beside_the_file_are_followed(write: Write) -> None:
+    for file, content in {
+        "net/__init__.py": "from .blocks.plain import Block\n",
+        "net/blocks/__init__.py": "",
+        "net/blocks/plain.py": "from torch import nn\nfrom ..sizes import SIZE\n\n\ndef Block(width):\n"
+        "    return nn.Conv2d(width, width, SIZE)\n",
+        "net/sizes.py": "SIZE = 1\n",
+    }.items():
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        Path(file).write_text(content)
+    origin = write("from net import Block", "Block(width)")
+    packed = eval(origin.call(4), executed(model_source(origin).code).__dict__)
+    network = build_network("mine.py:Mine", 4, {"width": 6})
+    packed.load_state_dict(network.state_dict())
+    assert torch.equal(output(packed), output(network))
+
+
 def test_modules_may_be_imported_in_any_way(write: Write) -> None:
     Path("part.py").write_text(
         "import concurrent.futures\nimport numpy as np\nimport torch.nn\nimport torch.nn.functional as F\n"

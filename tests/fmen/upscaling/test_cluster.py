@@ -113,6 +113,20 @@ def test_a_killed_process_loses_nothing_and_both_engines_share_results_and_manif
 
 
 @pytest.mark.usefixtures("one_cluster")
+def test_an_error_of_a_network_is_reported_with_its_type_and_the_rest_is_done(folder: Path) -> None:
+    class Failing(Networks):
+        def factor(self, h: int, w: int) -> None:
+            if h == 21:
+                raise ModuleNotFoundError("No module named\n'parts'")
+
+    networks = Failing.load([WEIGHTS], precision="fp32", device="cpu")
+    failed, failures = outcome(networks, folder, str(folder / "out"))
+    assert failed == 2
+    assert failures[0]["error"] == "ModuleNotFoundError: No module named 'parts'"
+    assert len(list((folder / "out").glob("[0-9]*.png"))) == 11
+
+
+@pytest.mark.usefixtures("one_cluster")
 def test_an_image_that_kills_every_process_is_reported_and_the_rest_is_done_on_a_remote_file_system(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

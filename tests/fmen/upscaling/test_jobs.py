@@ -163,7 +163,29 @@ def test_images_that_differ_in_their_suffix_alone_keep_it_in_the_names_of_the_re
 @pytest.mark.usefixtures("tree")
 def test_results_inside_the_input_folder_are_not_taken_for_input() -> None:
     write("in/large/one.png")
-    assert [source for source, _ in planned(["in"], "in/large")] == ["in/one.png", "in/sub/two.jpg"]
+    location = Path("in/large").absolute().as_uri()
+    for inputs in ("in", "in/**/*", str(Path("in").absolute()), "in/*/*"):
+        expected = ["one.png", "two.jpg"][inputs == "in/*/*" :]
+        for output in ("in/large", "in/sub/../large", location):
+            assert [Path(source).name for source, _ in planned([inputs], output)] == expected
+    assert len(planned(["in/large/*"], "in/large", ".webp")) == 1
+    assert len(planned(["in/large/*"], "in")) == len(planned(["in/large/*"], ".")) == 1
+
+
+@pytest.mark.usefixtures("tree")
+def test_an_existing_folder_with_a_dot_is_a_folder_in_a_uri_too() -> None:
+    Path("big.v2").mkdir()
+    for output in ("big.v2", Path("big.v2").absolute().as_uri()):
+        assert [Path(target).name for _, target in planned(["in/one.png"], output)] == ["one.png"]
+
+
+def test_the_settings_contain_both_files_of_an_openvino_network(tmp_path: Path) -> None:
+    (tmp_path / "net.xml").write_text("the same")
+    hashes = []
+    for content in (b"first", b"second"):
+        (tmp_path / "net.bin").write_bytes(content)
+        hashes.append(Settings.of([tmp_path / "net.xml"], "auto", False, 95).weights)
+    assert hashes[0] != hashes[1]
 
 
 @pytest.mark.usefixtures("tree")
@@ -179,6 +201,7 @@ def test_results_inside_the_input_folder_are_not_taken_for_input() -> None:
         (["in/one.png", "in/one.png"], "out", "in/one.png and in/one.png would both become out/one.png"),
         (["in/one.png"] * 3, "out", "^in/one.png and in/one.png would both become out/one.png"),
         (["in/one.png"], "in", "in/one.png would be written over"),
+        (["in"], "in", "in: results in it would be images of the next run; name another with --output"),
     ],
 )
 def test_a_plan_that_cannot_be_carried_out_is_refused(inputs: list[str], output: str, said: str) -> None:

@@ -92,6 +92,18 @@ def test_names_in_exif_data_keep_their_letters(tmp_path: Path) -> None:
             assert image.getexif()[ExifTags.Base.Artist].encode("latin-1").decode() == "Zoë Müller"
 
 
+def test_exif_data_that_a_jpeg_has_no_space_for_is_left_out(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Make] = "M" * 80_000
+    photo = read_photo(encoded(picture(), "PNG", exif=exif.tobytes()), "a.png")
+    kept = {}
+    for suffix in (".jpg", ".png"):
+        write_photo(tmp_path / f"a{suffix}", photo)
+        with Image.open(tmp_path / f"a{suffix}") as image:
+            kept[suffix] = ExifTags.Base.Make in image.getexif()
+    assert kept == {".jpg": False, ".png": True}
+
+
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
 def test_exif_data_and_profile_are_kept_without_orientation_and_size(
     tmp_path: Path, upscaler: Upscaler, suffix: str

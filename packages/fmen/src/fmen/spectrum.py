@@ -169,14 +169,20 @@ def block_features(
         patterns: The blocks, as for :func:`choose_blocks`.
 
     Raises:
-        UserError: A block does not run, or its input or output are no feature maps.
+        UserError: The network does not run on an image of this size, a block does not run, or its input or output are
+            no feature maps.
         ModelError: The network does not state its data range.
     """
     blocks = choose_blocks(network, patterns)
     device = next(network.parameters()).device
     pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float().to(device)
+    height, width = image.shape[:2]
     with recording(blocks) as records:
-        network(pixels * (sr_model(network).data_range / 255))
+        try:
+            network(pixels * (sr_model(network).data_range / 255))
+        except RuntimeError as error:
+            reason = str(error).split("\n", maxsplit=1)[0]
+            raise UserError(f"the network cannot run on {width}x{height} pixels for its features: {reason}") from error
     silent = [name for name in blocks if name not in records]
     if silent:
         raise UserError(f"--layers: {silent[0]} does not run; choose other modules")

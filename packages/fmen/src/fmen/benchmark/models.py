@@ -56,7 +56,8 @@ def choose_models(
         modules: The user's networks, as ``path/to/file.py:ClassName`` or ``path/to/file.py:ClassName,weights``.
         own: The user's networks, as ``path/to/file.py:ClassName``. Those of no weights file have random weights.
         trained: Load the weights of the other networks that are on this machine; see :func:`weights_at_hand`.
-        note: Called with one line about weights of another version of a user's file.
+        note: Called with one line about weights of another version of a user's file, and about a network that is not
+            x4.
 
     Raises:
         UserError: A module cannot be used, a name occurs twice, or there is no network.
@@ -87,6 +88,9 @@ def choose_models(
         chosen[module.name] = module
     if not chosen:
         raise UserError("no network to measure: name some with --models, --weights or --model")
+    for name, each in chosen.items():
+        if (scale := getattr(each.network, "scale", SCALE)) != SCALE:
+            note(f"note: {name} is x{scale}, and the table's other networks are x{SCALE}")
     return list(chosen.values())
 
 

@@ -32,6 +32,7 @@ from fmen_eval import (
     measure_as_challenge,
     validate,
 )
+from fmen_eval.complexity import count_layers
 
 BASELINE = "imdn-baseline"
 """The network that the challenge's report compares the others with, and so does the table."""
@@ -110,7 +111,6 @@ class Row:
             "runtime_quartiles_ms": list(self.runtime.quartiles_ms),
             "runs": len(self.runtime.times_ms),
             "peak_memory_bytes": self.runtime.memory.allocated_bytes,
-            "resident_memory_bytes": None,
             "weights": None if self.model.weights is None else str(self.model.weights),
         }
         if self.score is not None:
@@ -181,15 +181,18 @@ def run_bench(
     Raises:
         UserError: ``data`` is given and no network can be measured on it, or the rules require fvcore, which is not
             installed.
-        ModelError: A network does not run on images of this size, or the device is not available.
+        EvaluationError: A network does not run on images of this size.
+        ModelError: The device is not available.
         DataError: The dataset cannot be read.
     """
     device = pick_device(device)
     if rules and rules.flops_rule == "fvcore":
         require_fvcore()
     if rules and rules.baseline not in {model.name for model in models}:
-        models = [*models, *choose_models([rules.baseline])]
+        models = [*models, *choose_models([rules.baseline], trained=data is not None)]
     dataset = None if data is None else open_data(data, models)
+    for model in models:
+        count_layers(model.network, lr_size)  # refuses a size that the network cannot take
     counts = [complexity(model.network) for model in models]
     flops = [count_flops(model, count.flops, rules) for model, count in zip(models, counts, strict=True)]
     predictions = [analyse(model.network, lr_size) if memory else None for model in models]

@@ -169,6 +169,8 @@ def results(
     use_threads(threads)
     archive = build_results(*inputs(model, weights, data), team, out, split=split.value, **settings(layout, device))
     mean = "" if archive.psnr is None else f", PSNR {archive.psnr:.4f} dB"
+    if archive.note:
+        typer.echo(archive.note)
     typer.echo(f"{archive.path}: {archive.images} images of {archive.dataset}, {archive.seconds:.3f} s each{mean}")
 
 

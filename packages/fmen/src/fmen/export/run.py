@@ -19,6 +19,7 @@ from fmen.sources.openvino_file import tiling_metadata
 from fmen_core import read_metadata, reparameterize
 from fmen_core.architecture import sr_model
 from fmen_core.backends import Forward
+from fmen_core.tiling import is_out_of_memory
 from fmen_data import open_dataset, parse_source
 from fmen_data.atomic import atomic_write
 from fmen_data.bicubic import Image
@@ -189,6 +190,11 @@ def export_weights(
             ) from error
         except OSError as error:  # name the file that the user named, not the temporary one
             raise OSError(error.errno, error.strerror, str(out)) from error
+        except Exception as error:
+            if not user_module(network) or is_out_of_memory(error):
+                raise
+            reason = first_lines(error)
+            raise ExportError(f"{weights}: {network.name} cannot be exported to {file_format}: {reason}") from error
         difference = check(network, written.run, white, out, pairs)
     kind = f" in int8 ({count_quantized(quantized)} convolutions)" if int8 else ""
     return Exported(out, f"{network.name} x{scale}{kind} as {written.content}", written.reader, difference)
@@ -253,8 +259,9 @@ def check_request(
         raise ExportError(f"{out}: OpenVINO's files are a pair of .xml and .bin; end the name in .xml")
     if out.is_dir():
         raise ExportError(f"{out}: a folder; name a file")
-    if out.exists() and weights.exists() and out.samefile(weights):
-        raise ExportError(f"{out}: the weights file itself; name another file")
+    for file in (out, out.with_suffix(".bin")) if file_format == "openvino" else (out,):
+        if file.exists() and weights.exists() and file.samefile(weights):
+            raise ExportError(f"{file}: the weights file itself; name another file")
 
 
 def calibration_pairs(int8: Int8, scale: int) -> list[tuple[Image, Image]]:

@@ -19,6 +19,9 @@ BUDGET = 800_000
 PAGE_BUDGET = 50_000_000
 """Bytes of all images of a page; a hundred images have 500 kB each."""
 
+WEBP_SIDE = 16383
+"""The longest side that WebP supports, in pixels."""
+
 LOSSLESS = 101  # OpenCV writes lossless WebP for any quality above 100
 
 Kind: TypeAlias = str
@@ -81,10 +84,11 @@ def store(layers: Mapping[Kind, Image], budget: int, *, full: bool) -> tuple[dic
 
 
 def encode(image: Image, quality: PreviewQuality) -> Picture:
-    """Encode one picture as WebP, reduced to the longest side of ``quality``."""
+    """Encode one picture as WebP, reduced to the longest side of ``quality`` or of the format."""
     height, width = image.shape[:2]
-    if quality.side and max(height, width) > quality.side:
-        factor = quality.side / max(height, width)
+    longest = min(quality.side or WEBP_SIDE, WEBP_SIDE)
+    if max(height, width) > longest:
+        factor = longest / max(height, width)
         width, height = max(1, round(width * factor)), max(1, round(height * factor))
         image = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
     bgr = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2BGR)

@@ -15,6 +15,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from fmen.benchmark.run import BASELINE
 from fmen.charts.networks import Network, inline_networks
 from fmen.report.features import features_part
 from fmen.report.gallery import Gallery, images_part
@@ -146,14 +147,15 @@ def networks_part(file: Path, titles: dict[str, str], protocol: Protocol) -> dic
 
 def remarks(rows: Sequence[BenchRow], psnr_left_out: bool = False) -> list[str]:
     """Return sentences on the meaning of the table's figures and how they were measured."""
-    sentences = ["The small number is the rank in the column; percentages are relative to the IMDN baseline."]
+    relative = "; percentages are relative to the IMDN baseline" if BASELINE in {row.model for row in rows} else ""
+    sentences = [f"The small number is the rank in the column{relative}."]
     datasets = sorted({row.dataset for row in rows if row.psnr is not None and row.dataset})
     if datasets:
         sentences.append(f"PSNR on {' and '.join(datasets)} ({BENCH_PROTOCOL}).")
     if psnr_left_out:
         sentences.append(f"PSNR is left out: 'fmen bench' measures it by {BENCH_PROTOCOL}.")
     if any(row.score is not None for row in rows):
-        sentences.append("Score: as in the 2026 challenge; lower is better.")
+        sentences.append("A lower score is better.")
     if rows[0].conditions:
         sentences.append(f"{rows[0].conditions}.")
     return sentences

@@ -27,7 +27,7 @@ def read_bench(file: Path) -> list[dict[str, Any]]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         rows = [{**row, **{key: float(row[key]) for key in (*COUNTS, *MEASURED)}} for row in content]
-        named = all(isinstance(row["model"], str) for row in rows)
+        named = bool(rows) and all(isinstance(row["model"], str) for row in rows)
     except (ValueError, KeyError, TypeError):
         named = False
     if not named:

@@ -62,6 +62,7 @@ def run(options: Options, *, name: str, kind: str, maps: bool = False) -> Result
         title = Path(weights).stem
         measured = measure(weights, options, kind)
         command = f"fmen reproduce {name} --weights {weights}" + (f" --image {options.image}" if options.image else "")
+        command += "".join(f" --layers {pattern}" for pattern in options.layers)
         blocks = list(zip(*measured.values(), strict=True))
         seconds = (time.perf_counter() - started) / len(blocks)
         for block in blocks:

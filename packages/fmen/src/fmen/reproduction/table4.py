@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from fmen.charts.networks import Network, draw_networks
 from fmen.charts.style import save_figure
+from fmen.errors import UserError
 from fmen.reproduction.bench import benchmarks, command
 from fmen.reproduction.result import Experiment, Options, Result, Row
 from fmen_core.models import architecture_named
@@ -114,6 +115,8 @@ def run(options: Options) -> Result:
     conditions, images, findings = [], {}, {}
     for file, content in benchmarks(options, list(TABLE4)).items():
         table = {row["model"]: row for row in content}
+        if not set(TABLE4) & set(table):
+            raise UserError(f"{file}: has none of the networks of the table, which are {', '.join(TABLE4)}")
         rows += measured_rows(table, file)
         findings[Path(file).stem] = ranking(table, file)
         conditions.append(str(content[0].get("conditions", "unknown")))

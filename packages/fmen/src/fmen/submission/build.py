@@ -33,7 +33,7 @@ from fmen.submission.metrics import (
 from fmen.submission.rules import SCALE, Layout, SubmissionError, archive_entry, atomic_archive, check_scale, get_layout
 from fmen.submission.sandbox import run_isolated
 from fmen.submission.source import ModelSource, Origin, model_source
-from fmen.submission.team import Team, fill_in, load_team, team_fields
+from fmen.submission.team import EXAMPLE_NOTE, Team, fill_in, load_team, team_fields
 from fmen_core import Upscaler, reparameterize
 from fmen_core.architecture import sr_model
 from fmen_data.datasets import Source
@@ -141,7 +141,7 @@ def user_notes(layout: Layout, team: Team, psnr: float, official: bool) -> tuple
     """Return lines for the user: the threshold, and a reminder to fill in the team."""
     lines = [threshold_line(psnr, layout, official)]
     if team.is_example:
-        lines.append("This is the example team: fill in submission/team.yaml and name it with --team.")
+        lines.append(EXAMPLE_NOTE)
     return tuple(lines)
 
 

@@ -29,6 +29,14 @@ PROJECT = "fmen_core"
 """The package of this project whose code is put into the file, too."""
 
 
+def absolute(module: str, file: Path) -> str:
+    """Return the full name of a module that ``file``, relative to the folder of all modules, imports relatively."""
+    rest = module.lstrip(".")
+    levels = len(module) - len(rest)
+    package = file.parts[:-levels] if levels < len(file.parts) else ()
+    return ".".join([*package, rest] if package and rest else [*package] or [module])
+
+
 class Gatherer:
     """Puts the definitions that a class needs into one file, each after those that it uses.
 
@@ -76,6 +84,8 @@ class Gatherer:
     def include_import(self, file: SourceFile, name: str) -> None:
         """Add an import, or what it stands for if it is from this project or from the folder."""
         module, original = file.imports[name]
+        if module.startswith(".") and file.path.is_relative_to(self.folder):
+            module = absolute(module, file.path.relative_to(self.folder))
         top = module.partition(".")[0]
         if is_allowed(top):
             self.bind(name, (module, original), file)

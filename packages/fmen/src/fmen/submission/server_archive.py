@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from fmen.submission.images import open_images
 from fmen.submission.rules import SCALE, Split, archive_entry, atomic_archive, check_scale, get_layout
-from fmen.submission.team import Team, load_team
+from fmen.submission.team import EXAMPLE_NOTE, Team, load_team
 from fmen_core import Upscaler
 from fmen_data import write_image
 from fmen_data.datasets import Source
@@ -42,6 +42,7 @@ class ResultsReport:
         images: Number of SR images.
         seconds: Mean runtime per image in seconds, including transfers to and from the device.
         psnr: Mean PSNR over RGB in dB; None without HR images.
+        note: A reminder to fill in the team; None if it is filled in.
     """
 
     path: Path
@@ -49,6 +50,7 @@ class ResultsReport:
     images: int
     seconds: float
     psnr: float | None
+    note: str | None
 
 
 def build_results(
@@ -103,7 +105,8 @@ def build_results(
             archive.writestr(archive_entry(f"{name}.png"), Path(work, "sr.png").read_bytes())
         mean = sum(seconds) / len(seconds)
         archive.writestr(archive_entry("readme.txt"), readme(who, mean, upscaler.device.type == "cuda"))
-    return ResultsReport(out, images.name, len(seconds), mean, sum(decibels) / len(decibels) if decibels else None)
+    mean_psnr = sum(decibels) / len(decibels) if decibels else None
+    return ResultsReport(out, images.name, len(seconds), mean, mean_psnr, EXAMPLE_NOTE if who.is_example else None)
 
 
 def readme(team: Team, seconds: float, gpu: bool) -> str:

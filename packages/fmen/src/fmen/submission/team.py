@@ -50,6 +50,9 @@ class Team(_Form):
         return self.contact.endswith("@example.org")
 
 
+EXAMPLE_NOTE = "This is the example team: fill in submission/team.yaml and name it with --team."
+
+
 def load_team(path: Path | None) -> Team:
     """Read and validate ``team.yaml``; None takes the example.
 
@@ -63,7 +66,7 @@ def load_team(path: Path | None) -> Team:
         raise SubmissionError(f"{path}: no such team file; start from the example submission/team.yaml") from None
     except OSError as error:
         raise SubmissionError(f"{path}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # an impossible date is a ValueError
         raise SubmissionError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict):
         keys = ", ".join(Team.model_fields)

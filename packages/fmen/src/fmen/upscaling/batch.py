@@ -197,7 +197,7 @@ class BatchUpscaler:
                 if writes_strips(decoded.upscaler, decoded.photo, decoded.factor, job.target):
                     return done(self._write_strips(job, decoded, workers, bar.show)), 0
                 sr = run_network(decoded.upscaler, decoded.photo, bar.show)
-        except Failure as error:
+        except Exception as error:  # raised again where the job's turn is
             failed: Future[str] = Future()
             failed.set_exception(error)
             return failed, 0

@@ -29,12 +29,10 @@ class Choice:
         files: One for each scale.
         blended: The files for clean and for degraded images, of which degraded images get a blend; None to upscale them
             as all others.
-        denoise: Share of the latter in a blend for all images; None to choose it for each image.
     """
 
     files: tuple[Path, ...]
     blended: tuple[Path, Path] | None = None
-    denoise: float | None = None
 
     @property
     def all_files(self) -> list[Path]:
@@ -69,7 +67,7 @@ def choose(
     if weights in (AUTO, CLEAN, REAL) and model not in (None, NETWORK):
         raise UserError(f"--weights {weights} is of {NETWORK}; leave --model out, or name a weights file")
     if denoise is not None:
-        return Choice((weights_of(CLEAN, REAL_SCALE),), both_weights(), denoise)
+        return Choice((weights_of(CLEAN, REAL_SCALE),), both_weights())
     if weights == REAL:
         return Choice((weights_of(REAL, REAL_SCALE),))
     named = weights in (AUTO, CLEAN)

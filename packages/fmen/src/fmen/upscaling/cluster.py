@@ -66,6 +66,8 @@ class Worker:
                 outcomes.append((result.result(), ""))
             except Failure as error:
                 outcomes.append(("", " ".join(str(error).split())))
+            except Exception as error:  # of a user's network; Ray would hide it and repeat the group
+                outcomes.append(("", f"{type(error).__name__}: {' '.join(str(error).split())}"))
         lines, errors = zip(*outcomes, strict=True)
         return {"number": list(group["number"]), "line": list(lines), "error": list(errors)}
 

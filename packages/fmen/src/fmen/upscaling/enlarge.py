@@ -95,7 +95,7 @@ def finish(sr: Photo, lr: Photo, factor: Fraction | None = None) -> Photo:
     """Correct the network's output with the photograph that it was made of, and resize it.
 
     In every channel, a pixel is limited to the range of the 3x3 LR pixels around it, extended on either side by the
-    width of this range and one gray level. Flat areas so keep their level, which networks miss by a few levels; where
+    width of this range and one gray level. Flat areas thus keep their level, which networks miss by a few levels; where
     there is detail, the limits are outside what a network outputs. Equal colour channels stay equal. Alpha is limited
     to the range itself, so that opaque areas stay opaque.
 

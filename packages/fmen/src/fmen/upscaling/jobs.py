@@ -101,7 +101,9 @@ def result_names(images: Sequence[PurePath], suffix: str) -> list[PurePath]:
 def names_file(inputs: Sequence[str], output: str) -> bool:
     """Return whether ``output`` is a file: it has a suffix, and there is no folder of that name."""
     kind = PurePath(output).suffix
-    looks = bool(kind) and not output.endswith(("/", "\\")) and not Path(output).is_dir()
+    place = storage.location(output)
+    is_folder = isinstance(place, Path) and place.is_dir()
+    looks = bool(kind) and not output.endswith(("/", "\\")) and not is_folder
     one = len(inputs) == 1 and isinstance(storage.location(inputs[0]), Path) and not Path(inputs[0]).is_dir()
     return looks and (one or kind.lower() in READABLE)
 
@@ -116,8 +118,10 @@ def find_images(inputs: Sequence[str], output: str, faults: list[str]) -> Iterat
     """Yield the images, and add a line to ``faults`` for every entry that has an image's name and is none.
 
     Raises:
-        DataError: One of the inputs does not exist, or a pattern finds nothing.
+        DataError: One of the inputs does not exist, is the folder of the results, or is a pattern that finds nothing.
     """
+    place = storage.location(output)
+    results = place if isinstance(place, Path) and place.is_dir() else None
     for given in inputs:
         path = storage.location(given)
         if given == STREAM:
@@ -125,17 +129,23 @@ def find_images(inputs: Sequence[str], output: str, faults: list[str]) -> Iterat
         elif isinstance(path, str):
             yield from remote_images(path, output)
         elif path.is_dir():
-            for file, stamp in images_below(path, Path(output), faults):
+            for file, stamp in images_below(path, results, faults):
                 yield Found(file, file.relative_to(path), stamp)
         elif path.exists():
             state = path.stat()
             yield Found(path, Path(path.name), (state.st_size, state.st_mtime_ns))
         elif glob.has_magic(given):
             matches = sorted(glob.glob(given, recursive=True))  # noqa: PTH207 - ** with files
-            files = list(only_images((Path(match) for match in matches), faults))
+            root = fixed_part(path)
+            images = only_images(map(Path, matches), faults)
+            inner = results.resolve() if results and root.resolve() in results.resolve().parents else None
+            files = [
+                (file, stamp)
+                for file, stamp in images
+                if inner is None or all(folder.resolve() != inner for folder in file.parents)
+            ]
             if not files:
                 raise DataError(f"{given}: no image matches the pattern")
-            root = fixed_part(path)
             yield from (Found(file, file.relative_to(root), stamp) for file, stamp in files)
         else:
             raise DataError(f"{shown(path)}: no such file or folder")
@@ -151,12 +161,17 @@ def remote_images(uri: str, output: str) -> Iterator[Found]:
             yield Found(source, relative, stamp)
 
 
-def images_below(folder: Path, output: Path, faults: list[str]) -> Iterator[tuple[Path, Stamp]]:
+def images_below(folder: Path, output: Path | None, faults: list[str]) -> Iterator[tuple[Path, Stamp]]:
     """Yield the images in ``folder`` and below with their stamps, sorted, without hidden ones and those in ``output``.
 
     Links to folders are followed, except into a folder that contains the link.
+
+    Raises:
+        DataError: ``output`` is the folder itself.
     """
-    results = None if not output.is_dir() or output.samefile(folder) else identity(output)
+    if output is not None and output.samefile(folder):
+        raise DataError(f"{shown(folder)}: results in it would be images of the next run; name another with --output")
+    results = None if output is None else identity(output)
 
     def walk(branch: Path, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[Path, Stamp]]:
         try:

@@ -61,7 +61,7 @@ class Settings:
         denoise: float | None = None,
     ) -> Settings:
         """Create the settings from the weights files, and from the content of the file of a user's network."""
-        hashes = [hashlib.sha256(file.read_bytes() + code).hexdigest() for file in weights]
+        hashes = [hashlib.sha256(read_weights(file) + code).hexdigest() for file in weights]
         combined = hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
         return cls(combined, precision, self_ensemble, quality, None if size is None else str(size), denoise)
 
@@ -69,6 +69,12 @@ class Settings:
         """Return what the result of a job depends on: size and modification time of its source, and the settings."""
         stamp = {} if job.stamp is None else {"size": job.stamp[0], "mtime_ns": job.stamp[1]}
         return {**stamp, **{name: value for name, value in asdict(self).items() if value is not None}}
+
+
+def read_weights(file: Path) -> bytes:
+    """Return the content of a weights file; OpenVINO's are a pair of ``.xml`` and ``.bin``."""
+    files = [file, file.with_suffix(".bin")] if file.suffix == ".xml" else [file]
+    return b"".join(each.read_bytes() for each in files)
 
 
 def pending(jobs: Sequence[Job], settings: Settings) -> list[Job]:

@@ -40,6 +40,9 @@ FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".ti
 READABLE = (*FORMATS, ".bmp")
 """The suffixes of the images that are read from a folder."""
 
+JPEG_SEGMENT = 65533
+"""Most bytes of EXIF data in a JPEG."""
+
 LONGEST_SIDE = {"JPEG": 65535, "WEBP": 16383}
 
 # Values of TIFF tags. OpenCV ignores them when it decodes 16 bits per channel.
@@ -288,8 +291,9 @@ def encode_photo(file: IO[bytes], photo: Photo, kind: str, *, quality: int = 95)
             "WEBP": {"quality": quality},
             "TIFF": {"compression": "tiff_adobe_deflate"},
         }
-        # Pillow writes no EXIF parts into a compressed TIFF.
-        metadata = {"icc_profile": photo.icc, "exif": None if kind == "TIFF" else photo.exif}
+        # Pillow writes no EXIF parts into a compressed TIFF, and a JPEG has no space for more.
+        without = kind == "TIFF" or (kind == "JPEG" and len(photo.exif or b"") > JPEG_SEGMENT)
+        metadata = {"icc_profile": photo.icc, "exif": None if without else photo.exif}
         given = {key: value for key, value in metadata.items() if value}
         Image.fromarray(pixels).save(file, kind, **options[kind], **given)
 

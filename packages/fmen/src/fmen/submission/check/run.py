@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import stat
 import tempfile
 import zipfile
@@ -108,8 +109,17 @@ def unpack(path: Path, folder: Path) -> list[Finding]:
             return findings
     except (FileExistsError, IsADirectoryError, NotADirectoryError) as error:
         return [Finding("fatal", path.name, f"contains a file and a folder of the same name ({error.filename})")]
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        return [Finding("fatal", path.name, f"not a zip, or damaged ({error})")]
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        return [damaged(path, error)]  # bzip2 raises it without a number
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, UnicodeDecodeError) as error:
+        return [damaged(path, error)]
+
+
+def damaged(path: Path, error: Exception) -> Finding:
+    """Return the finding about a file that cannot be read as a zip."""
+    return Finding("fatal", path.name, f"not a zip, or damaged ({error})")
 
 
 def entry_fault(entry: zipfile.ZipInfo) -> str:
