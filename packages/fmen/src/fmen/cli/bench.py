@@ -31,7 +31,7 @@ Module = Annotated[
 ]
 Model = Annotated[
     list[str] | None,
-    typer.Option(metavar="FILE.py:CLASS", help="A network of your own, of the --weights or untrained. Repeatable."),
+    typer.Option(metavar="FILE.py:CLASS", help="Your own network, with one of the --weights or untrained. Repeatable."),
 ]
 Sort = Annotated[
     str | None,

@@ -200,7 +200,7 @@ def label(
     out: Annotated[Path, typer.Option(metavar="DIR", help="The dataset to write, in the EDSR benchmark layout.")],
     model: Annotated[
         list[str] | None,
-        typer.Option(metavar="FILE.py:CLASS", help="A network of your own, of the --weights. Repeatable."),
+        typer.Option(metavar="FILE.py:CLASS", help="Your own network, with one of the --weights. Repeatable."),
     ] = None,
     factor: Annotated[
         list[float] | None,
@@ -255,8 +255,8 @@ def synthesize(
 ) -> None:
     """Draw training images by code.
 
-    They are shapes with the statistics of photographs, text, line art, facades, diagrams and user interfaces, without
-    a licence. Existing images in DIR are skipped.
+    They are shapes with the statistics of photographs, text, line art, facades, diagrams and user interfaces. No third
+    party's licence applies to them. Existing images in DIR are skipped.
     """
     from fmen_data import synthetic
 

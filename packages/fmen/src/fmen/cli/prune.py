@@ -36,7 +36,7 @@ MeasuredData = Annotated[
     ),
 ]
 RecipeName = Annotated[
-    str | None, typer.Option(metavar="NAME|FILE", help="Recipe of the fine-tuning, as of 'fmen train'.")
+    str | None, typer.Option(metavar="NAME|FILE", help="Recipe for fine-tuning, as in 'fmen train'.")
 ]
 Minutes = Annotated[float | None, typer.Option(metavar="N", help="Fine-tune for about N minutes.")]
 Steps = Annotated[int | None, typer.Option(metavar="N", min=1, help="Fine-tune for N steps.")]

@@ -11,7 +11,7 @@ from fmen.cli.options import Device, Model, Protocol, Threads, warn
 
 RunFolders = Annotated[
     list[Path] | None,
-    typer.Option(metavar="DIR", help="Run folder: shows its curves, and images of the first's weights. Repeatable."),
+    typer.Option(metavar="DIR", help="Run folder: shows its curves, and images of its weights. Repeatable."),
 ]
 Validations = Annotated[
     list[Path] | None, typer.Option(metavar="FILE.json", help="From fmen validate --json. Repeatable.")
@@ -25,7 +25,7 @@ Data = Annotated[
 ]
 Pictures = Annotated[
     Path | None,
-    typer.Option(metavar="DIR|FILE", help="Instead of --data: pictures of yours to upscale, without HR or PSNR."),
+    typer.Option(metavar="DIR|FILE", help="Instead of --data: your own pictures to upscale, without HR or PSNR."),
 ]
 PageProtocol = Annotated[
     Protocol | None,
@@ -34,7 +34,7 @@ PageProtocol = Annotated[
 Perceptual = Annotated[bool, typer.Option("--perceptual", help="Also measure LPIPS and DISTS; needs fmen[perceptual].")]
 Full = Annotated[
     bool,
-    typer.Option("--full", help="Embed images without loss. Default: at most 800 kB per image and 50 MB in all."),
+    typer.Option("--full", help="Embed images without loss. Default: reduced towards 800 kB per image, 50 MB in all."),
 ]
 Spectrum = Annotated[
     bool, typer.Option("--spectrum", help="Also show the networks' features and their spectra, on the first image.")
@@ -66,7 +66,7 @@ def report(
     """Write a page of curves, tables and images.
 
     The page is one HTML file without external resources. It has a section for each input that is named. Without
-    --run, --weights, --validate and --bench, it shows the newest run, or without one the bundled FMEN-S. Several
+    --run, --weights, --validate and --bench, it shows the newest run, or, if there is none, the bundled FMEN-S. Several
     --weights or --run are compared under one slider.
     """
     from fmen.report.inputs import ReportError

@@ -41,7 +41,7 @@ def reproduce(
     ] = None,
     bench: Annotated[
         list[Path] | None,
-        typer.Option(metavar="FILE.json", help="For correlation: results of fmen bench --json. Repeatable."),
+        typer.Option(metavar="FILE.json", help="For table4 and correlation: results of fmen bench --json. Repeatable."),
     ] = None,
     data: Annotated[str, typer.Option(metavar="DIR|sample", help="Training images, with --steps.")] = "sample",
     val_data: Annotated[str, typer.Option(metavar="DIR|sample", help="Images to measure PSNR on.")] = "sample",

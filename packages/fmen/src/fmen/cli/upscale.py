@@ -60,8 +60,8 @@ Weights = Annotated[
     str | None,
     typer.Option(
         metavar="auto|clean|real|FILE|NAME",
-        help="Trained weights. auto: the bundled ones, real for JPEGs and noisy images, and clean for others. "
-        "Default: the newest run's, without a run auto.",
+        help="Trained weights. auto: the bundled ones; clean, real or their mean, by its noise and JPEG quality. "
+        "Default: the newest run's or, if there is no run, auto.",
     ),
 ]
 Denoise = Annotated[
@@ -71,7 +71,7 @@ Scale = Annotated[
     str | None,
     typer.Option(
         metavar="FACTOR",
-        help="Enlarge by 2, 3 or 4, or by any factor, such as 2.7. Default: as the network does, 4 without a run.",
+        help="Enlarge by 2, 3 or 4, or by any factor, such as 2.7. Default: the network's scale; 4 if there is no run.",
     ),
 ]
 Outscale = Annotated[
