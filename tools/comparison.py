@@ -81,7 +81,7 @@ def main() -> None:
     hr = hr[: hr.shape[0] // scale * scale, : hr.shape[1] // scale * scale]
     lr = imresize(hr, 1 / scale)
     lr = compress(lr, options.jpeg) if options.jpeg else lr
-    networks = {title: upscaler(lr) for title, upscaler in zip(titles, upscalers, strict=True)}
+    networks = {title: upscaler(lr) for title, upscaler in zip(titles, upscalers, strict=False)}
     images = {"bicubic": imresize(lr, scale), **networks, "HR": hr}
     top, left, side = box = tuple(int(number) for number in options.crop.split(","))
     panels = {"LR": lr[top // scale : (top + side) // scale, left // scale : (left + side) // scale]}

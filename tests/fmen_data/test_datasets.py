@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fmen_data import DataError, imresize, open_dataset, parse_source, read_image, write_image
+from fmen_data import DataError, imresize, open_dataset, parse_source, prepare_cache, read_image, write_image
 
 GENERATOR = np.random.default_rng(0)
 
@@ -149,11 +149,15 @@ def test_an_image_of_the_same_name_in_div2k_and_flickr2k_is_refused(tmp_path: Pa
         open_dataset(tmp_path, split="train")
 
 
-def test_a_name_that_is_not_utf8_is_an_error(tmp_path: Path) -> None:
+def test_a_name_that_is_not_utf8_cannot_be_in_a_cache(tmp_path: Path) -> None:
     write_image(tmp_path / "set/a.png", np.zeros((8, 8, 3), np.uint8))
     (tmp_path / "set/a.png").rename(os.fsdecode(os.fsencode(tmp_path) + b"/set/caf\xe9.png"))
     with pytest.raises(DataError, match="the name is not UTF-8; rename it"):
-        open_dataset(tmp_path / "set")
+        prepare_cache(open_dataset(tmp_path / "set"), progress=False)
+    write_image(tmp_path / "set/b.png", np.zeros((8, 8, 3), np.uint8))
+    left_out: list[str] = []
+    prepare_cache(open_dataset(tmp_path / "set"), tmp_path / "c.h5", progress=False, on_skip=left_out.append)
+    assert left_out == [f"{tmp_path}/set/caf\ufffd.png: the name is not UTF-8; rename it"]
 
 
 def test_a_source_with_a_comma_is_two_folders_unless_a_folder_has_that_name(tmp_path: Path) -> None:

@@ -193,8 +193,9 @@ def test_another_file_than_the_expected_one_is_refused_and_removed(server: Serve
 
 
 def test_an_address_without_a_scheme_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"^example\.org/DIV2K\.zip is not a URL; write it with https://$"):
-        fetch("example.org/DIV2K.zip", tmp_path / "file.zip")
+    for address in ("example.org/DIV2K.zip", "example.org:8080/DIV2K.zip"):
+        with pytest.raises(DataError, match=f"^{re.escape(address)} is not a URL; write it with https://$"):
+            fetch(address, tmp_path / "file.zip")
 
 
 def test_a_missing_file_on_the_server_is_an_error_without_retries(server: Server, tmp_path: Path) -> None:

@@ -306,9 +306,9 @@ def test_images_are_listed_by_name(tmp_path: Path) -> None:
 
 def test_a_folder_with_the_name_of_an_image_is_not_listed(tmp_path: Path) -> None:
     (tmp_path / "album.png").mkdir()
-    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "loop.png").symlink_to("loop.png")
     write_image(tmp_path / "a.png", np.zeros((8, 8, 3), np.uint8))
-    assert list_images(tmp_path) == [tmp_path / "a.png"]
+    assert list_images(tmp_path) == [tmp_path / "a.png", tmp_path / "loop.png"]
 
 
 def test_an_unknown_format_is_an_error(tmp_path: Path) -> None:

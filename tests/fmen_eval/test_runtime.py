@@ -146,7 +146,7 @@ def test_the_arithmetic_on_a_gpu_says_whether_float32_is_tf32(
 @pytest.mark.parametrize(("networks", "runs", "warmup"), [(0, 1, 0), (1, 0, 0), (1, 1, -1)])
 def test_nothing_to_measure_is_refused(networks: int, runs: int, warmup: int) -> None:
     named = {str(index): nn.Identity() for index in range(networks)}
-    with pytest.raises(EvaluationError, match="give at least one network and run"):
+    with pytest.raises(EvaluationError, match="give at least one network and one run, and no negative number"):
         measure(named, (8, 8), runs=runs, warmup=warmup)
 
 

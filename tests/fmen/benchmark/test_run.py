@@ -330,6 +330,21 @@ def test_a_year_without_a_challenge_is_refused() -> None:
     assert str(result.exception) == "--year 2023: choose one of 2022, 2024, 2025, 2026"
 
 
+@pytest.mark.parametrize("data", [None, "sample"])
+def test_a_baseline_that_is_added_has_its_weights_where_psnr_is_measured(
+    data: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(
+        "fmen.benchmark.run.choose_models", lambda names, trained: asked.append(trained) or choose_models(["rfdn"])
+    )
+    save(create_model("rfdn"), "rfdn.safetensors")
+    models = choose_models([], [Path("rfdn.safetensors")])
+    with pytest.raises(EvaluationError):
+        run_bench(models, lr_size=(8, 8), runs=1, rules=SCORE, data=data, progress=False)
+    assert asked == [data is not None]
+
+
 def test_psnr_requires_weights() -> None:
     with pytest.raises(ValueError, match="name their files with --weights"):
         run_bench(choose_models(["span"]), lr_size=SIZE, runs=1, data="sample", progress=False)

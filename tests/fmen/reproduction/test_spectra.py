@@ -95,7 +95,8 @@ def test_several_networks_are_in_one_table_and_other_networks_show_all_their_blo
 
 def test_layers_choose_the_modules(work: Path) -> None:
     options = ("--weights", work / "small.safetensors", "--image", work / "images" / "b.png")
-    output = fmen("figure6", *options, "--layers", "ERBs.*", "--layers", "warmup.0")
+    output = fmen("figure6", *options, "--layers", "ERBs.*", "--layers", "warmup.0", "--out", "spectra")
+    assert "--layers ERBs.* --layers warmup.0" in Path("spectra/figure6.json").read_text()
     assert [word for word in ("Conv2d1", "ERB1", "ERB2", "HFAB1") if f"small: {word} |" in output] == [
         "Conv2d1",
         "ERB1",

@@ -78,6 +78,15 @@ def test_the_scale_may_be_a_property_and_the_constructor_may_change_its_argument
     assert network.conv.out_channels == 6  # type: ignore[union-attr]
 
 
+def test_a_scale_that_is_a_float_becomes_an_int(write: Write) -> None:
+    network = build_network(
+        write(
+            MINE.replace("self.scale = scale", "self.scale = float(scale)").replace("self.scale)", "int(self.scale))")
+        )
+    )
+    assert type(network.scale) is int
+
+
 def test_a_scale_without_a_default_is_4(write: Write) -> None:
     assert build_network(write(MINE.replace("scale=4", "scale"))).scale == 4
 

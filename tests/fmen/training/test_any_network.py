@@ -139,6 +139,8 @@ def test_a_run_of_a_user_network_with_blocks_starts_from_its_merged_weights(mine
     assert second.state_dict().keys() == first.state_dict().keys()
     x = torch.rand(1, 3, 12, 12)
     assert torch.allclose(second(x), first(x), atol=1e-5)
+    other = initial_network(mine(seed=2, scale=2, weights="merged.safetensors")).eval()
+    assert torch.allclose(other.conv(x), first.conv(x), atol=1e-5)  # type: ignore[operator]
 
 
 def test_tensors_that_match_are_loaded_from_a_user_network_of_other_arguments(mine: RecipeMaker) -> None:

@@ -25,7 +25,6 @@ from fmen.training.run_folder import Run, resumed_recipe
 from fmen.training.signals import StopRequest
 from fmen_core import FMENTraining, load, read_metadata
 from fmen_data import DataError, write_image
-from fmen_eval import EvaluationError
 
 RecipeMaker = Callable[..., Recipe]
 CPU = torch.device("cpu")
@@ -232,6 +231,17 @@ def test_the_best_weights_are_those_of_the_best_validation_also_after_resuming(
     assert read_metadata(run.best)["step"] == "9"
 
 
+def test_another_spelling_of_the_validation_set_keeps_the_best_weights(
+    tiny: RecipeMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photos: Path
+) -> None:
+    results = iter([30.0, 20.0])
+    monkeypatch.setattr("fmen.training.loop.measure", lambda *_: (next(results),))
+    run = Run(tmp_path / "run")
+    train(tiny(steps=2, val_data=str(photos)), run)
+    resumed = resumed_recipe(run, {"steps": 4, "schedule_steps": 4, "val_data": [f"{photos}/"]})
+    assert train(resumed, run, resume=True).best == 30.0
+
+
 @pytest.mark.parametrize("changed", [{"val_protocol": "ntire"}, {"val_data": ["sample"]}])
 def test_the_best_weights_are_chosen_anew_by_another_first_set_or_protocol(
     tiny: RecipeMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photos: Path, changed: dict[str, Any]
@@ -266,7 +276,7 @@ def test_validation_images_that_cannot_be_used_are_named_before_the_first_step(
         train(tiny(val_data=str(folder)), run)
     for name in ("cut.png", "torn.png"):
         write_image(folder / name, np.zeros((8, 8, 3), np.uint8))
-    with pytest.raises(EvaluationError, match="cut: "):
+    with pytest.raises(DataError, match=r"2 problems: .*cut\.png is 8x8, too small to be measured.*torn\.png is 8x8"):
         train(tiny(val_data=str(folder)), run)
     assert not run.folder.exists()
 

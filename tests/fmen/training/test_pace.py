@@ -137,7 +137,11 @@ def test_the_stages_of_a_fitted_recipe_share_the_time_as_before() -> None:
 def test_a_run_of_a_given_time_takes_the_steps_that_fit_and_starts_as_any_other(
     tiny: RecipeMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photos: Path
 ) -> None:
-    monkeypatch.setattr("fmen.training.time_budget.seconds_per_step", lambda take, **_: [take(0), 6.0][1])
+    def six_seconds(take: Callable[[int], object], *, limit: float, slowest: Callable[[float], float]) -> float:
+        take(0)
+        return slowest(6.0)
+
+    monkeypatch.setattr("fmen.training.time_budget.seconds_per_step", six_seconds)
     monkeypatch.setattr("fmen.training.time_budget.fit", lambda recipe, left, *_: fitted.append(left) or fit_as(recipe))
     fitted: list[float] = []
 

@@ -200,7 +200,7 @@ def test_resume_auto_starts_a_run_and_continues_it(tiny: RecipeMaker, tmp_path: 
 
 def test_resume_auto_with_a_time_limit_continues_with_the_steps_that_fitted(tiny: RecipeMaker, tmp_path: Path) -> None:
     run, recipe = Run(tmp_path / "run"), tiny(steps=1000, warmup=10, val_every=500)
-    options = ("--minutes", "0.05", "--set", "steps=1200", "--set", "warmup=12", "--set", "cuda_graph=true")
+    options = ("--minutes", "0.05", "--set", "steps=1200", "--set", "warmup=12")
     assert train_auto(recipe, tmp_path, *options).exit_code == 0
     fitted = run.recipe()
     again = train_auto(recipe, tmp_path, *options)

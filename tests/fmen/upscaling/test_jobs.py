@@ -173,6 +173,24 @@ def test_results_inside_the_input_folder_are_not_taken_for_input() -> None:
 
 
 @pytest.mark.usefixtures("tree")
+@pytest.mark.parametrize("inputs", ["in", "in/**/*"])
+def test_results_beside_the_images_are_not_taken_for_input(inputs: str) -> None:
+    first = planned([inputs], "in", ".webp")
+    assert first == [("in/one.png", "in/one.webp"), ("in/sub/two.jpg", "in/sub/two.webp")]
+    for _, target in first:
+        write(target)
+        write_records([(Path(target), {})])
+    assert planned([inputs], "in", ".webp") == first
+    assert len(planned(["in/one.webp"], "in/larger.png")) == 1
+
+
+@pytest.mark.usefixtures("tree")
+def test_a_folder_as_a_uri_goes_to_a_folder() -> None:
+    location = Path("in").absolute().as_uri()
+    assert {Path(target).parts[-2] for _, target in planned([location], "out.v2")} == {"out.v2", "sub"}
+
+
+@pytest.mark.usefixtures("tree")
 def test_an_existing_folder_with_a_dot_is_a_folder_in_a_uri_too() -> None:
     Path("big.v2").mkdir()
     for output in ("big.v2", Path("big.v2").absolute().as_uri()):
@@ -201,7 +219,6 @@ def test_the_settings_contain_both_files_of_an_openvino_network(tmp_path: Path) 
         (["in/one.png", "in/one.png"], "out", "in/one.png and in/one.png would both become out/one.png"),
         (["in/one.png"] * 3, "out", "^in/one.png and in/one.png would both become out/one.png"),
         (["in/one.png"], "in", "in/one.png would be written over"),
-        (["in"], "in", "in: results in it would be images of the next run; name another with --output"),
     ],
 )
 def test_a_plan_that_cannot_be_carried_out_is_refused(inputs: list[str], output: str, said: str) -> None:

@@ -23,7 +23,7 @@ def pick_device(device: str) -> str:
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ModelError(f"device {device!r} was asked for, but this PyTorch sees no CUDA GPU; choose cpu or auto")
     if device.startswith("cuda:") and int(device[5:]) >= torch.cuda.device_count():
-        raise ModelError(f"device {device!r} does not exist; this machine has {torch.cuda.device_count()} GPUs")
+        raise ModelError(f"device {device!r} does not exist; GPUs of this machine: {torch.cuda.device_count()}")
     return device
 
 

@@ -80,9 +80,12 @@ def expand(model: nn.Module, images: Tensor | None = None, **sizes: Any) -> nn.M
     if found is None or found[0].training is None:
         raise ModelError(f"{getattr(source, 'name', type(source).__name__)} has no training form")
     architecture, arguments = found
-    fixed = {name for name, value in sizes.items() if arguments.get(name, value) != value}
-    if fixed:
-        raise ModelError(f"{architecture.name}: the inference form has another {', '.join(sorted(fixed))}")
+    for name in sizes.keys() & arguments.keys() - {"form"}:
+        value = tuple(sizes[name]) if isinstance(sizes[name], list) else sizes[name]
+        if value != arguments[name]:
+            raise ModelError(
+                f"{architecture.name}: {name} = {value} differs from the inference form's {arguments[name]}"
+            )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         training = architecture.build(**{**arguments, **sizes, "form": "training"})
@@ -97,8 +100,9 @@ def expand_into(source: nn.Module, training: nn.Module, images: Tensor | None = 
         training: The same network with blocks, which is changed and returned.
         images: As of :func:`expand`.
     """
-    first = next(source.parameters())
-    training.to(first).load_state_dict(source.state_dict(), strict=False)  # the convolutions outside blocks
+    first, own = next(source.parameters()), training.state_dict()
+    fitting = {key: value for key, value in source.state_dict().items() if key in own and value.shape == own[key].shape}
+    training.to(first).load_state_dict(fitting, strict=False)  # the convolutions outside blocks
     if images is None:
         images = synthetic_images() * sr_model(source).data_range
     statistics = conv_statistics(source, images.to(first))

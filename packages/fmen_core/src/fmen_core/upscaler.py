@@ -206,7 +206,8 @@ class Upscaler:
         try:
             sr = np.empty((height, *first.shape[1:]), lr.dtype)
         except MemoryError as error:
-            raise ModelError(f"the result does not fit into the memory ({error}); use Upscaler.stream") from error
+            remedy = "write it as PNG or TIFF, or use Upscaler.stream"
+            raise ModelError(f"the result does not fit into memory ({error}); {remedy}") from error
         sr[:top] = first
         for piece in pieces:
             sr[top : top + len(piece)] = piece

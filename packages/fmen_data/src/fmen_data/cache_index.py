@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +39,11 @@ class SourceFile:
         except OSError:
             return False
         if not self.checksum:  # it could not be read
-            return os.access(self.path, os.R_OK)
+            try:
+                self.path.read_bytes()
+            except OSError:
+                return False
+            return True
         if status.st_size != self.size:
             return True
         return status.st_mtime_ns != self.mtime_ns and checksum(read_bytes(self.path)) != self.checksum

@@ -15,7 +15,6 @@ If the LR folder of the scale is missing, the LR images are made from the HR ima
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,14 +74,25 @@ class PairDataset:
             try:
                 lr, hr = self.read(index)
             except DataError as error:
-                raise_all([str(error), *self._problems(index + 1)])
+                raise_all([str(error), *self.problems(index + 1)])
             yield pair.name, lr, hr
 
-    def _problems(self, start: int) -> Iterator[str]:
-        """Yield one line about each image from ``start`` that cannot be used."""
-        for index in range(start, len(self)):
+    def problems(self, start: int = 0, *, smallest: int = 1) -> Iterator[str]:
+        """Yield one line about each image from ``start`` that cannot be used.
+
+        Args:
+            start: The first image.
+            smallest: The least height and width of HR in pixels.
+        """
+        for pair in self.pairs[start:]:
             try:
-                self.read(index)
+                lr = None if pair.lr is None else read_image(pair.lr).shape[:2]
+                hr = read_image(pair.hr).shape[:2]
+                expected = lr_size(hr, pair, self.scale)
+                if lr is not None:
+                    _check_sizes(lr, expected, pair, self.scale)
+                if min(expected) * self.scale < smallest:
+                    raise DataError(f"{pair.hr} is {hr[1]}x{hr[0]}, too small to be measured; remove it")
             except DataError as error:
                 yield str(error)
 
@@ -301,21 +311,10 @@ def pair_folders(hr_folder: Path, lr_folder: Path | None, scale: int) -> tuple[t
     return tuple(pairs), problems
 
 
-def _require_utf8(path: Path) -> None:
-    """Raise DataError if a path is not UTF-8, as the names in a cache must be."""
-    try:
-        str(path).encode()
-    except UnicodeEncodeError as error:
-        shown = os.fsencode(path).decode(errors="replace")
-        raise DataError(f"{shown}: the name is not UTF-8; rename it") from error
-
-
 def _by_stem(folder: Path) -> dict[str, Path]:
     """The images of a folder by their names without suffix."""
     files: dict[str, Path] = {}
-    _require_utf8(folder.resolve())
     for file in list_images(folder):
-        _require_utf8(file)
         if file.stem in files:
             raise DataError(f"{files[file.stem]} and {file} have the same name; rename or remove one")
         files[file.stem] = file

@@ -39,7 +39,7 @@ def fetch(url: str, target: Path, *, md5: str = "", progress: bool = True) -> No
     Raises:
         DataError: The server refuses, does not respond, or sends another file; or the file cannot be written.
     """
-    if not urllib.parse.urlsplit(url).scheme:
+    if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
         raise DataError(f"{url} is not a URL; write it with https://")
     part = target.with_name(target.name + ".part")
     part.parent.mkdir(parents=True, exist_ok=True)

@@ -63,6 +63,7 @@ def prepare_cache(
     Raises:
         DataError: Images cannot be used (all are named), ``path`` is another file, or the cache cannot be written.
     """
+    require_utf8(dataset.name, dataset.pairs[0].hr.parent)
     path = default_cache_path(dataset) if path is None else Path(path)
     skipped = _skipped_if_current(path, dataset, verify) if path.exists() else None
     if skipped and on_skip is None:
@@ -143,7 +144,17 @@ class _Decoded:
     lr_source: SourceFile | None
 
 
+def require_utf8(name: str, path: Path) -> None:
+    """Raise DataError if ``name``, which a cache contains, is not UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        shown = os.fsencode(path).decode(errors="replace")
+        raise DataError(f"{shown}: the name is not UTF-8; rename it") from error
+
+
 def _decode(pair: Pair, scale: int) -> _Decoded:
+    require_utf8(pair.name, pair.hr)
     hr_data = read_bytes(pair.hr)
     hr_source, hr = SourceFile.of(pair.hr, hr_data), decode_image(hr_data, pair.hr)
     lr, lr_source = None, None

@@ -122,7 +122,8 @@ def measure(
     """
     if not networks or runs < 1 or warmup < 0:
         raise EvaluationError(
-            f"{len(networks)} networks, {runs} runs, {warmup} warm-up runs: give at least one network and run"
+            f"{len(networks)} networks, {runs} runs, {warmup} warm-up runs: give at least one network "
+            "and one run, and no negative number"
         )
     device = torch.device(device)
     image = torch.rand(1, 3, *lr_size, generator=torch.Generator().manual_seed(0)).to(device, dtype)

@@ -183,7 +183,7 @@ def plan(
     """
     from fmen.sources.networks import note_other_version
     from fmen.sources.runs import RUNS
-    from fmen.training.recipe import RecipeError, load_recipe
+    from fmen.training.recipe import RecipeError, current_keys, load_recipe
     from fmen.training.run_folder import Run, new_run, newest_run, resumed_recipe, run_name
     from fmen.training.time_budget import FITTED
 
@@ -200,6 +200,7 @@ def plan(
     run = Run(out or RUNS / run_name(resolved))
     if run.checkpoints():
         fitted = FITTED if resolved.minutes else ()  # The run's recipe has the steps that fit.
+        overrides = current_keys(overrides, source="--set")
         kept = {key: value for key, value in overrides.items() if key not in fitted}
         resolved = resumed_recipe(run, {**kept, "name": resolved.name})
         if fitted:

@@ -60,7 +60,8 @@ Weights = Annotated[
     str | None,
     typer.Option(
         metavar="auto|clean|real|FILE|NAME",
-        help="Trained weights. auto: the bundled ones; clean, real or their mean, by its noise and JPEG quality. "
+        help="Trained weights. auto: of the bundled ones clean, real or their mean, "
+        "chosen by each image's noise and JPEG quality. "
         "Default: the newest run's or, if there is no run, auto.",
     ),
 ]

@@ -11,6 +11,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from fmen.upscaling.photo import LONGEST_SIDE
+
 Image: TypeAlias = npt.NDArray[np.uint8]
 
 BUDGET = 800_000
@@ -18,9 +20,6 @@ BUDGET = 800_000
 
 PAGE_BUDGET = 50_000_000
 """Bytes of all images of a page; a hundred images have 500 kB each."""
-
-WEBP_SIDE = 16383
-"""The longest side that WebP supports, in pixels."""
 
 LOSSLESS = 101  # OpenCV writes lossless WebP for any quality above 100
 
@@ -86,7 +85,7 @@ def store(layers: Mapping[Kind, Image], budget: int, *, full: bool) -> tuple[dic
 def encode(image: Image, quality: PreviewQuality) -> Picture:
     """Encode one picture as WebP, reduced to the longest side of ``quality`` or of the format."""
     height, width = image.shape[:2]
-    longest = min(quality.side or WEBP_SIDE, WEBP_SIDE)
+    longest = min(quality.side or LONGEST_SIDE["WEBP"], LONGEST_SIDE["WEBP"])
     if max(height, width) > longest:
         factor = longest / max(height, width)
         width, height = max(1, round(width * factor)), max(1, round(height * factor))

@@ -194,7 +194,8 @@ def check_outputs(network: nn.Module) -> int:
     call_user_code(lambda: copy.deepcopy(network), f"{record}: copy.deepcopy of the network failed")
     if getattr(network, "scale", ratio) != ratio or len(ratios) > 1:
         raise UserError(f"{record}: its scale is {getattr(network, 'scale', None)}, but it upscales by {ratio}")
-    if getattr(network, "scale", None) != ratio:
+    scale = getattr(network, "scale", None)
+    if type(scale) is not int or scale != ratio:
         setattr(network, "scale", ratio)  # noqa: B010
     return ratio
 

@@ -59,7 +59,7 @@ class WeightsAndBiases:
     def __init__(self, run: Run, recipe: Recipe, step: int) -> None:
         file = run.folder / "wandb-id.txt"
         if not file.exists():
-            file.write_text(uuid.uuid4().hex[:8])
+            file.write_text(run.folder.name if step else uuid.uuid4().hex[:8])  # earlier versions took the name
         self.module: Any = importlib.import_module(MODULES["wandb"])
         self.session = self.module.init(
             project="fmen",

@@ -44,7 +44,7 @@ class State:
         step: Steps done.
         seconds: Wall time spent so far.
         best: Best validation PSNR so far, in dB.
-        best_by: The validation set and the protocol that it is of.
+        best_by: The name and the size of the validation set that it is of, and the protocol.
         unvalidated: Whether a signal has stopped the validation of this step.
     """
 
@@ -57,7 +57,7 @@ class State:
     step: int = 0
     seconds: float = 0.0
     best: float = float("-inf")
-    best_by: tuple[str | None, str] | None = None
+    best_by: tuple[str, int, str] | None = None
     unvalidated: bool = False
 
     @property

@@ -112,7 +112,8 @@ def matching_weights(path: Path, model: nn.Module, recipe: Recipe) -> StateDict 
     sizes, given = (getattr(network, "sizes", None) for network in (model, source))
     if user_module(model):
         if sizes == given and source.state_dict().keys() != model.state_dict().keys():
-            forms.append(expand_into(source, copy.deepcopy(model)))
+            with suppress(ModelError, RuntimeError):  # of the user's blocks, or at another scale
+                forms.append(expand_into(source, copy.deepcopy(model)))
     elif sizes is not None and given is not None and (type(source) is not type(model) or given != sizes):
         own = {name: size for name, size in sizes.items() if name not in getattr(reparameterize(source), "sizes", {})}
         with suppress(ModelError):  # a network without a training form

@@ -60,6 +60,7 @@ from fmen.training.teachers import Teachers, open_teachers, teacher_checksums
 from fmen.training.time_budget import Trial, fit_to_time, fix_threads
 from fmen_core import Upscaler
 from fmen_data import PairDataset, PatchSampler
+from fmen_data.errors import raise_all
 from fmen_eval import EvaluationError, Protocol, psnr
 
 Show = Callable[[str, Image], None]
@@ -191,10 +192,10 @@ def prepare(recipe: Recipe, run: Run, processes: Processes, announce: Callable[[
     state = (load_state if resume else new_state)(stages[0], run, device, processes)
     if recipe.steps < state.step:
         raise RunError(f"{run.folder}: {state.step} steps are done; give --set steps=N with a larger number")
-    set_best_by(state, recipe)
     network = wrap(state.model, recipe, processes, device)
     images, samplers = open_validation(recipe), open_patches(stages, processes)
-    check_validation(recipe, images)
+    processes.first_on_node(lambda: check_images(images))
+    set_best_by(state, recipe, images)
     trial = Trial(recipe, state, samplers[0], teachers[0], processes, device)
     recipe = fix_threads(recipe, trial.steps(state.model), processes, device, announce, resume=resume)
     if recipe.minutes:
@@ -253,10 +254,10 @@ def load_state(first: Stage, run: Run, device: torch.device, processes: Processe
     return state
 
 
-def set_best_by(state: State, recipe: Recipe) -> None:
+def set_best_by(state: State, recipe: Recipe, images: Sequence[PairDataset]) -> None:
     """Record which validation chooses the best weights; the best PSNR of another one no longer counts."""
-    best_by = (recipe.val_data[0] if recipe.val_data else None, recipe.val_protocol[0])
-    if state.best_by not in (None, best_by):
+    best_by = (images[0].name, len(images[0]), str(recipe.val_protocol[0])) if images else None
+    if state.best_by is not None and state.best_by != best_by:
         state.best = -math.inf
     state.best_by = best_by
 
@@ -377,16 +378,14 @@ def psnr_of(name: str, sr: Image, hr: Image, scale: int, protocol: Protocol) -> 
         raise EvaluationError(f"{name}: {error}") from error
 
 
-def check_validation(recipe: Recipe, images: Sequence[PairDataset]) -> None:
-    """Read and compare all images once, so that one that cannot be used does not end the run at its first validation.
+def check_images(datasets: Sequence[PairDataset]) -> None:
+    """Read all images once, so that one that cannot be used does not end the run at its first validation.
 
     Raises:
-        DataError: Images cannot be read; all are named.
-        EvaluationError: An image is too small.
+        DataError: Images cannot be read, or are too small to be measured; all are named.
     """
-    for dataset in images:
-        for name, _, hr in dataset:
-            psnr_of(name, hr, hr, recipe.scale, recipe.val_protocol[0])
+    problems = [problem for dataset in datasets for problem in dataset.problems(smallest=2 * dataset.scale + 1)]
+    raise_all(problems)
 
 
 def save_checkpoint(recipe: Recipe, run: Run, state: State, processes: Processes) -> None:

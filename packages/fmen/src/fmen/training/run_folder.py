@@ -8,6 +8,7 @@
 | ``best.safetensors`` | the weights with the best validation PSNR, training form |
 | ``last.safetensors`` | the weights of the last checkpoint, training form |
 | ``resume.pt`` | the newest checkpoint: network, optimizer, average, scaler, step |
+| ``wandb-id.txt`` | the ID of the run at Weights & Biases, if it is logged there |
 | ``resume-1.pt`` | the checkpoint before, then ``resume-2.pt``; as many as ``keep_checkpoints`` says |
 """
 
@@ -128,7 +129,7 @@ class Run:
             raise RunError(
                 f"{self.folder}: has weights but no checkpoint; choose another --out, or remove {self.last.name}"
             )
-        for file in (self.recipe_file, self.metrics):
+        for file in (self.recipe_file, self.metrics, self.folder / "wandb-id.txt"):
             file.unlink(missing_ok=True)
 
     def recipe(self) -> Recipe:
@@ -201,10 +202,8 @@ def resumed_recipe(run: Run, overrides: Mapping[str, object]) -> Recipe:
     recipe = run.recipe()
     recipe = recipe.model_copy(update={"schedule_steps": cosine_length(recipe)})
     overrides = current_keys(overrides, source="--resume")
-    # The run's recipe has what "auto" was at its start, and whether a CUDA graph is possible.
-    settled = {key for key, value in overrides.items() if value == "auto" and key != "feed"}
-    settled |= {"cuda_graph"} if overrides.get("cuda_graph") is True else set()
-    overrides = {key: value for key, value in overrides.items() if key not in settled}
+    # The run's recipe has what "auto" was at its start.
+    overrides = {key: value for key, value in overrides.items() if value != "auto" or key == "feed"}
     wanted = make_recipe(recipe.model_dump() | dict(overrides), source="--resume")
     for key in (key.partition(".")[0] for key in overrides):
         moved = key == "model" and wanted.network == recipe.network  # the user's file has another path now

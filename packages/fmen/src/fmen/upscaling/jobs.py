@@ -104,7 +104,8 @@ def names_file(inputs: Sequence[str], output: str) -> bool:
     place = storage.location(output)
     is_folder = isinstance(place, Path) and place.is_dir()
     looks = bool(kind) and not output.endswith(("/", "\\")) and not is_folder
-    one = len(inputs) == 1 and isinstance(storage.location(inputs[0]), Path) and not Path(inputs[0]).is_dir()
+    first = storage.location(inputs[0])
+    one = len(inputs) == 1 and isinstance(first, Path) and not first.is_dir()
     return looks and (one or kind.lower() in READABLE)
 
 
@@ -118,19 +119,24 @@ def find_images(inputs: Sequence[str], output: str, faults: list[str]) -> Iterat
     """Yield the images, and add a line to ``faults`` for every entry that has an image's name and is none.
 
     Raises:
-        DataError: One of the inputs does not exist, is the folder of the results, or is a pattern that finds nothing.
+        DataError: One of the inputs does not exist, or a pattern finds nothing.
     """
     place = storage.location(output)
     results = place if isinstance(place, Path) and place.is_dir() else None
+    earlier = EarlierResults()
     for given in inputs:
         path = storage.location(given)
         if given == STREAM:
             yield Found(None, Path("stdin.png"), None)
         elif isinstance(path, str):
-            yield from remote_images(path, output)
+            for image in remote_images(path, output):
+                if path != place or image.source not in earlier:
+                    yield image
         elif path.is_dir():
+            inside = results is not None and results.samefile(path)
             for file, stamp in images_below(path, results, faults):
-                yield Found(file, file.relative_to(path), stamp)
+                if not inside or file not in earlier:
+                    yield Found(file, file.relative_to(path), stamp)
         elif path.exists():
             state = path.stat()
             yield Found(path, Path(path.name), (state.st_size, state.st_mtime_ns))
@@ -139,16 +145,34 @@ def find_images(inputs: Sequence[str], output: str, faults: list[str]) -> Iterat
             root = fixed_part(path)
             images = only_images(map(Path, matches), faults)
             inner = results.resolve() if results and root.resolve() in results.resolve().parents else None
+            inside = results is not None and results.samefile(root)
             files = [
                 (file, stamp)
                 for file, stamp in images
-                if inner is None or all(folder.resolve() != inner for folder in file.parents)
+                if all(folder.resolve() != inner for folder in file.parents) and not (inside and file in earlier)
             ]
             if not files:
                 raise DataError(f"{given}: no image matches the pattern")
             yield from (Found(file, file.relative_to(root), stamp) for file, stamp in files)
         else:
             raise DataError(f"{shown(path)}: no such file or folder")
+
+
+class EarlierResults:
+    """The images that a manifest in their folder lists as results: inputs that are no input of the same command."""
+
+    def __init__(self) -> None:
+        self.names: dict[Location, set[str]] = {}
+
+    def __contains__(self, file: Location | None) -> bool:
+        from fmen.upscaling.manifest import read_records
+
+        if file is None:
+            return False
+        folder, name = storage.split(file)
+        if folder not in self.names:
+            self.names[folder] = set(read_records(folder))
+        return name in self.names[folder]
 
 
 def remote_images(uri: str, output: str) -> Iterator[Found]:
@@ -165,13 +189,8 @@ def images_below(folder: Path, output: Path | None, faults: list[str]) -> Iterat
     """Yield the images in ``folder`` and below with their stamps, sorted, without hidden ones and those in ``output``.
 
     Links to folders are followed, except into a folder that contains the link.
-
-    Raises:
-        DataError: ``output`` is the folder itself.
     """
-    if output is not None and output.samefile(folder):
-        raise DataError(f"{shown(folder)}: results in it would be images of the next run; name another with --output")
-    results = None if output is None else identity(output)
+    results = None if output is None or output.samefile(folder) else identity(output)
 
     def walk(branch: Path, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[Path, Stamp]]:
         try:
