@@ -164,3 +164,28 @@ def test_some_values_replace_the_defaults() -> None:
     degradation = Degradation.from_dict({"noise_sigma": [0, 5]})
     assert degradation == Degradation(noise_sigma=(0.0, 5.0))
     assert Degradation.from_dict(degradation.to_dict()) == degradation
+
+
+def test_degradations_come_in_any_order_as_often_as_their_probabilities_say(
+    photo: tuple[Image, Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes: list[str] = []
+    for name in ("blur", "noise", "jpeg"):
+        monkeypatch.setattr(
+            f"fmen_data.degradation.add_{name}", lambda image, *_, name=name: passes.append(name) or image
+        )
+    lr, hr = photo[0][:8, :8], photo[1][:32, :32]
+    once = Degradation.from_dict({"clean": 0, "twice": 0, "blur": 0.2, "noise": 0.9, "jpeg": 0.5})
+    firsts = []
+    for slot in range(1000):
+        done = len(passes)
+        once(lr, hr, generator(slot))
+        firsts += passes[done : done + 1]
+    for name, share in (("blur", 0.2), ("noise", 0.9), ("jpeg", 0.5)):
+        assert abs(passes.count(name) / 1000 - share) < 0.05
+        assert firsts.count(name) > 50
+    passes.clear()
+    twice = Degradation.from_dict({"clean": 0, "twice": 0.3, "blur": 0, "noise": 1, "jpeg": 0})
+    for slot in range(1000):
+        twice(lr, hr, generator(slot))
+    assert abs(len(passes) / 1000 - 1.3) < 0.05

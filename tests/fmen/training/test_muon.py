@@ -110,3 +110,34 @@ def test_a_step_allocates_memory_once(layout: torch.memory_format) -> None:
     optimizer = Muon(params, 0.01, BETAS, EPS)
     assert allocated_by(optimizer.step) > sum(param.nbytes for param in params)
     assert allocated_by(optimizer.step) <= NUMBERS
+
+
+@pytest.mark.parametrize("shape", [(8, 4, 3, 3), (64, 2, 3, 3)], ids=str)
+def test_kernels_move_along_nesterovs_momentum_by_a_fifth_of_the_rate(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    gradients = torch.randn(3, *shape)
+    kernel = nn.Parameter(torch.zeros(shape))
+    optimizer = Muon([kernel], 0.01, BETAS, EPS)
+    expected, momentum = torch.zeros(shape), torch.zeros(shape)
+    rows, columns = shape[0], kernel[0].numel()
+    for gradient in gradients:
+        kernel.grad = gradient.clone()
+        optimizer.step()
+        momentum = 0.95 * momentum + 0.05 * gradient
+        batch = Orthogonalizer(kernel, 1, rows, columns)
+        batch.matrices.copy_((0.05 * gradient + 0.95 * momentum).view(1, rows, columns))
+        batch.run()
+        expected = expected - 0.01 * 0.2 * max(rows, columns) ** 0.5 * batch.result.view(shape)
+    torch.testing.assert_close(kernel.detach(), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_other_parameters_take_the_steps_of_adam() -> None:
+    torch.manual_seed(0)
+    gradients = torch.randn(4, 5)
+    mine, theirs = nn.Parameter(torch.zeros(5)), nn.Parameter(torch.zeros(5))
+    optimizers = Muon([mine], 0.01, BETAS, 0.1), torch.optim.Adam([theirs], 0.01, BETAS, 0.1)
+    for gradient in gradients:
+        for parameter, optimizer in zip((mine, theirs), optimizers, strict=True):
+            parameter.grad = gradient.clone()
+            optimizer.step()
+    torch.testing.assert_close(mine, theirs)

@@ -24,7 +24,7 @@ RecipeMaker = Callable[..., Recipe]
 @pytest.fixture
 def several(tiny: RecipeMaker, photos: Path) -> Recipe:
     """A recipe with two validation sets and two protocols."""
-    return tiny(val_data=[str(photos), "sample"], val_protocol=["ntire", "paper"], val_every=3, steps=6)
+    return tiny(val_data=[str(photos), "sample"], val_protocol=["ntire", "paper"], val_every=3, steps=6, ema=0.9)
 
 
 def test_every_set_and_protocol_has_a_curve_and_the_first_chooses_the_best_weights(
