@@ -22,7 +22,8 @@ import torch
 import fmen_core
 from fmen.submission import build as submission
 from fmen.submission.build import SubmissionReport, build_submission
-from fmen.submission.rules import SubmissionError
+from fmen.submission.metrics import meets_threshold, threshold_line
+from fmen.submission.rules import SubmissionError, get_layout
 from fmen.submission.sandbox import PROJECT_PACKAGES, run_isolated
 from fmen.submission.source import Origin
 from fmen.submission.team import TEMPLATES, load_team
@@ -298,3 +299,13 @@ def test_released_weights_give_the_published_psnr_through_the_package(reference:
     )
     assert math.floor(report.package_psnr * 1e4 + 0.5) == 301298
     assert report.metrics["ssim"] == pytest.approx(0.8632, abs=5e-5)
+
+
+def test_the_thresholds_are_those_of_the_challenges_and_compared_to_two_decimals() -> None:
+    assert get_layout("ntire2022").thresholds["valid"] == 29.00
+    assert get_layout("ntire2026").thresholds == {"valid": 26.90, "test": 26.99}
+    assert [meets_threshold(psnr, get_layout("ntire2022")) for psnr in (28.994, 28.996)] == [False, True]
+    rules = get_layout("ntire2026")
+    assert (meets_threshold(26.95, rules, "valid"), meets_threshold(26.95, rules, "test")) == (True, False)
+    for psnr, verdict in ((29.0, "reached"), (28.9, "missed")):
+        assert threshold_line(psnr, get_layout("ntire2022"), official=True).endswith(f": {verdict}.")
