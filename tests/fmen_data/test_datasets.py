@@ -138,8 +138,13 @@ def test_two_files_of_one_image_are_refused_and_both_named(tmp_path: Path, folde
     assert len(open_dataset(tmp_path)) == 2
     size = (24, 32, 3) if folder == "HR" else (6, 8, 3)
     write_image(tmp_path / folder / "0001.jpg", np.zeros(size, np.uint8))
-    with pytest.raises(DataError, match=rf"{folder}/0001\.jpg and .*{folder}/0001\.png have the same name; rename"):
+    write_image(tmp_path / folder / "0002.jpg", np.zeros(size, np.uint8))
+    clash = rf"{folder}/0001\.jpg and .*{folder}/0001\.png have the same name; rename.*; .*0002\.jpg and .*0002\.png"
+    with pytest.raises(DataError, match=clash):
         open_dataset(tmp_path)
+    reported: list[str] = []
+    assert [pair.name for pair in open_dataset(tmp_path, on_skip=reported.append).pairs] == ["0001", "0002"]
+    assert len(reported) == 2
 
 
 def test_an_image_of_the_same_name_in_div2k_and_flickr2k_is_refused(tmp_path: Path) -> None:

@@ -77,6 +77,10 @@ class PairDataset:
                 raise_all([str(error), *self.problems(index + 1)])
             yield pair.name, lr, hr
 
+    def folders(self) -> set[Path]:
+        """Return the folders of the HR and LR images."""
+        return {file.parent for pair in self.pairs for file in (pair.hr, pair.lr) if file is not None}
+
     def problems(self, start: int = 0, *, smallest: int = 1) -> Iterator[str]:
         """Yield one line about each image from ``start`` that cannot be used.
 
@@ -161,8 +165,8 @@ def open_dataset(
             folders, goes through `parse_source` first.
         scale: 2, 3 or 4.
         split: The split to open, if the dataset has two.
-        on_skip: If given, images whose LR and HR do not match are left out, and this is called with one line about
-            each.
+        on_skip: If given, images whose LR and HR do not match are left out, as is the second one of each name, and
+            this is called with one line about each.
 
     Raises:
         DataError: There is no dataset, or LR and HR do not match in number, name or size (by the files' headers); every
@@ -182,7 +186,8 @@ def open_dataset(
     problems: list[str] = []
     for pair in (pair for part in chosen for pair in part.pairs(scale, problems)):
         if pair.name in seen:
-            raise DataError(f"{seen[pair.name].hr} and {pair.hr} have the same name; rename one")
+            problems.append(f"{seen[pair.name].hr} and {pair.hr} have the same name; rename one")
+            continue
         seen[pair.name] = pair
         if pair.lr is not None:  # an LR image that is made has the right size
             try:
@@ -218,10 +223,10 @@ class Part:
     files: tuple[Path, ...] | None = None
 
     def pairs(self, scale: int, problems: list[str]) -> tuple[Pair, ...]:
-        """Pair the HR images with the LR images, and add one line to ``problems`` for each without a partner.
+        """Pair the HR images with the LR images, and add to ``problems`` what ``pair_folders`` finds.
 
         Raises:
-            DataError: A folder is missing or empty, or two images have one name.
+            DataError: A folder is missing or empty.
         """
         if self.files is not None:
             return tuple(Pair(file.stem, file) for file in self.files)
@@ -291,16 +296,17 @@ def pair_folders(hr_folder: Path, lr_folder: Path | None, scale: int) -> tuple[t
     """Pair the images of two folders. The LR image of ``NAME`` is called ``NAMEx4`` or ``NAME``.
 
     Returns:
-        The pairs, and one line for each image without a partner.
+        The pairs, and one line for each image without a partner or with the name of another one.
 
     Raises:
-        DataError: A folder is missing or empty, or two images in it have one name.
+        DataError: A folder is missing or empty.
     """
-    hr_files = _by_stem(hr_folder)
+    hr_files, problems = _by_stem(hr_folder)
     if lr_folder is None:
-        return tuple(Pair(stem, hr) for stem, hr in hr_files.items()), []
-    lr_files = _by_stem(lr_folder)
-    pairs, problems = [], []
+        return tuple(Pair(stem, hr) for stem, hr in hr_files.items()), problems
+    lr_files, more = _by_stem(lr_folder)
+    problems += more
+    pairs = []
     for stem, hr in hr_files.items():
         lr = lr_files.pop(f"{stem}x{scale}", None) or lr_files.pop(stem, None)
         if lr is None:
@@ -311,11 +317,12 @@ def pair_folders(hr_folder: Path, lr_folder: Path | None, scale: int) -> tuple[t
     return tuple(pairs), problems
 
 
-def _by_stem(folder: Path) -> dict[str, Path]:
-    """The images of a folder by their names without suffix."""
+def _by_stem(folder: Path) -> tuple[dict[str, Path], list[str]]:
+    """The images of a folder by their names without suffix, and one line about each of a name that is taken."""
     files: dict[str, Path] = {}
+    problems = []
     for file in list_images(folder):
-        if file.stem in files:
-            raise DataError(f"{files[file.stem]} and {file} have the same name; rename or remove one")
-        files[file.stem] = file
-    return files
+        other = files.setdefault(file.stem, file)
+        if other is not file:
+            problems.append(f"{other} and {file} have the same name; rename or remove one")
+    return files, problems
