@@ -21,7 +21,7 @@ LAYERS = (
     ("benchmark", "spectrum", "validation"),
     ("export", "integrations", "submission", "training", "upscaling"),
     ("sources",),
-    ("charts",),
+    ("charts", "outputs", "schema_faults"),
     ("errors", "json_file", "threads"),
 )
 """The parts of the application from top to bottom. Each imports parts of lower layers only."""

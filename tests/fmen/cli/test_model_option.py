@@ -113,7 +113,7 @@ def test_the_inference_form_of_a_user_network_serves_as_its_weights() -> None:
     fmen(*COMMANDS["upscale"], *MODEL)
     fmen("upscale", "one/a.png", "-o", "again.png", "--weights", "inference.safetensors", *MODEL)
     assert np.array_equal(read_image(Path("sr.png")), read_image(Path("again.png")))
-    assert "nothing to re-parameterize" in fmen("reparam", "inference.safetensors", "x", *MODEL, status=2)
+    assert "nothing to re-parameterize" in fmen("reparam", "inference.safetensors", "x.safetensors", *MODEL, status=2)
 
 
 def test_exported_weights_of_a_user_network_load_again() -> None:

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 import fmen_core
 from fmen.cli.main import app
+from fmen.errors import UserError
 from fmen.export import run as exporting
 from fmen.export.run import ExportError, export_weights
 
@@ -235,8 +236,10 @@ def test_bad_requests_are_refused_before_any_work(weights: Path, tmp_path: Path)
         ("use --format pth", tmp_path / "rfdn.safetensors", out, "pth-challenge", None),
         ("use --format onnx or torchscript", weights, out, "pth", 1),
         ("choose 1 or 255", weights, out, "torchscript", 7),
-        ("a folder; name a file", weights, tmp_path, "pth", None),
-        ("the weights file itself", weights, weights, "safetensors", None),
+        ("is a folder; name a file", weights, tmp_path, "pth", None),
+        ("is read by this command", weights, weights, "safetensors", None),
+        ("in .safetensors files; choose --format safetensors", weights, tmp_path / "a.safetensors", "pth", None),
+        ("in .pth files; choose --format pth", weights, tmp_path / "a.pth", "onnx", None),
         ("no such weights file", tmp_path / "none.pth", out, "pth", None),
     ):
         with pytest.raises(ValueError, match=match):
@@ -249,7 +252,7 @@ def test_the_second_file_of_an_openvino_network_does_not_replace_its_weights(wei
     source = tmp_path / "model.bin"
     torch.save(fmen_core.load(weights).state_dict(), source)
     before = source.read_bytes()
-    with pytest.raises(ExportError, match=r"model\.bin: the weights file itself"):
+    with pytest.raises(UserError, match=r"model\.bin: is read by this command"):
         export_weights(source, tmp_path / "model.xml", "openvino")
     assert source.read_bytes() == before and not (tmp_path / "model.xml").exists()
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from torch import nn
 
+from fmen.outputs import check_folder
 from fmen.sources.datasets import measured_source, open_measured
 from fmen.sources.networks import Note, has_blocks
 from fmen.sources.openvino_file import runnable_network, upscaler_for
@@ -98,7 +99,8 @@ def run_validation(
         One report per dataset.
 
     Raises:
-        UserError: The user's network cannot be used, or two datasets have the same name.
+        UserError: The user's network cannot be used, two datasets have the same name, or ``save_images`` is a folder of
+            one of them.
         ModelError: The weights or the device cannot be used.
         DataError: A dataset cannot be read.
     """
@@ -107,12 +109,15 @@ def run_validation(
     echo(f"weights {weights_title(file)}: {describe_network(network)}")
     scale = sr_model(network).scale
     datasets = open_measured([measured_source(source, scale) for source in data or (None,)], scale, option="--data")
+    folders = [save_images / dataset.name if save_images and len(datasets) > 1 else save_images for dataset in datasets]
+    for folder in folders:
+        if folder:
+            check_folder(folder, (folder for dataset in datasets for folder in dataset.folders()))
     # The published code runs in the default memory format; with another one the last digits differ.
     upscaler = upscaler_for(network, device=device, precision=precision, channels_last=False)
     reports = []
-    for dataset in datasets:
+    for dataset, folder in zip(datasets, folders, strict=True):
         echo(f"data {dataset.name}: {len(dataset)} images, x{scale}")
-        folder = save_images / dataset.name if save_images and len(datasets) > 1 else save_images
         result = measure_dataset(upscaler, dataset, protocol, folder)
         reports.append(Report(result, str(network.name), file, dataset.name))
     return tuple(reports)

@@ -32,11 +32,10 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         OSError: The file cannot be written. ``filename`` is ``path``, or the parent directory that cannot be created.
     """
     path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     temporary = path.with_name(f".{path.stem[:32]}.{uuid.uuid4().hex}{path.suffix}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as error:  # "File exists" reads as if path were meant
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), error.filename) from error
+    make_folder(path.parent)
     try:
         temporary.touch()
         yield temporary
@@ -49,6 +48,18 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder and its parents.
+
+    Raises:
+        OSError: It cannot be created. ``filename`` is the part of its path that is at fault.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:  # "File exists" reads as if a file in the folder were meant
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), error.filename) from error
 
 
 def atomic_write_bytes(path: str | Path, content: bytes) -> None:

@@ -78,6 +78,7 @@ def bench(
     from fmen.benchmark.models import SLOW, choose_models
     from fmen.benchmark.run import SCORE, run_bench
     from fmen.benchmark.table import sort_rows
+    from fmen.outputs import prepare_file
     from fmen.threads import use_threads
     from fmen_core import find_weights
 
@@ -91,7 +92,7 @@ def bench(
     sort_rows([], sort)
     for file in (json_file, markdown, plot):
         if file is not None:
-            file.parent.mkdir(parents=True, exist_ok=True)  # fails before the measurements, not after
+            prepare_file(file)
     names, files = named(models, challenge.networks if challenge else None), [*map(find_weights, weights or [])]
     result = run_bench(
         choose_models(names, files, module or [], own=model or [], trained=data is not None, note=warn),

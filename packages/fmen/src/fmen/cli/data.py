@@ -169,9 +169,12 @@ def prepare(
 
     'fmen train' does this by itself. A valid, up-to-date cache is reused; any other is rebuilt.
     """
+    from fmen.outputs import prepare_file
     from fmen.threads import available_cores
     from fmen_data import PatchCache, open_dataset, parse_source, prepare_cache
 
+    if out is not None:
+        prepare_file(out)
     workers = workers or available_cores()
 
     def report(line: str) -> None:
@@ -217,11 +220,13 @@ def label(
 
     The outputs are called pseudo-labels. Existing pairs in --out are skipped; they must come from the same teachers.
     """
+    from fmen.outputs import check_folder
     from fmen.sources.networks import load_network, model_of
     from fmen.threads import use_threads
     from fmen.training.pseudo_labels import check_teachers, label_folders
     from fmen_core import Upscaler, find_weights
 
+    check_folder(out, data)
     use_threads(threads)
     files = [find_weights(file) for file in weights]
     options: dict[str, Any] = {"device": device, "precision": precision.value, "self_ensemble": ensemble}

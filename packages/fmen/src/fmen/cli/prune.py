@@ -73,6 +73,7 @@ def prune(
     before and after are printed and written to prune.json in the run folder.
     """
     from fmen.errors import UserError
+    from fmen.outputs import prepare_file
     from fmen.pruning import PRUNED, REPORT, measure, narrower_sizes, table, typical_images, write_pruned, write_report
     from fmen.sources.networks import load_network
     from fmen.sources.weights import choose_weights
@@ -84,6 +85,10 @@ def prune(
         raise UserError("fine-tuning needs images: add --data, or leave --recipe, --minutes and --steps out")
     run, file = Run(out), choose_weights(weights, model=model)
     run.require_new()
+    if (out / REPORT).exists():
+        raise UserError(f"{out}: contains a pruned network; choose another --out")
+    for written in (out / PRUNED, run.best, run.last):
+        prepare_file(written, [file])
     keys, sizes = split_settings(settings or [])
     network = load_network(file, model, note=warn)
     sizes = narrower_sizes(network, channels, ratio, sizes)

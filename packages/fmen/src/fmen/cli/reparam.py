@@ -23,6 +23,7 @@ def reparam(
     model: Model = None,
 ) -> None:
     """Convert a network to its inference form."""
+    from fmen.outputs import prepare_file
     from fmen.sources.networks import has_blocks, load_network, save_network
     from fmen.sources.weights import choose_weights, weights_title
     from fmen_core import WeightsError, read_metadata, reparameterize
@@ -33,6 +34,9 @@ def reparam(
     if len(files) == 1 and out.exists():  # probably the weights
         raise UserError(f"{out}: exists already; name the weights and the file to write: fmen reparam {out} OUT")
     weights = choose_weights(files[0] if len(files) == 2 else None, model=model)
+    prepare_file(out, [weights])
+    if out.suffix != ".safetensors":
+        raise UserError(f"{out}: end its name in .safetensors; other formats are written by fmen export")
     typer.echo(f"weights {weights_title(weights)}")
     network = load_network(weights, model, note=warn)
     if not has_blocks(network):

@@ -69,6 +69,7 @@ def report(
     --run, --weights, --validate and --bench, it shows the newest run, or, if there is none, the bundled FMEN-S. Several
     --weights or --run are compared under one slider.
     """
+    from fmen.outputs import prepare_file
     from fmen.report.inputs import ReportError
     from fmen.report.page import page_protocol, write_report
     from fmen.threads import use_threads
@@ -78,7 +79,7 @@ def report(
     if pictures is not None and (data is not None or perceptual):
         other = "--perceptual" if data is None else "--data"
         raise ReportError(f"--pictures have no HR images and {other} needs them; leave out one of the two")
-    out.parent.mkdir(parents=True, exist_ok=True)  # before the images, not after
+    prepare_file(out)
     images = data is not None or pictures is not None
     files, folders = choose_networks(weights or [], run or [], model, images or not (validate or bench), images)
     runs, validations = [Run(folder) for folder in folders], validate or []

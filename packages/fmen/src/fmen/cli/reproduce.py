@@ -53,6 +53,7 @@ def reproduce(
     Prints a Markdown table with the published figures beside ours. Parameters and multiply-adds take seconds. Times
     are measured with --runs, and PSNR after a short training with --steps.
     """
+    from fmen.outputs import prepare_file
     from fmen.reproduction.experiments import EXPERIMENTS, chosen, write_page
     from fmen.reproduction.experiments import reproduce as run
     from fmen.reproduction.result import Options
@@ -60,6 +61,8 @@ def reproduce(
 
     if page is not None and out is None:
         raise UserError("--page writes the results in --out: name that folder, too")
+    if page is not None:
+        prepare_file(page)
     use_threads(threads)
     options = Options(
         out=out,

@@ -37,12 +37,13 @@ def validate(
     --threshold names another one.
     """
     from fmen.json_file import write_json
+    from fmen.outputs import prepare_file
     from fmen.threads import use_threads
     from fmen.validation import reports_json, reports_table, run_validation
 
     use_threads(threads)
     if json_file:
-        json_file.parent.mkdir(parents=True, exist_ok=True)  # fails before the measurement, not after
+        prepare_file(json_file)
     reports = run_validation(
         weights,
         data or (),

@@ -33,6 +33,15 @@ Format = Literal["onnx", "torchscript", "openvino", "safetensors", "pth", "pth-c
 NETWORK_FORMATS = ("onnx", "torchscript", "openvino")
 """The formats that contain the network, not only its weights."""
 
+FORMATS_BY_SUFFIX: dict[str, tuple[Format, ...]] = {
+    ".onnx": ("onnx",),
+    ".xml": ("openvino",),
+    ".safetensors": ("safetensors",),
+    ".pth": ("pth", "pth-challenge", "torchscript"),
+    ".pt": ("pth", "pth-challenge", "torchscript"),
+}
+"""The formats that readers expect in files of a suffix."""
+
 REQUIRED_PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",)}
 """Optional packages that a format requires; the extra of its name installs them."""
 

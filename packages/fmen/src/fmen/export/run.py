@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from fmen.errors import UserError
-from fmen.export.formats import NETWORK_FORMATS, REQUIRED_PACKAGES, Format, write_format
+from fmen.export.formats import FORMATS_BY_SUFFIX, NETWORK_FORMATS, REQUIRED_PACKAGES, Format, write_format
 from fmen.export.int8 import count_quantized, quantize
+from fmen.outputs import prepare_file
 from fmen.sources.networks import Note, load_network, user_module
 from fmen.sources.openvino_file import tiling_metadata
 from fmen_core import read_metadata, reparameterize
@@ -257,11 +258,11 @@ def check_request(
         raise ExportError("--int8 is for --format openvino")
     if file_format == "openvino" and out.suffix != ".xml":
         raise ExportError(f"{out}: OpenVINO's files are a pair of .xml and .bin; end the name in .xml")
-    if out.is_dir():
-        raise ExportError(f"{out}: a folder; name a file")
+    meant = FORMATS_BY_SUFFIX.get(out.suffix, (file_format,))
+    if file_format not in meant:
+        raise ExportError(f"{out}: readers expect another format in {out.suffix} files; choose --format {meant[0]}")
     for file in (out, out.with_suffix(".bin")) if file_format == "openvino" else (out,):
-        if file.exists() and weights.exists() and file.samefile(weights):
-            raise ExportError(f"{file}: the weights file itself; name another file")
+        prepare_file(file, [weights])
 
 
 def calibration_pairs(int8: Int8, scale: int) -> list[tuple[Image, Image]]:

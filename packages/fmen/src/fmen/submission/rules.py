@@ -18,6 +18,9 @@ from fmen_data.atomic import atomic_write
 Split = Literal["valid", "test"]
 SCALE = 4
 
+DEFAULT = "ntire2022"
+"""The challenge whose rules apply if none is named."""
+
 
 class SubmissionError(UserError):
     """A submission cannot be built or read. The message is one line that names the fault and the remedy."""
@@ -117,9 +120,10 @@ def atomic_archive(out: Path) -> Iterator[Path]:
     """:func:`fmen_data.atomic.atomic_write` for a zip; ``out`` is checked before the block runs.
 
     Raises:
-        SubmissionError: ``out`` is a folder, its parent does not exist, or a file cannot be written in the block.
+        SubmissionError: ``out`` is not called ``NAME.zip`` or is a folder, its parent does not exist, or a file cannot
+            be written in the block.
     """
-    if out.is_dir() or not out.parent.is_dir():
+    if out.suffix.lower() != ".zip" or out.is_dir() or not out.parent.is_dir():
         raise SubmissionError(f"{out}: name a .zip file in an existing folder")
     try:
         with atomic_write(out) as temporary:

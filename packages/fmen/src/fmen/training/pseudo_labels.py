@@ -96,12 +96,15 @@ def check_teachers(out: Path, weights: Sequence[Path], *, self_ensemble: bool) -
         self_ensemble: Whether the teachers' outputs are means over flips and rotations.
 
     Raises:
-        UserError: The dataset was made with other teachers.
+        UserError: The dataset was made with other teachers, or is not one of pseudo-labels.
     """
     record = out / "teachers.json"
     suffix = " (ensemble)" if self_ensemble else ""
     teachers = {hashlib.sha256(file.read_bytes()).hexdigest() + suffix: file.name + suffix for file in weights}
-    if record.is_file() and (out / "HR").is_dir():  # without pairs, there is nothing to mix
+    has_pairs = (out / "HR").is_dir()  # otherwise there is nothing to mix
+    if has_pairs and not record.is_file():
+        raise UserError(f"{out / 'HR'}: its images are no pseudo-labels; name another folder with --out")
+    if has_pairs:
         before = json.loads(record.read_text(encoding="utf-8"))
         if before.keys() != teachers.keys():
             names = ", ".join(before.values())
