@@ -23,6 +23,7 @@ from fmen.upscaling.manifest import Settings, pending
 from fmen.upscaling.networks import Networks
 from fmen.upscaling.photo import Photo
 from fmen_core.pretrained import bundled
+from fmen_data import DataError
 
 SETTINGS = Settings("w", "fp32", False, 95)
 SECONDS = 20
@@ -251,6 +252,28 @@ def test_ctrl_c_completes_the_small_images_that_are_begun_and_begins_no_other(
         silently(BatchUpscaler(networks, SETTINGS, workers=2), jobs)
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [".fmen-upscale.jsonl", "0.png", "1.png"]
     assert pending(jobs, SETTINGS) == jobs[2:]
+
+
+@pytest.mark.parametrize(
+    ("job", "stream", "name"),
+    [
+        (Job(None, Path("b.png")), "stdin", "standard input"),
+        (Job(Path("in/1.png"), None), "stdout", "standard output"),
+    ],
+)
+def test_a_standard_stream_that_is_closed_is_one_line(
+    networks: Networks,
+    jobs: list[Job],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    job: Job,
+    stream: str,
+    name: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(f"sys.{stream}", None)
+    with pytest.raises(DataError, match=f"^{name} is closed; name a file instead of -$"):
+        silently(BatchUpscaler(networks, SETTINGS), [job])
 
 
 @pytest.mark.usefixtures("size")

@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import nn
 
-from fmen.upscaling.enlarge import OutputSize, enlarge, finish, limit
+from fmen.upscaling.enlarge import OutputSize, enlarge, finish, limit, resized, run_network
 from fmen.upscaling.networks import Networks
 from fmen.upscaling.photo import Photo
-from fmen_core import ModelError, Upscaler, create_model, load, save
+from fmen_core import FMENTraining, ModelError, Upscaler, create_model, load, save
 from fmen_core.pretrained import bundled
 from fmen_data import imresize
 
@@ -126,6 +126,12 @@ def test_a_width_is_exact_although_floating_point_rounds_up(width: int) -> None:
     assert enlarge(None, Photo(image), factor).pixels.shape == (-(-3 * width // 7), width, 3)
 
 
+@pytest.mark.parametrize(("height", "width"), [(11, 17), (17, 11)])
+def test_the_limit_is_for_the_longer_side(height: int, width: int) -> None:
+    assert OutputSize(max_side=50).factor_for(height, width, 4) == Fraction(50, 17)
+    assert OutputSize(max_side=50, factor=Fraction(2)).factor_for(height, width, 4) == 2
+
+
 def test_sixteen_bits_and_transparency_are_resized_too() -> None:
     upscaler = Upscaler(load(bundled()["fmen-s_x2"]), device="cpu")
     pixels = np.full((8, 8, 3), 30000, np.uint16)
@@ -136,7 +142,18 @@ def test_sixteen_bits_and_transparency_are_resized_too() -> None:
     assert large.pixels.shape == (12, 12, 3) and large.pixels.dtype == np.uint16
     assert np.abs(large.pixels.astype(int) - 30000).max() <= 257  # no black fringe
     assert large.alpha is not None and large.alpha[0, 0] == 0 and large.alpha[0, -1] == 65535
+    whole = enlarge(upscaler, Photo(pixels, alpha)).alpha
+    assert whole is not None and np.array_equal(large.alpha, imresize(whole, 0.75))
     assert (enlarge(None, Photo(pixels, alpha), Fraction(1, 2)).pixels == 30000).all()
+
+
+def test_the_network_upscales_transparency_as_it_does_a_gray_image() -> None:
+    upscaler = Upscaler(load(bundled()["fmen-s_x2"]), device="cpu", tile=16)
+    alpha = np.random.default_rng(0).integers(1, 256, (8, 12), np.uint8)
+    gray, seen = alpha[..., None].repeat(3, 2), []
+    sr = run_network(upscaler, Photo(gray, alpha), lambda *done: seen.append(done))
+    assert np.array_equal(sr.alpha, upscaler(gray)[..., 1]) and np.array_equal(sr.pixels, upscaler(gray))
+    assert seen == [(1, 1)] * 2
 
 
 @pytest.mark.parametrize(
@@ -190,6 +207,27 @@ def test_a_scale_between_those_of_the_networks_is_an_output_size(
 )
 def test_a_scale_that_is_a_size_is_given_alone(upscale: Command, options: list[str], said: str) -> None:
     assert upscale("a.png", "-o", "b.png", *options, status=2)[1] == f"error: {said}\n"
+
+
+def test_a_network_of_any_scale_is_used_beside_others(upscale: Command, network: FMENTraining) -> None:
+    torch.manual_seed(0)
+    for run, model in {"x2": network, "x4": create_model("imdn-as", 4, n_feats=16)}.items():
+        Path("runs", run).mkdir(parents=True)
+        save(model, Path("runs", run, "best.safetensors"))
+    for width in (10, 20):
+        cv2.imwrite(f"{width}.png", np.full((8, width, 3), 90, np.uint8))
+    stdout, _ = upscale("10.png", "20.png", "-o", "out", "--width", "30")
+    assert "fmen x2" in stdout and "imdn-as any scale" in stdout
+    assert [cv2.imread(f"out/{width}.png").shape[:2] for width in (10, 20)] == [(24, 30), (12, 30)]
+
+
+def test_transparency_is_resized_for_a_network_of_any_scale() -> None:
+    alpha = np.random.default_rng(0).integers(0, 256, (6, 9), np.uint8)
+    photo = Photo(np.where(alpha[..., None] > 0, np.uint8(200), np.uint8(0)).repeat(3, 2), alpha)
+    large = resized(photo, Fraction(5, 2))
+    assert np.array_equal(large.alpha, imresize(alpha, 2.5))
+    assert large.pixels.shape == (15, 23, 3) and (large.pixels == 200).all()
+    assert resized(Photo(photo.pixels), Fraction(5, 2)).alpha is None
 
 
 @pytest.mark.parametrize(("scale", "shape"), [("2.7", (30, 38)), ("4", (44, 56)), ("0.5", (6, 7))])

@@ -115,8 +115,10 @@ def test_an_output_without_its_option_is_asked_for(upscale: Command) -> None:
 def test_a_result_that_was_begun_with_other_settings_and_not_recorded_is_made_again(tmp_path: Path) -> None:
     write(tmp_path / "in.png", tmp_path / "out.png")
     settings = Settings("weights", "fp32", False, 95)
-    job = Job(tmp_path / "in.png", tmp_path / "out.png", (1, 2))
-    assert pending([job], settings) == []  # any user's file
+    written = (tmp_path / "out.png").stat().st_mtime_ns
+    newer = Job(tmp_path / "in.png", tmp_path / "out.png", (1, written + 1))
+    job = Job(tmp_path / "in.png", tmp_path / "out.png", (1, written))
+    assert pending([newer, job], settings) == [newer]  # any user's file
     write_records([(tmp_path / "out.png", settings.origin(job))])
     assert pending([job], settings) == []
     write_records([(tmp_path / "out.png", None)])
@@ -131,6 +133,20 @@ def test_the_manifest_of_an_earlier_version_is_valid(tmp_path: Path) -> None:
     assert pending([job], Settings("w", "fp32", False, 95)) == []
     assert pending([job], Settings("w", "fp32", False, 95, "factor 5/2")) == [job]
     assert read_records(tmp_path) == {"out.png": origin}
+
+
+@pytest.mark.parametrize("stamp", [(3, 2), (1, 3)])
+@pytest.mark.parametrize("size", [None, "factor 5/2"])
+def test_a_source_of_another_size_or_time_is_upscaled_again(
+    tmp_path: Path, stamp: tuple[int, int], size: str | None
+) -> None:
+    write(tmp_path / "out.png")
+    settings = Settings("w", "fp32", False, 95, size)
+    job = Job(tmp_path / "in.png", tmp_path / "out.png", (1, 2))
+    write_records([(tmp_path / "out.png", settings.origin(job))])
+    assert pending([job], settings) == []
+    changed = Job(tmp_path / "in.png", tmp_path / "out.png", stamp)
+    assert pending([changed], settings) == [changed]
 
 
 @pytest.mark.usefixtures("tree")

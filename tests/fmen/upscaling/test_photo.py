@@ -12,14 +12,17 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageOps, JpegImagePlugin, UnidentifiedImageError
 
 from fmen.upscaling.enlarge import enlarge, spread_colours
 from fmen.upscaling.photo import Photo, read_photo, write_photo
 from fmen_core import FMENTraining, Upscaler
 from fmen_data import DataError, imresize
 
+TAGS, GPS = ExifTags.Base, ExifTags.GPS
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+GRAY_ICC = ICC[:16] + b"GRAY" + ICC[20:]
+"""The beginning of a profile for gray: no more of it is read."""
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +95,24 @@ def test_names_in_exif_data_keep_their_letters(tmp_path: Path) -> None:
             assert image.getexif()[ExifTags.Base.Artist].encode("latin-1").decode() == "Zoë Müller"
 
 
+def test_author_date_place_and_camera_are_copied_and_what_describes_the_old_pixels_is_not() -> None:
+    kept = {TAGS.ImageDescription: "d", TAGS.Make: "m", TAGS.Model: "o", TAGS.Artist: "a", TAGS.Copyright: "c"}
+    kept[TAGS.DateTime] = "2024:01:02 03:04:05"
+    details = {TAGS.DateTimeOriginal: "2024:01:02 03:04:05", TAGS.FNumber: 2.0}
+    place = {GPS.GPSLatitudeRef: "N", GPS.GPSLatitude: (48.0, 8.0, 30.0)}
+    exif = Image.Exif()
+    exif.update({**kept, TAGS.XResolution: 72.0, TAGS.Orientation: 1})
+    exif.get_ifd(ExifTags.IFD.Exif).update(
+        {**details, TAGS.MakerNote: b"note", TAGS.ExifImageWidth: 20, TAGS.ExifImageHeight: 12}
+    )
+    exif.get_ifd(ExifTags.IFD.GPSInfo).update(place)
+    copied = Image.Exif()
+    copied.load(read_photo(encoded(picture(), "JPEG", exif=exif.tobytes()), "a.jpg").exif)
+    parts = {part: copied.get_ifd(part) for part in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)}
+    assert parts == {ExifTags.IFD.Exif: details, ExifTags.IFD.GPSInfo: place}
+    assert {tag: value for tag, value in copied.items() if tag not in parts} == kept
+
+
 def test_exif_data_that_a_jpeg_has_no_space_for_is_left_out(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[ExifTags.Base.Make] = "M" * 80_000
@@ -136,20 +157,70 @@ def test_sixteen_bits_stay_sixteen_bits(
     photo = read_photo(source.read_bytes(), source)
     assert (photo.pixels.dtype, photo.gray, photo.alpha is None) == (np.uint16, gray, channels != 4)
     assert np.array_equal(photo.pixels, deep[..., 2::-1] if channels >= 3 else deep.repeat(3, 2))
-    large = enlarge(upscaler, Photo(photo.pixels, photo.alpha, photo.gray, icc=ICC))
+    icc = GRAY_ICC if gray else ICC
+    large = enlarge(upscaler, Photo(photo.pixels, photo.alpha, photo.gray, icc=icc))
     write_photo(tmp_path / f"out{suffix}", large)
     again = read_photo((tmp_path / f"out{suffix}").read_bytes(), "out")
-    assert again.icc == ICC and again.gray == gray
+    assert again.icc == icc and again.gray == gray
     assert np.array_equal(again.pixels, large.pixels)
     assert channels != 4 or np.array_equal(again.alpha, large.alpha)
     assert (again.pixels % 257 != 0).any()
 
 
-@pytest.mark.parametrize("suffix", [".jpg", ".webp"])
-def test_formats_of_eight_bits_get_the_nearest_gray_level(tmp_path: Path, suffix: str) -> None:
-    flat = np.full((8, 8, 3), 100 * 257 + 127, np.uint16)
-    write_photo(tmp_path / f"a{suffix}", Photo(flat))
-    assert abs(int(read_photo((tmp_path / f"a{suffix}").read_bytes(), "a").pixels[4, 4, 0]) - 100) <= 1
+def test_a_transparent_gray_level_of_sixteen_bits_becomes_alpha(tmp_path: Path, upscaler: Upscaler) -> None:
+    gray = np.full((8, 12), 500, np.uint16)
+    gray[:, 6:] = 40000
+    Image.fromarray(gray).save(tmp_path / "in.png", transparency=500)
+    photo = read_photo((tmp_path / "in.png").read_bytes(), "in.png")
+    assert photo.gray and photo.alpha is not None
+    assert np.array_equal(photo.pixels[..., 1], gray) and np.array_equal(photo.alpha, np.where(gray == 500, 0, 65535))
+    large = enlarge(upscaler, photo)
+    write_photo(tmp_path / "out.png", large)
+    content = (tmp_path / "out.png").read_bytes()
+    assert content[24:26] == bytes([16, 4])  # 16 bits of gray and alpha
+    again = read_photo(content, "out.png")
+    assert again.gray and np.array_equal(again.alpha, large.alpha) and np.array_equal(again.pixels, large.pixels)
+
+
+@pytest.mark.parametrize(
+    ("mode", "icc", "suffix", "kept"),
+    [
+        ("RGB", ICC, ".png", True),
+        ("RGB", GRAY_ICC, ".png", False),
+        ("L", ICC, ".png", False),
+        ("L", GRAY_ICC, ".png", True),
+        ("L", GRAY_ICC, ".jpg", True),
+        ("L", GRAY_ICC, ".webp", False),  # written as RGB
+        ("CMYK", ICC[:16] + b"CMYK" + ICC[20:], ".jpg", False),
+    ],
+)
+def test_a_profile_is_kept_if_it_is_for_the_colours_that_are_written(
+    tmp_path: Path, mode: str, icc: bytes, suffix: str, kept: bool
+) -> None:
+    source = io.BytesIO()
+    Image.fromarray(picture()).convert(mode).save(source, "JPEG", icc_profile=icc)
+    write_photo(tmp_path / f"a{suffix}", read_photo(source.getvalue(), "a.jpg"))
+    assert Image.open(tmp_path / f"a{suffix}").info.get("icc_profile") == (icc if kept else None)
+
+
+@pytest.mark.parametrize(("deep", "level"), [(25828, 100), (25829, 101), (65535, 255)])  # 25828 = 100.498 * 257
+def test_formats_of_eight_bits_get_the_nearest_gray_level(tmp_path: Path, deep: int, level: int) -> None:
+    for suffix, tolerance in ((".jpg", 0), (".webp", 1)):  # a JPEG of this quality stores flat gray exactly
+        write_photo(tmp_path / f"a{suffix}", Photo(np.full((8, 8, 3), deep, np.uint16)))
+        found = read_photo((tmp_path / f"a{suffix}").read_bytes(), "a").pixels.astype(int)
+        assert np.abs(found - level).max() <= tolerance
+
+
+@pytest.mark.parametrize(("options", "quality", "step"), [({}, 95, 2), ({"quality": 80}, 80, 6)])
+def test_jpeg_and_webp_files_have_the_quality_asked_for(
+    tmp_path: Path, options: dict[str, int], quality: int, step: int
+) -> None:
+    for suffix in (".jpg", ".webp"):
+        write_photo(tmp_path / f"a{suffix}", Photo(picture()), **options)
+    with Image.open(tmp_path / "a.jpg") as image:
+        assert image.quantization[0][0] == step  # libjpeg's 16 * (2 - quality / 50), rounded
+        assert JpegImagePlugin.get_sampling(image) == 0  # 4:4:4
+    assert (tmp_path / "a.webp").read_bytes() == encoded(picture(), "WEBP", quality=quality)
 
 
 @pytest.mark.parametrize("mode", ["L", "1"])

@@ -46,7 +46,7 @@ def scan(height: int = 43, width: int = 20, dtype: Any = np.uint8, *, gray: bool
         pixels[:] = pixels[..., :1]
     exif = Image.Exif()
     exif[0x010E] = "a scan"
-    return Photo(pixels, gray=gray, icc=b"a colour profile", exif=exif.tobytes())
+    return Photo(pixels, gray=gray, icc=16 * b"." + (b"GRAY" if gray else b"RGB "), exif=exif.tobytes())
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
@@ -139,7 +139,7 @@ def test_the_writer_makes_png_files_that_pillow_reads(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (31, 17, 3), np.uint8)
     for cuts in ([0, 31], [0, 1, 5, 31]):
         file = io.BytesIO()
-        png = PngWriter(file, 31, 17, np.uint8, gray=False, icc=None, exif=b"")
+        png = PngWriter(file, 31, 17, np.uint8, channels=3, icc=None, exif=b"")
         for top, bottom in pairwise(cuts):
             png.write(pixels[top:bottom])
         png.end()

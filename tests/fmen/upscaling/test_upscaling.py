@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from fmen.cli.main import app
 from fmen.upscaling import batch as upscaling
 from fmen.upscaling.cluster import silent_stderr
+from fmen.upscaling.manifest import read_records
 from fmen.upscaling.photo import Photo
 from fmen_core import FMENTraining, ModelError, Upscaler, pretrained, save
 
@@ -69,6 +70,10 @@ def test_standard_input_and_output_carry_nothing_but_the_image(work: Path) -> No
     stdout, stderr = fmen("-", "-o", "-", "--weights", "w.safetensors", stdin=buffer.getvalue())
     assert Image.open(io.BytesIO(stdout)).size == (40, 24)
     assert "standard input (20x12) -> standard output (40x24)" in stderr
+    fmen("-", "-o", "big.png", "--weights", "w.safetensors", stdin=buffer.getvalue())
+    assert np.array_equal(Image.open("big.png"), Image.open(io.BytesIO(stdout)))
+    origin = read_records(work)["big.png"]
+    assert origin is not None and origin["quality"] == 95 and not {"size", "mtime_ns"} & origin.keys()
 
 
 def test_one_bad_image_does_not_stop_the_others(tree: Path) -> None:
@@ -79,6 +84,17 @@ def test_one_bad_image_does_not_stop_the_others(tree: Path) -> None:
     assert first.startswith("error: in/bad.png is not a readable image")
     assert second == "error: 1 of 3 images could not be upscaled, for the reasons above"
     assert (tree / "out" / "one.png").is_file() and (tree / "out" / "sub" / "two.png").is_file()
+
+
+def test_one_folder_that_cannot_be_written_does_not_stop_the_others(tree: Path) -> None:
+    (tree / "out").mkdir()
+    (tree / "out/sub").write_text("a file where a folder is needed")
+    stdout, stderr = fmen("in", "-o", "out", "--weights", "w.safetensors", status=2)
+    assert b"one.png" in stdout and Image.open(tree / "out/one.png").size == (40, 24)
+    assert stderr.splitlines() == [
+        "error: cannot write out/sub/.fmen-upscale.jsonl: Not a directory; free some space or choose another place",
+        "error: 1 of 2 images could not be upscaled, for the reasons above",
+    ]
 
 
 def test_tiles_precision_and_ensemble_reach_the_upscaler(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,7 +199,7 @@ def test_a_record_that_was_cut_off_is_ignored(tree: Path) -> None:
     fmen(*options)
     records = tree / "out" / ".fmen-upscale.jsonl"
     with records.open("a") as file:
-        file.write('["one.png", {"si')
+        file.write('5\n[{}, null]\n["one.png", {"si')
     assert b"2 of 2 exist already" in fmen(*options)[0]
 
 

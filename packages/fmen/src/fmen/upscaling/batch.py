@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TextIO, cast
 
 import torch
 from tqdm import tqdm
@@ -35,6 +35,7 @@ from fmen.upscaling.photo import Photo, check_fits, encode_photo, read_photo, wr
 from fmen.upscaling.storage import Location
 from fmen.upscaling.strips import write_strips, writes_strips
 from fmen_core import ModelError, Upscaler
+from fmen_core.models.imdn_as import IMDNAS
 from fmen_core.tiling import free_memory
 from fmen_core.upscaler import SMALL
 from fmen_data import DataError
@@ -178,7 +179,7 @@ class BatchUpscaler:
             if job.target is not None:  # before the work
                 size = (math.ceil(height * ratio), math.ceil(width * ratio))
                 check_fits(job.target, *size, transparent=photo.alpha is not None)
-            if upscaler is not None and self.networks.any_scale:
+            if upscaler is not None and isinstance(upscaler.model, IMDNAS):
                 photo, factor = resized(photo, ratio), None
             decoded = Decoded(photo, upscaler, factor, degradation, (height, width))
             if not decoded.small:
@@ -210,8 +211,9 @@ class BatchUpscaler:
             if job.target is None:
                 buffer = io.BytesIO()
                 encode_photo(buffer, large, "PNG")
-                sys.stdout.buffer.write(buffer.getvalue())
-                sys.stdout.buffer.flush()
+                output = opened(sys.stdout, "standard output").buffer
+                output.write(buffer.getvalue())
+                output.flush()
             else:
                 with self._recorded(job, job.target):
                     write_photo(job.target, large, quality=self.settings.quality)
@@ -262,8 +264,15 @@ def read(job: Job) -> Photo:
     """Read and decode the image of a job."""
     with named(job):
         if job.source is None:
-            return read_photo(sys.stdin.buffer.read(), job.name)
+            return read_photo(opened(sys.stdin, "standard input").buffer.read(), job.name)
         return read_photo(storage.read(job.source), job.name)
+
+
+def opened(stream: TextIO | None, name: str) -> TextIO:
+    """Return a standard stream, or raise DataError if the process was started without it."""
+    if stream is None:
+        raise DataError(f"{name} is closed; name a file instead of -")
+    return stream
 
 
 @contextmanager

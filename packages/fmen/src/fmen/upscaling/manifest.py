@@ -20,7 +20,9 @@ from typing import Any
 from fmen.upscaling import storage
 from fmen.upscaling.enlarge import OutputSize
 from fmen.upscaling.jobs import Job
+from fmen.upscaling.photo import writing
 from fmen.upscaling.storage import Location
+from fmen_data.atomic import make_folder
 
 PREFIX, SUFFIX = ".fmen-upscale.", "jsonl"
 
@@ -37,7 +39,7 @@ class Settings:
         precision: The value of ``--precision``.
         self_ensemble: Whether the results are means over flips and rotations.
         quality: Quality of JPEG and WebP.
-        size: The output size that was asked for; None for the network's scale.
+        output_size: The output size that was asked for; None for the network's scale.
         denoise: Share of the second weights in a blend; None without a blend.
     """
 
@@ -45,7 +47,7 @@ class Settings:
     precision: str
     self_ensemble: bool
     quality: int
-    size: str | None = None
+    output_size: str | None = None
     denoise: float | None = None
 
     @classmethod
@@ -122,22 +124,28 @@ def read_records(folder: Location) -> dict[str, Origin | None]:
     for line in text.splitlines():
         try:
             name, origin = json.loads(line)
-        except ValueError:  # a line that was cut off when a run was killed
+            records[name] = origin
+        except (ValueError, TypeError):  # a line that was cut off when a run was killed
             continue
-        records[name] = origin
     return records
 
 
 def write_records(records: Iterable[tuple[Location, Origin | None]]) -> None:
-    """Append the origins of results to the manifests of their folders; None for a result that is begun."""
+    """Append the origins of results to the manifests of their folders; None for a result that is begun.
+
+    Raises:
+        DataError: A manifest cannot be written.
+    """
     lines = defaultdict(list)
     for target, origin in records:
         folder, name = storage.split(target)
         lines[folder].append(json.dumps([name, origin]) + "\n")
     for folder, added in lines.items():
         if isinstance(folder, Path):
-            folder.mkdir(parents=True, exist_ok=True)
-            with (folder / f"{PREFIX}{SUFFIX}").open("a") as file:
-                file.write("".join(added))
+            manifest = folder / f"{PREFIX}{SUFFIX}"
+            with writing(manifest):
+                make_folder(folder)
+                with manifest.open("a") as file:
+                    file.write("".join(added))
         else:
             storage.write(f"{folder}/{PREFIX}{time.time_ns():020d}.{SUFFIX}", "".join(added).encode())

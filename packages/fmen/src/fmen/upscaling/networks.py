@@ -68,7 +68,6 @@ class Networks:
             self.titles = [f"{1 - denoise:g} of {self.titles[0]} and {denoise:g} of {weights_title(real[0])}"]
             self.models = [interpolate(real[2], real[1], denoise)]
             self.real = None
-        self.any_scale = any(isinstance(model, IMDNAS) for model in self.models)
         self.models = [model.at_scale(1) if isinstance(model, IMDNAS) else model for model in self.models]
         alike = {*self.scales, *([sr_model(self.real[1]).scale] if self.real else [])}
         # An output size that is the network's scale needs no resizing, and its results are those of a run without one.
@@ -108,7 +107,7 @@ class Networks:
 
     def lines(self, where: str = "") -> list[str]:
         """Return a line about each network for the user; ``where`` follows what is computed where."""
-        scales = ["any scale" if self.any_scale else f"x{model.scale}" for model in self.models]
+        scales = ["any scale" if isinstance(model, IMDNAS) else f"x{model.scale}" for model in self.models]
         lines = [
             f"weights {title}: {model.name} {scale}{where}"
             for title, model, scale in zip(self.titles, self.models, scales, strict=True)

@@ -5,7 +5,8 @@ metadata; OpenCV decodes 16 bits per channel, which Pillow truncates to 8.
 
 - The EXIF orientation is applied to the pixels and not written. Of the other EXIF data, author, date, place and camera
   are copied, except into TIFF; thumbnails and other tags that describe the old pixels are dropped.
-- The ICC profile is copied. CMYK is converted to RGB and loses its profile.
+- The ICC profile is copied if it is one for gray or RGB, as the pixels that are written. CMYK is converted to RGB and
+  loses its profile.
 - Gray images stay gray. 16 bits per channel stay 16 in PNG and TIFF; JPEG and WebP are written with 8.
 """
 
@@ -26,7 +27,7 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, UnidentifiedImageError, _imaging
 
 from fmen.upscaling import storage
-from fmen.upscaling.png_chunks import with_chunks
+from fmen.upscaling.png_chunks import PngWriter
 from fmen.upscaling.storage import Location, shown
 from fmen_data import DataError
 from fmen_data.atomic import atomic_write
@@ -42,6 +43,12 @@ READABLE = (*FORMATS, ".bmp")
 
 JPEG_SEGMENT = 65533
 """Most bytes of EXIF data in a JPEG."""
+
+PNG_GRAY_ALPHA = 4
+"""The colour type of PNG files with gray and alpha, which Pillow takes for RGBA if they have 16 bits."""
+
+PROFILE_COLOURS = slice(16, 20)
+"""Where an ICC profile names the colours that it is for."""
 
 LONGEST_SIDE = {"JPEG": 65535, "WEBP": 16383}
 
@@ -121,7 +128,7 @@ def read_photo(content: bytes, name: str | Path) -> Photo:
             orientation = exif.get(ExifTags.Base.Orientation, 1)
             if deep and image.format == "TIFF":  # OpenCV has applied it
                 orientation = 1
-            icc = None if image.mode == "CMYK" else image.info.get("icc_profile")
+            icc = image.info.get("icc_profile")
             copied = _copied_exif(exif)
             table = getattr(image, "quantization", {}).get(0)
     except UnidentifiedImageError:
@@ -141,6 +148,8 @@ def read_photo(content: bytes, name: str | Path) -> Photo:
     alpha = np.ascontiguousarray(pixels[..., 3]) if pixels.shape[2] == 4 else None
     if alpha is not None and (alpha == np.iinfo(alpha.dtype).max).all():
         alpha = None
+    if icc and icc[PROFILE_COLOURS] != (b"GRAY" if gray else b"RGB "):
+        icc = None
     return Photo(np.ascontiguousarray(pixels[..., :3]), alpha, gray, icc, copied, table and tuple(table))
 
 
@@ -183,7 +192,11 @@ def _decode_deep(content: bytes, image: Image.Image, name: str | Path) -> tuple[
     if channels == 1:
         if _tiff_tag(image, ExifTags.Base.PhotometricInterpretation, BLACK_IS_ZERO) == WHITE_IS_ZERO:
             pixels = np.uint16(65535) - pixels
-        return cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB), True
+        colours = cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB)
+        transparent = image.info.get("transparency")  # a gray level, which OpenCV ignores
+        if transparent is None:
+            return colours, True
+        return np.dstack([colours, np.where(pixels == transparent, 0, 65535).astype(np.uint16)]), True
     if _tiff_tag(image, ExifTags.Base.PlanarConfiguration, INTERLEAVED) != INTERLEAVED:
         raise DataError(f"{name} has planar colour channels; save it with interleaved channels")
     if channels == 3:
@@ -191,7 +204,7 @@ def _decode_deep(content: bytes, image: Image.Image, name: str | Path) -> tuple[
     pixels = cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA)
     if np.atleast_1d(_tiff_tag(image, EXTRA_SAMPLES, 0))[0] == PREMULTIPLIED:
         pixels = _divide_by_alpha(pixels)
-    return pixels, image.mode.startswith(("L", "I"))
+    return pixels, image.format == "PNG" and content[25] == PNG_GRAY_ALPHA
 
 
 def _divide_by_alpha(pixels: Pixels) -> Pixels:
@@ -279,7 +292,10 @@ def encode_photo(file: IO[bytes], photo: Photo, kind: str, *, quality: int = 95)
     """Encode a photograph as ``"PNG"``, ``"JPEG"``, ``"WEBP"`` or ``"TIFF"`` into an open file."""
     pixels = channels_of(photo)
     if pixels.dtype == np.uint16 and kind == "PNG":
-        file.write(_deep_png(pixels, photo))
+        height, width, channels = np.atleast_3d(pixels).shape
+        png = PngWriter(file, height, width, pixels.dtype, channels=channels, icc=photo.icc, exif=photo.exif)
+        png.write(pixels)
+        png.end()
     elif pixels.dtype == np.uint16 and kind == "TIFF":
         _write_deep_tiff(file, pixels, photo)
     else:
@@ -293,7 +309,8 @@ def encode_photo(file: IO[bytes], photo: Photo, kind: str, *, quality: int = 95)
         }
         # Pillow writes no EXIF parts into a compressed TIFF, and a JPEG has no space for more.
         without = kind == "TIFF" or (kind == "JPEG" and len(photo.exif or b"") > JPEG_SEGMENT)
-        metadata = {"icc_profile": photo.icc, "exif": None if without else photo.exif}
+        icc = None if kind == "WEBP" and photo.gray else photo.icc  # WebP has no gray
+        metadata = {"icc_profile": icc, "exif": None if without else photo.exif}
         given = {key: value for key, value in metadata.items() if value}
         Image.fromarray(pixels).save(file, kind, **options[kind], **given)
 
@@ -302,15 +319,6 @@ def channels_of(photo: Photo) -> Pixels:
     """Return the pixels with as many channels as are written: gray, gray and alpha, RGB, or RGBA."""
     pixels = cv2.cvtColor(photo.pixels, cv2.COLOR_RGB2GRAY) if photo.gray else photo.pixels
     return pixels if photo.alpha is None else np.dstack([pixels, photo.alpha])
-
-
-def _deep_png(pixels: Pixels, photo: Photo) -> bytes:
-    if pixels.ndim == 3:
-        if pixels.shape[2] == 2:  # OpenCV writes no gray with alpha
-            pixels = np.dstack([pixels[..., :1]] * 3 + [pixels[..., 1:]])
-        pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR if pixels.shape[2] == 3 else cv2.COLOR_RGBA2BGRA)
-    encoded = cv2.imencode(".png", pixels)[1].tobytes()
-    return with_chunks(encoded, icc=photo.icc, exif=photo.exif)
 
 
 def _write_deep_tiff(file: IO[bytes], pixels: Pixels, photo: Photo) -> None:

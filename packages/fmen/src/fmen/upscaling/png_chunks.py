@@ -1,4 +1,4 @@
-"""PNG files with colour profile and EXIF data: chunks for those that OpenCV encodes, and a writer of strips."""
+"""Write PNG files of 8 or 16 bits per channel, with colour profile and EXIF data, strip by strip."""
 
 from __future__ import annotations
 
@@ -9,19 +9,8 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-HEADER_END = 33
-"""Where the IHDR chunk, always the first one, ends."""
-
-
-def with_chunks(png: bytes, *, icc: bytes | None, exif: bytes) -> bytes:
-    """Return ``png`` with an ``iCCP`` and an ``eXIf`` chunk, each if it has content.
-
-    Args:
-        png: A PNG file without these chunks.
-        icc: The profile.
-        exif: As Pillow encodes it, with or without its ``Exif`` prefix.
-    """
-    return png[:HEADER_END] + metadata(icc, exif) + png[HEADER_END:]
+COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
+"""The colour types of PNG by the number of channels: gray, gray and alpha, RGB, RGBA."""
 
 
 def metadata(icc: bytes | None, exif: bytes) -> bytes:
@@ -45,23 +34,23 @@ class PngWriter:
         height: Rows of the image.
         width: Columns of the image.
         dtype: uint8 or uint16.
-        gray: One channel; otherwise RGB.
+        channels: 1 for gray, 2 for gray and alpha, 3 for RGB, 4 for RGBA.
         icc: The colour profile.
-        exif: EXIF data as Pillow encodes it.
+        exif: EXIF data as Pillow encodes it, with or without its ``Exif`` prefix.
     """
 
     def __init__(
-        self, file: IO[bytes], height: int, width: int, dtype: Any, *, gray: bool, icc: bytes | None, exif: bytes
+        self, file: IO[bytes], height: int, width: int, dtype: Any, *, channels: int, icc: bytes | None, exif: bytes
     ) -> None:
         self.file = file
         self.compressor = zlib.compressobj(3)
-        depth, kind = 8 * np.dtype(dtype).itemsize, 0 if gray else 2
-        self.above = np.zeros((1, width * (1 if gray else 3) * depth // 8), np.uint8)
+        depth, kind = 8 * np.dtype(dtype).itemsize, COLOUR_TYPES[channels]
+        self.above = np.zeros((1, width * channels * depth // 8), np.uint8)
         file.write(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0)))
         file.write(metadata(icc, exif))
 
     def write(self, rows: npt.NDArray[Any]) -> None:
-        """Write the next rows, ``(n, width)`` or ``(n, width, 3)``."""
+        """Write the next rows, ``(n, width)`` or ``(n, width, channels)``."""
         lines = rows.astype(rows.dtype.newbyteorder(">"), copy=False).reshape(len(rows), -1).view(np.uint8)
         filtered = np.empty((len(lines), 1 + lines.shape[1]), np.uint8)
         filtered[:, 0] = 2

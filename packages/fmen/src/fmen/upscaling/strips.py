@@ -78,7 +78,8 @@ def write_png(
     file: IO[bytes], strips: Iterable[Pixels], size: tuple[int, int, int], photo: Photo, writers: Executor
 ) -> None:
     """Write a PNG file of some strips, with the metadata of ``photo``."""
-    png = PngWriter(file, *size[:2], photo.pixels.dtype, gray=photo.gray, icc=photo.icc, exif=photo.exif)
+    channels = 1 if photo.gray else 3
+    png = PngWriter(file, *size[:2], photo.pixels.dtype, channels=channels, icc=photo.icc, exif=photo.exif)
     for _ in ahead(writers, png.write, strips):
         pass
     png.end()
