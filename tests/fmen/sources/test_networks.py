@@ -105,7 +105,8 @@ def test_named_networks_take_their_sizes(write: Write) -> None:
     ("model", "args", "message"),
     [
         ("fmen-s", {"width": 3}, "fmen-s has no size called 'width'; its sizes are n_feats"),
-        ("fmen-s", {"n_feats": "wide"}, r"fmen-s cannot be built with model_args \{'n_feats': 'wide'\}"),
+        ("fmen-s", {"n_feats": "wide"}, "fmen-s: n_feats is 'wide'; give an integer of at least 1"),
+        ("fmen-s", {"up_blocks": 3}, r"fmen-s cannot be built with model_args \{'up_blocks': 3\}"),
         ("span", {"scale": 2}, "span cannot be built with model_args"),
         ("fmen-t", {}, r"no network is called 'fmen-t'; did you mean fmen-s\?"),
         ("u-net", {}, "no network is called 'u-net'; choose one of fmen-s, fmen-s48, fmen, "),

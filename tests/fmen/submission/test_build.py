@@ -18,15 +18,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import fmen_core
 from fmen.submission import build as submission
 from fmen.submission.build import SubmissionReport, build_submission
-from fmen.submission.metrics import meets_threshold, threshold_line
+from fmen.submission.metrics import count_complexity, meets_threshold, threshold_line
 from fmen.submission.rules import SubmissionError, get_layout
 from fmen.submission.sandbox import PROJECT_PACKAGES, run_isolated
 from fmen.submission.source import Origin
 from fmen.submission.team import TEMPLATES, load_team
+from fmen_core.pretrained import bundled
 from fmen_data import open_dataset, write_image
 from fmen_eval import validate
 
@@ -234,18 +236,20 @@ def test_unknown_layout_is_named_with_the_known_ones(weights: Path, photos: Path
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [
-        ("team_id: 7\n", "", "team_id: Field required"),
-        ("team_id: 7", "team_id: 100", "team_id: Input should be less than or equal to 99"),
-        ("extra_data: true", "extra_data: perhaps", "extra_data: Input should be a valid boolean"),
+        ("team_id: 7\n", "", "team_id is missing"),
+        ("team_id: 7", "team_id: 100", "team_id = 100: give at most 99"),
+        ("extra_data: true", "extra_data: perhaps", "extra_data = 'perhaps': give true or false"),
         (
             "extra_data: true",
             "extra_data: true\ncolour: red",
             r"colour: unknown key; the keys are team_id, team_name, ",
         ),
-        ("team_name", "team_nmae", "team_name: Field required; team_nmae: unknown key; did you mean team_name?"),
+        ("team_name", "team_nmae", "team_name is missing; team_nmae: unknown key; did you mean team_name?"),
         ("affiliation: B", "affiliaton: B", r"affiliaton: unknown key; did you mean affiliation\?"),
-        ("lead@team.org", "nobody", "contact: String should match"),
-        ("members: ", "members: [] #", "members: Tuple should have at least 1 item"),
+        ("lead@team.org", "nobody", "contact = 'nobody': give an e-mail address"),
+        ("members: ", "members: [] #", r"members = \[\]: give 1 or more"),
+        ("affiliation: B", "affiliation: [B]", r"team\.yaml: members\.0\.affiliation = \['B'\]: give text$"),
+        ("title: FMEN-S", "title: |\n  FMEN\n  S", r"title = 'FMEN\\nS.*': give a single line"),
         (None, "[1, 2]", "expected the keys team_id, .* found list"),
         (None, "a: [", "not valid YAML"),
         (None, "\x00", "not valid YAML"),
@@ -299,6 +303,29 @@ def test_released_weights_give_the_published_psnr_through_the_package(reference:
     )
     assert math.floor(report.package_psnr * 1e4 + 0.5) == 301298
     assert report.metrics["ssim"] == pytest.approx(0.8632, abs=5e-5)
+
+
+@pytest.mark.parametrize(("layout", "per_pixel"), [("ntire2022", 48 * 27 + 48), ("ntire2026", 48 * 27)])
+def test_each_challenge_counts_flops_by_its_own_rule(layout: str, per_pixel: int) -> None:
+    if layout == "ntire2026":
+        pytest.importorskip("fvcore", reason="fvcore is missing: pip install 'fmen[ntire2026]'")
+    network = nn.Sequential(nn.Conv2d(3, 48, 3, padding=1), nn.LeakyReLU(), nn.PixelShuffle(4))
+    counts = count_complexity(network, get_layout(layout))
+    assert counts["flops"] == 256 * 256 * per_pixel  # fvcore counts no activation functions
+
+
+@pytest.mark.parametrize(("weights", "meets"), [("fmen-s_x4", True), (None, False)])
+def test_the_threshold_is_met_or_not_on_the_challenges_own_images_only(
+    weights: str | None, meets: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submission, "verify_package", lambda *_, **__: 0.0)
+    for folder in ("set/DIV2K_valid_HR", "other"):
+        write_image(tmp_path / folder / "0801.png", np.full((48, 48, 3), 128, np.uint8))
+    torch.manual_seed(0)
+    network = fmen_core.load(bundled()[weights]) if weights else fmen_core.create_model("fmen-s")
+    for data, expected in ((tmp_path / "set", meets), (tmp_path / "other", None)):
+        report = build_submission(network, data, None, tmp_path / "p.zip", device="cpu", progress=False)
+        assert report.meets_threshold is expected
 
 
 def test_the_thresholds_are_those_of_the_challenges_and_compared_to_two_decimals() -> None:

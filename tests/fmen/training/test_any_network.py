@@ -193,7 +193,7 @@ def test_a_setting_of_one_argument_leaves_the_recipes_others(tmp_path: Path) -> 
     assert load_recipe(file, parse_settings(["model_args.up_blocks=[1, 2]"])).model_args["up_blocks"] == [1, 2]
     with pytest.raises(RecipeError, match="model_args = 3: expected a mapping"):
         load_recipe(file, parse_settings(["model_args=3", "model_args.n_feats=9"]))
-    with pytest.raises(RecipeError, match="model_args = 3: input should be a valid dictionary"):
+    with pytest.raises(RecipeError, match="model_args = 3: give a mapping of names to values"):
         load_recipe(file, parse_settings(["model_args=3"]))
 
 

@@ -136,10 +136,12 @@ def test_every_block_gives_the_inference_form_of_fmen(block: str, tmp_path: Path
         assert (expanded(x) - inference(x)).abs().max() < 1e-9
 
 
-@pytest.mark.parametrize("name", ["fmen-s", "ecbsr"])
-def test_expansion_to_no_channels_is_refused(name: str) -> None:
-    with pytest.raises(ModelError, match=f"{name}: ratio is 0; choose 1 or more"):
-        create_model(name, ratio=0)
+@pytest.mark.parametrize(
+    ("name", "size", "value"), [("fmen-s", "ratio", 0), ("ecbsr", "ratio", 0), ("span", "n_feats", 4.0)]
+)
+def test_a_number_of_channels_is_a_positive_integer(name: str, size: str, value: float) -> None:
+    with pytest.raises(ModelError, match=f"^{name}: {size} is {value}; give an integer of at least 1$"):
+        create_model(name, **{size: value})
 
 
 def test_unknown_block_is_refused_with_the_choices() -> None:

@@ -95,6 +95,9 @@ class Architecture:
             raise ModelError(f"{self.name} has no size called {unknown[0]!r}; its sizes are {', '.join(known)}")
         bound = signature.bind(scale=scale, **{**self.defaults, **sizes})
         bound.apply_defaults()
+        for name, value in sizes.items():
+            if type(signature.parameters[name].default) is int and (type(value) is not int or value < 1):
+                raise ModelError(f"{self.name}: {name} is {value!r}; give an integer of at least 1")
         try:
             model = constructor(**bound.arguments)
         except ValueError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -9,16 +10,31 @@ from string import Template
 from typing import Annotated
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from fmen.schema_faults import Fault, faults_of
 from fmen.submission.rules import SubmissionError
 
 TEMPLATES = Path(__file__).parent / "package"
 """The bundled templates: README, factsheet, an example ``team.yaml``, and ``test_demo.py``."""
 
-Line = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, pattern=r"^[^\r\n]+$")]
+
+def one_line(text: str) -> str:
+    """Return ``text``, or raise ValueError if it has several lines."""
+    if len(text.splitlines()) > 1:
+        raise ValueError("give a single line")
+    return text
+
+
+def email_address(text: str) -> str:
+    """Return ``text``, or raise ValueError if it is no e-mail address."""
+    if not re.fullmatch(r"[^@\s]+@[^@\s]+", text):
+        raise ValueError("give an e-mail address")
+    return text
+
+
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+Line = Annotated[Text, AfterValidator(one_line)]
 
 
 class _Form(BaseModel):
@@ -37,7 +53,7 @@ class Team(_Form):
 
     team_id: int = Field(ge=0, le=99, description="the number that the organisers gave the team")
     team_name: Line
-    contact: Annotated[Line, StringConstraints(pattern=r"^[^@\s]+@[^@\s]+$")]
+    contact: Annotated[Text, AfterValidator(email_address)]
     members: tuple[Member, ...] = Field(min_length=1, description="the first one is the leader")
     title: Line = Field(description="the method's name")
     description: Text = Field(description="the method in a few sentences")
@@ -74,17 +90,16 @@ def load_team(path: Path | None) -> Team:
     try:
         return Team.model_validate(content)
     except ValidationError as error:
-        raise SubmissionError(f"{path}: {'; '.join(map(describe, error.errors()))}") from None
+        raise SubmissionError(f"{path}: {'; '.join(map(describe, faults_of(error)))}") from None
 
 
-def describe(fault: ErrorDetails) -> str:
-    """Describe an error of pydantic; for an unknown key, name the key that was meant."""
-    where = ".".join(map(str, fault["loc"]))
-    if fault["type"] != "extra_forbidden":
-        return f"{where}: {fault['msg']}"
-    keys = list((Team if len(fault["loc"]) == 1 else Member).model_fields)
-    close = get_close_matches(str(fault["loc"][-1]), keys, n=1)
-    return f"{where}: unknown key; " + (f"did you mean {close[0]}?" if close else f"the keys are {', '.join(keys)}")
+def describe(fault: Fault) -> str:
+    """Describe a fault; for an unknown key, name the key that was meant."""
+    if fault.kind != "extra_forbidden":
+        return str(fault)
+    keys = list((Team if len(fault.path) == 1 else Member).model_fields)
+    close = get_close_matches(str(fault.path[-1]), keys, n=1)
+    return f"{fault.key}: unknown key; " + (f"did you mean {close[0]}?" if close else f"the keys are {', '.join(keys)}")
 
 
 def team_fields(team: Team) -> dict[str, str]:

@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fmen.errors import UserError
+from fmen.schema_faults import Fault, faults_of
 from fmen.training.recipe_types import STAGE_KEYS, Degraded, FirstAndMore, Loss, OneOrMore, Optimizer
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -196,7 +197,7 @@ class Recipe(BaseModel):
             try:
                 Recipe.model_validate(self.model_dump(exclude={"stages", "steps", "schedule_steps"}) | stage)
             except ValidationError as error:
-                faults.append(f"stage {number}: {'; '.join(_fault(item) for item in error.errors())}")
+                faults.append(f"stage {number}: {'; '.join(map(_describe, faults_of(error)))}")
         total = sum(stage["steps"] for stage in self.stages)
         if self.stages and self.steps != total:
             faults.append(f"steps ({self.steps}) is not the sum of the stages' steps ({total}); leave steps out")
@@ -281,7 +282,7 @@ def make_recipe(values: Mapping[str, object], *, source: str = "recipe") -> Reci
     try:
         return Recipe.model_validate(nested_args(current_keys(values, source=source), source))
     except ValidationError as error:
-        raise RecipeError(f"{source}: {'; '.join(_fault(item) for item in error.errors())}") from None
+        raise RecipeError(f"{source}: {'; '.join(map(_describe, faults_of(error)))}") from None
 
 
 def current_keys(values: Mapping[str, object], *, source: str, note: Note | None = None) -> dict[str, object]:
@@ -388,13 +389,9 @@ def _stage_faults(number: int, stage: Mapping[str, object]) -> list[str]:
     return faults
 
 
-def _fault(item: Any) -> str:
-    """Return one entry of pydantic's error list in words."""
-    message: str = item["msg"].removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
-    if not item["loc"]:
-        return message
-    key = ".".join(str(part) for part in item["loc"])
-    if item["type"] == "extra_forbidden":
-        return f"unknown key {key!r}{_nearest(key, list(Recipe.model_fields))}; 'fmen train --keys' lists the keys"
-    return f"{key} is missing" if item["type"] == "missing" else f"{key} = {item['input']!r}: {message}"
+def _describe(fault: Fault) -> str:
+    """Describe a fault; for an unknown key, name the key that was meant."""
+    if fault.kind != "extra_forbidden":
+        return str(fault)
+    near = _nearest(fault.key, list(Recipe.model_fields))
+    return f"unknown key {fault.key!r}{near}; 'fmen train --keys' lists the keys"

@@ -63,8 +63,6 @@ class ECBSRTraining(ECBSR):
 
     def __init__(self, scale: int = 4, n_blocks: int = 4, n_feats: int = 16, colors: int = 3, ratio: int = 2) -> None:
         super().__init__(scale, n_blocks, n_feats, colors)
-        if ratio < 1:
-            raise ValueError(f"ratio is {ratio}; choose 1 or more")
         for layer in self.backbone:
             conv = layer.get_submodule("conv3x3")
             assert isinstance(conv, nn.Conv2d)

@@ -44,12 +44,10 @@ def make_block(name: str, channels: int, ratio: int) -> ReparamConv2d:
     """Return a block whose merged convolution has the published name.
 
     Raises:
-        ValueError: There is no such block, or not with this expansion ratio.
+        ValueError: There is no such block.
     """
     if name not in BLOCKS:
         raise ValueError(f"there is no block {name!r}; choose one of {', '.join(BLOCKS)}")
-    if ratio < 1:
-        raise ValueError(f"ratio is {ratio}; choose 1 or more")
     block = BLOCKS[name](channels, ratio)
     block.fused_name = "rep_conv"
     return block
