@@ -11,6 +11,7 @@ import subprocess
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,13 +20,15 @@ import torch
 import fmen
 import fmen_core
 from fmen.json_file import dump_json
+from fmen.submission import server_archive
 from fmen.submission.build import SubmissionReport
 from fmen.submission.check import probe
-from fmen.submission.check.findings import Finding, abbreviate
+from fmen.submission.check.findings import Finding, abbreviate, psnr_findings
 from fmen.submission.check.package import (
     NOT_RUN,
     UNPROTECTED,
     check_source,
+    check_texts,
     compare_psnr,
     import_folders,
     psnr_agrees,
@@ -33,8 +36,8 @@ from fmen.submission.check.package import (
 )
 from fmen.submission.check.run import check_submission, unpack, verdict
 from fmen.submission.check.server_archive import DIV2K
-from fmen.submission.images import open_images
-from fmen.submission.rules import LAYOUTS, SubmissionError
+from fmen.submission.images import SplitImages, open_images
+from fmen.submission.rules import LAYOUTS, Split, SubmissionError
 from fmen.submission.sandbox import find_bubblewrap, run_fresh
 from fmen.submission.server_archive import ResultsReport, build_results
 from fmen_data import write_image
@@ -218,6 +221,13 @@ def test_imports_of_a_program_in_the_model_file_and_new_syntax_are_told_apart(tm
     ]
 
 
+def test_a_package_is_checked_by_its_own_rules_unless_others_are_named(report: SubmissionReport) -> None:
+    asked = {layout: check_submission(report.path, layout=layout) for layout in (None, "ntire2022", "ntire2026")}
+    about = {layout: [str(f) for f in findings if f.where == "metrics.json"] for layout, findings in asked.items()}
+    other = "warning: metrics.json: the package is for ntire2022, not ntire2026"
+    assert about == {None: [], "ntire2022": [], "ntire2026": [other]}
+
+
 def test_packages_of_2026_are_named_after_the_class() -> None:
     names = {name: layout.stem(3, "fmen-s", "FMEN") for name, layout in LAYOUTS.items()}
     assert names == {"ntire2022": "team03_fmen_s", "ntire2026": "team03_FMEN"}
@@ -240,6 +250,44 @@ def test_many_names_are_abbreviated() -> None:
 )
 def test_psnrs_agree_up_to_the_rounding_of_machines(a: float, b: float, agree: bool) -> None:
     assert psnr_agrees(a, b) is agree
+
+
+@pytest.mark.parametrize(
+    ("row", "fault"),
+    [
+        ("FLOPs (fvcore) | 22.2800 G", ""),
+        ("FLOPs (fvcore) | 22.2801 G", "FLOPs is 22.2801 G, but 22.2800 in metrics.json"),
+        ("FLOPs (fvcore) | 22.2799 G", "FLOPs is 22.2799 G, but 22.2800 in metrics.json"),
+        ("FLOPs (fvcore) | 22 G", ""),
+        ("FLOPs (fvcore) | 23 G", "FLOPs is 23 G, but 22.2800 in metrics.json"),
+        ("Parameters | 341,066", ""),
+        ("Parameters | 341,067", "Parameters is 341,067, but 341,066.0000 in metrics.json"),
+        ("Convolutions | 34.5", ""),  # half a unit of the last decimal
+        ("Activations | 1.0 M", ""),  # not declared
+        ("PSNR | 30.12 dB", ""),  # null
+    ],
+)
+def test_figures_in_the_texts_agree_up_to_their_last_decimal(row: str, fault: str, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text(f"| {row} |\n")
+    found = check_texts(tmp_path, {"flops": 22_280_011_776, "params": 341_066, "convs": 34.45, "psnr": None})
+    assert [str(finding) for finding in found] == ([f"fatal: README.md: {fault}"] if fault else [])
+
+
+@pytest.mark.parametrize(
+    ("layout", "split", "official", "required"),
+    [
+        ("ntire2026", "valid", True, ""),
+        ("ntire2026", "test", True, "26.99"),
+        ("ntire2022", "valid", True, "29.00"),
+        ("ntire2022", "test", True, ""),  # it has no threshold
+        ("ntire2022", "valid", False, ""),
+    ],
+)
+def test_a_missed_threshold_is_that_of_the_split(layout: str, split: Split, official: bool, required: str) -> None:
+    info, *faults = map(str, psnr_findings(26.95, 2, LAYOUTS[layout], split, SplitImages("x", official), "images"))
+    assert info == "info: images: PSNR 26.9500 dB on x (2 images)"
+    said = f"fatal: images: the challenge requires {required} dB, measured 26.95 dB"
+    assert faults == ([said] if required else [])
 
 
 def test_mean_psnr_without_images_is_compared_with_the_measured_one(photos: Path, tmp_path: Path) -> None:
@@ -410,6 +458,20 @@ def test_results_report_the_means_over_the_images(results: ResultsReport, report
     assert f"{results.seconds:.4f}" == read(results.path)["readme.txt"].decode().split(" : ")[1].split("\n")[0]
 
 
+def test_the_first_pass_is_not_timed(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    passes: list[int] = []
+
+    class Repeat(torch.nn.Module):
+        scale, data_range = 4, 255.0
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            passes.append(1 if passes else 9)  # seconds
+            return torch.nn.functional.interpolate(x, scale_factor=4)
+
+    monkeypatch.setattr(server_archive, "time", SimpleNamespace(perf_counter=lambda: sum(passes)))
+    assert build_results(Repeat(), photos, None, tmp_path / "r.zip", device="cpu", progress=False).seconds == 1
+
+
 def test_archive_has_the_images_under_their_hr_names_in_its_root(
     archive: Path, report: SubmissionReport, photos: Path
 ) -> None:
@@ -433,6 +495,8 @@ BROKEN_RESULTS = {
     "image too many": (adding("third.png", png()), "images: 1 not in the data: third.png"),
     "16 bits": (adding("0001.png", png(bits=16)), "0001.png: has 16 bits per channel, not 8"),
     "alpha": (adding("0001.png", png(colour=6)), "0001.png: is RGB with alpha, not RGB"),
+    "width no multiple": (adding("0001.png", png(size=(60, 70))), "0001.png: is 70x60, not a multiple of 4"),
+    "height no multiple": (adding("0001.png", png(size=(58, 72))), "0001.png: is 72x58, not a multiple of 4"),
     "damaged image": (adding("0001.png", png()), "0001.png: is damaged"),
     "end of a PNG missing": (adding("0001.png", png()[:20]), "0001.png: not a PNG"),
     "no PNG": (adding("0001.png", b"\xff\xd8\xff"), "0001.png: not a PNG"),

@@ -50,13 +50,10 @@ def submit(
     weights: Weights = None,
     data: Data = None,
     team: Team = None,
-    out: Annotated[Path | None, typer.Option(metavar="FILE.zip", help="The package. Default: submission.zip.")] = None,
+    out: Annotated[Path, typer.Option(metavar="FILE.zip", help="The package.")] = Path("submission.zip"),
     layout: Layout = Challenge.ntire2022,
     device: Device = "auto",
     threads: Threads = None,
-    check_file: Annotated[Path | None, typer.Option("--check", metavar="ZIP", hidden=True)] = None,
-    write_results: Annotated[bool, typer.Option("--results", hidden=True)] = False,
-    split: Annotated[Split, typer.Option(hidden=True)] = Split.valid,
 ) -> None:
     """Build a challenge package and verify that it runs.
 
@@ -66,12 +63,8 @@ def submit(
     """
     if context.invoked_subcommand is not None:
         reject_misplaced_options(context)
-    elif check_file is not None:
-        check(check_file, data, False, layout, split, device, threads)
-    elif write_results:
-        results(model, weights, data, team, out or Path("results.zip"), layout, split, device, threads)
     else:
-        build(model, weights, data, team, out or Path("submission.zip"), layout, device, threads)
+        build(model, weights, data, team, out, layout, device, threads)
 
 
 def reject_misplaced_options(context: typer.Context) -> None:
@@ -122,7 +115,10 @@ def check(
     run_code: Annotated[
         bool, typer.Option("--run-code", help="Run the package's code, protected by bubblewrap where it is installed.")
     ] = False,
-    layout: Layout = Challenge.ntire2022,
+    layout: Annotated[
+        Challenge | None,
+        typer.Option(help="The challenge whose rules apply. Default: the one that the package names, or ntire2022."),
+    ] = None,
     split: ImageSplit = Split.valid,
     device: Device = "auto",
     threads: Threads = None,
@@ -138,9 +134,8 @@ def check(
 
     use_threads(threads)
     source = None if data is None else parse_source(data)
-    findings = check_submission(
-        file, source, layout=layout.value, split=split.value, run_code=run_code, cuda=device != "cpu"
-    )
+    year = layout.value if layout else None
+    findings = check_submission(file, source, layout=year, split=split.value, run_code=run_code, cuda=device != "cpu")
     for finding in findings:
         typer.echo(finding)
     typer.echo(verdict(file, findings))

@@ -21,7 +21,7 @@ from fmen.submission.check import probe
 from fmen.submission.check.findings import Finding, abbreviate, psnr_findings
 from fmen.submission.images import SplitImages, open_images
 from fmen.submission.metrics import Metrics, require_fvcore
-from fmen.submission.rules import LAYOUTS, SCALE, Layout
+from fmen.submission.rules import DEFAULT, LAYOUTS, SCALE, Layout
 from fmen.submission.sandbox import PROJECT_PACKAGES, find_bubblewrap, run_fresh
 from fmen.submission.source_file import imported_names, imports_in, is_allowed
 from fmen_data import read_image, write_image
@@ -47,12 +47,22 @@ NOT_RUN = "its code has not been run: --run-code runs it, protected by bubblewra
 
 
 def check_package(
-    work: Path, names: list[str], layout: Layout, data: Source | None, *, run_code: bool, cuda: bool, timeout: float
+    work: Path,
+    names: list[str],
+    layout: Layout | None,
+    data: Source | None,
+    *,
+    run_code: bool,
+    cuda: bool,
+    timeout: float,
 ) -> list[Finding]:
     """Check the package in ``work/package``; see :func:`fmen.submission.check.run.check_submission`."""
     package = work / "package"
     metrics, findings = read_metrics(package)
-    layout = LAYOUTS.get(str(metrics.get("layout")), layout)
+    named = LAYOUTS.get(str(metrics.get("layout")))
+    if named and layout not in (None, named):
+        findings.append(Finding("warning", "metrics.json", f"the package is for {named.name}, not {layout.name}"))
+    layout = layout or named or LAYOUTS[DEFAULT]
     if layout.flops_rule == "fvcore":
         require_fvcore()
     images = None if data is None else open_images(data, layout)

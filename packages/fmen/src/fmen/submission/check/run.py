@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from fmen.submission.check.findings import Finding, abbreviate
 from fmen.submission.check.package import NOT_RUN, check_package
 from fmen.submission.check.server_archive import check_results
-from fmen.submission.rules import Split, SubmissionError, get_layout
+from fmen.submission.rules import DEFAULT, Split, SubmissionError, get_layout
 from fmen_data.datasets import Source
 
 LARGEST = 8 * 2**30
@@ -24,7 +24,7 @@ def check_submission(
     path: Path,
     data: Source | None = None,
     *,
-    layout: str = "ntire2022",
+    layout: str | None = None,
     split: Split = "valid",
     run_code: bool = False,
     cuda: bool = False,
@@ -35,7 +35,7 @@ def check_submission(
     Args:
         path: A package or an archive of results.
         data: Images to measure PSNR on; see :func:`fmen.submission.images.open_images`. None to skip PSNR.
-        layout: The challenge, unless the package's ``metrics.json`` names it.
+        layout: The challenge. None for the one that the package's ``metrics.json`` names, or else ``"ntire2022"``.
         split: The split that an archive of results is of.
         run_code: Whether to run the package's code: in bubblewrap if it is installed, else with a warning.
         cuda: Whether the package's code may use a GPU.
@@ -48,7 +48,7 @@ def check_submission(
         SubmissionError: The file or the layout does not exist, ``data`` lacks the split, or fvcore is not installed.
         DataError: The images cannot be read.
     """
-    rules = get_layout(layout)
+    rules = None if layout is None else get_layout(layout)
     if not path.is_file():
         raise SubmissionError(f"{path}: no such file; name the zip to check")
     with tempfile.TemporaryDirectory(prefix="fmen-check-") as folder:
@@ -61,7 +61,7 @@ def check_submission(
             if any(name.startswith(("models/", "model_zoo/")) for name in names):
                 findings += check_package(work, names, rules, data, run_code=run_code, cuda=cuda, timeout=timeout)
             elif any("/" not in name and name.endswith((".png", "readme.txt")) for name in names):
-                findings += check_results(work / "package", names, rules, split, data)
+                findings += check_results(work / "package", names, rules or get_layout(DEFAULT), split, data)
             else:
                 findings.append(Finding("fatal", path.name, describe_unknown(names)))
     order = ("fatal", "warning", "info")
