@@ -16,7 +16,14 @@ from torch import Tensor, nn
 from fmen_core import FMEN as InferenceFMEN
 from fmen_core import ModelError, Upscaler, create_model, load
 from fmen_core.models import ARCHITECTURES
-from fmen_core.precision import cast_except_tail, float32_mode, has_bf16, rescale_for_fp16, stalls_in_bf16
+from fmen_core.precision import (
+    cast_except_tail,
+    float32_mode,
+    has_bf16,
+    largest_outputs,
+    rescale_for_fp16,
+    stalls_in_bf16,
+)
 from fmen_data import open_dataset
 from fmen_eval import psnr
 
@@ -190,6 +197,38 @@ def test_rescaling_fits_fmen_into_fp16_without_changing_a_bit() -> None:
         assert rescaled.half()(x.half()).isfinite().all()
 
 
+@pytest.mark.parametrize("factors", [{"head": 1e6, "warmup.0": 1e-6, "tail.0": 1e-6}, {"lr_conv": 1e6, "tail.0": 1e-6}])
+def test_the_larger_of_two_features_that_are_added_decides_their_scale(factors: dict[str, float]) -> None:
+    model, rescaled = exploding(), exploding()
+    for each in (model, rescaled):
+        for name, factor in factors.items():
+            each.get_submodule(name).weight.data.mul_(factor)
+    x = 255 * torch.rand(1, 3, 20, 24)
+    assert rescale_for_fp16(rescaled)
+    with torch.no_grad():
+        assert torch.equal(model(x), rescaled(x))
+        assert rescaled.half()(x.half()).isfinite().all()
+
+
+@pytest.mark.parametrize("grain", [1, 4, 16])
+def test_the_largest_outputs_are_those_for_detail_of_each_size(grain: int) -> None:
+    model = nn.Conv2d(3, 1, (grain, 2 * grain), stride=2 * grain, bias=False)
+    model.scale, model.data_range = 1, 255.0  # type: ignore[assignment]
+    with torch.no_grad():  # the difference of two neighbours of this size; 0 for larger ones, little for smaller ones
+        model.weight.zero_()
+        model.weight[0, 0, :, :grain], model.weight[0, 0, :, grain:] = 1 / grain**2, -1 / grain**2
+    (largest,) = largest_outputs(model).values()
+    assert 0.4 * 255 < largest < 255
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_a_network_without_parameters_runs_in_low_precision(precision: Any) -> None:
+    model = nn.Upsample(scale_factor=2)
+    model.scale, model.data_range = 2, 255.0  # type: ignore[assignment]
+    lr = photograph(5, 6)
+    assert np.array_equal(Upscaler(model, device="cpu", precision=precision)(lr), lr.repeat(2, 0).repeat(2, 1))
+
+
 def test_rescaling_leaves_a_factor_of_sixteen_to_the_end_of_fp16() -> None:
     model = exploding()
     assert rescale_for_fp16(model)
@@ -226,6 +265,18 @@ def overflowing() -> nn.Module:
 def test_a_network_that_leaves_the_range_of_fp16_is_refused() -> None:
     with pytest.raises(ModelError, match="larger than fp16 can hold; choose bf16 or fp32"):
         Upscaler(overflowing(), device="cpu", precision="fp16")
+
+
+@pytest.mark.parametrize(
+    ("weights", "fits"), [((1e-6, 6e4), True), ((1e-6, 1e5), False), ((1e-6, -1e5), False), ((-1e3, 1e3), False)]
+)
+def test_both_weights_and_outputs_have_to_fit_into_fp16(weights: tuple[float, float], fits: bool) -> None:
+    convs = [nn.Conv2d(3, 3, 1, bias=False), nn.Conv2d(3, 3, 1, bias=False)]
+    for conv, weight in zip(convs, weights, strict=True):
+        nn.init.constant_(conv.weight, weight)
+    model = nn.Sequential(*convs)
+    model.scale, model.data_range = 1, 1.0  # type: ignore[assignment]
+    assert rescale_for_fp16(model) is fits
 
 
 # --- any type of weights, any values ----------------------------------------------------------------------------------

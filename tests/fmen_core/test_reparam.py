@@ -136,6 +136,20 @@ def test_expanding_is_reproducible_and_leaves_random_numbers_and_the_network_alo
     assert torch.rand(1) == torch.rand(1, generator=torch.Generator().manual_seed(7))
 
 
+def test_synthetic_images_are_smooth_colored_and_always_the_same() -> None:
+    before = torch.get_rng_state()
+    images = synthetic_images()
+    assert torch.equal(images, synthetic_images()) and torch.equal(torch.get_rng_state(), before)
+    assert images.shape == (8, 3, 64, 64) and synthetic_images(2, 32).shape == (2, 3, 32, 32)
+    assert images.min() == 0 and images.max() == 1 and ((images == 0) | (images == 1)).float().mean() < 0.05
+    power = torch.fft.fft2(images).abs().square().mean((0, 1))
+    slopes = [torch.log2(line[16] / line[2]).item() / 3 for line in (power[0], power[:, 0])]
+    assert all(-3 < slope < -1.8 for slope in slopes)  # of photographs: -2.3 to -2.5
+    red, green, blue = images.permute(1, 0, 2, 3).flatten(1)
+    correlations = [torch.corrcoef(torch.stack(pair))[0, 1] for pair in ((red, green), (green, blue), (blue, red))]
+    assert min(correlations) > 0.5 and max(correlations) < 0.9
+
+
 def test_a_network_without_a_training_form_is_not_expanded() -> None:
     with pytest.raises(ModelError, match="span has no training form"):
         expand(create_model("span", 2, n_feats=4))

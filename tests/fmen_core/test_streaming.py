@@ -409,8 +409,8 @@ def test_small_images_and_those_with_given_tiles_do_not_stream() -> None:
     assert upscaler.rows_for(384, 384) is None and upscaler.rows_for(512, 512) is not None
     in_bf16 = Upscaler(fmen_s(pretrained=True), device="cpu", precision="bf16")
     assert in_bf16.rows_for(512, 512) is None and in_bf16.rows_for(640, 640) is not None
-    rows = [upscaler.rows_for(3000, width) for width in (3500, 4000, 8000)]
-    assert rows == [10, 8, 4]  # even numbers, where the memory is enough for 11, 9 and 4
+    rows = [upscaler.rows_for(3000, width) for width in (3500, 4000, 8000, 16000)]
+    assert rows == [10, 8, 4, 4]  # even numbers, where the memory is enough for 11, 9, 4 and 2
     for options in ({"tile": None}, {"tile": 64}, {"self_ensemble": True}):
         assert Upscaler(Network(), device="cpu", **options).rows_for(3000, 4000) is None  # type: ignore[arg-type]
     assert Upscaler(Network(), device="cpu").rows_for(3000, 4000) is not None

@@ -203,6 +203,29 @@ def test_automatic_tiles_leave_memory_for_the_result_and_for_what_else_runs(monk
     assert upscaler.tile_for(181, 181) is None, "images of 2**15 pixels are never tiled"
 
 
+@pytest.mark.parametrize(("device", "gib", "rows"), [("cpu", 1.25, 1280), ("cuda", 8, 8192)])
+def test_an_image_that_needs_more_than_its_share_is_cut_into_the_largest_tiles_that_need_three_fifths_of_it(
+    monkeypatch: pytest.MonkeyPatch, device: str, gib: float, rows: int
+) -> None:
+    monkeypatch.setattr("fmen_core.upscaler.free_memory", lambda device: 2**40)
+    upscaler = Upscaler(small(), device="cpu")
+    upscaler._measured |= {"bytes in fp32": 1024.0, "radius": 10}
+    upscaler.device = torch.device(device)
+    assert upscaler.tile_for(rows, 1024) is None
+    tile = upscaler.tile_for(rows + 1, 1024)
+    assert tile is not None
+    assert 1024 * (tile + 20) ** 2 <= 0.6 * gib * 2**30 < 1024 * (tile + 21) ** 2
+
+
+def test_the_result_takes_no_memory_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    upscaler = Upscaler(small(), device="cpu")
+    needed = int(upscaler.bytes_per_pixel * 200 * 200)
+    monkeypatch.setattr("fmen_core.upscaler.free_memory", lambda device: 2 * needed + 2)
+    assert upscaler.tile_for(200, 200) is not None
+    upscaler.device = torch.device("cuda")
+    assert upscaler.tile_for(200, 200) is None
+
+
 def test_two_rows_of_tiles_of_a_stream_need_a_quarter_of_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     upscaler, free = Upscaler(small(), device="cpu"), 2**30
     monkeypatch.setattr("fmen_core.upscaler.free_memory", lambda device: free)

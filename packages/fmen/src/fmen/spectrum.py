@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from fmen.charts.spectra import BlockPanel, Curve, Map
 from fmen.errors import UserError
 from fmen_core.architecture import sr_model
+from fmen_core.device import device_of
 
 HIGH = 0.5
 """Frequencies above this share of the Nyquist frequency are high."""
@@ -174,7 +175,7 @@ def block_features(
         ModelError: The network does not state its data range.
     """
     blocks = choose_blocks(network, patterns)
-    device = next(network.parameters()).device
+    device = device_of(network)
     pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float().to(device)
     height, width = image.shape[:2]
     with recording(blocks) as records:

@@ -349,7 +349,7 @@ def largest_outputs(model: nn.Module) -> dict[nn.Conv2d, float]:
 
     Noise gives larger features than photographs: those of the released FMEN-S reach 5e7 on it, 2e7 on Set5.
     """
-    data_range = sr_model(model).data_range
+    data_range, parameter = sr_model(model).data_range, next(model.parameters(), torch.empty(0))
     generator = torch.Generator().manual_seed(0)
     peaks: dict[nn.Conv2d, float] = {}
 
@@ -363,5 +363,5 @@ def largest_outputs(model: nn.Module) -> dict[nn.Conv2d, float]:
         for grain in (1, 4, 16):
             noise = torch.rand(1, 3, 64 // grain, 64 // grain, generator=generator)
             probe = noise.repeat_interleave(grain, 2).repeat_interleave(grain, 3) * data_range
-            model(probe.to(next(model.parameters())))
+            model(probe.to(parameter))
     return peaks

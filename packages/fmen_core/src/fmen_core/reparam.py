@@ -119,7 +119,7 @@ def synthetic_images(number: int = 8, side: int = 64) -> Tensor:
     for octave in range(6):
         coarse = torch.randn(number, 3, side >> octave, side >> octave, generator=generator)
         coarse = coarse + 2 * coarse.mean(1, keepdim=True)  # the channels of photographs are correlated
-        total += 2**octave * F.interpolate(coarse, (side, side), mode="bicubic")
+        total += F.interpolate(coarse, (side, side), mode="bicubic")
     return (0.45 + 0.2 * total / total.std()).clamp(0, 1)
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from fmen.submission.rules import Layout, Split, SubmissionError
+from fmen_core.device import device_of
 from fmen_eval import ValidationResult, complexity
 
 LR_SIZE = (256, 256)
@@ -62,7 +63,7 @@ def count_with_fvcore(model: nn.Module) -> tuple[int, tuple[str, ...]]:
     require_fvcore()
     from fvcore.nn import FlopCountAnalysis
 
-    device = next(model.parameters()).device
+    device = device_of(model)
     analysis = FlopCountAnalysis(model, torch.zeros(1, 3, *LR_SIZE, device=device))
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     with torch.no_grad():

@@ -135,9 +135,9 @@ def tell_left_out(recipe: Recipe, names: list[str]) -> None:
 def initialise_he(model: nn.Module) -> None:
     """Initialise with He et al. 2015, as section 4.1 of the paper does: normally distributed, with zero biases.
 
-    The variance is ``1 / fan_in``, times ``2 / (1 + slope**2)`` in front of a LeakyReLU, which preserves the variance
-    of the signal. The factor 2 in every layer would amplify it a thousandfold in FMEN, where most convolutions are
-    followed by another convolution.
+    The variance is ``1 / fan_in``, times ``2 / (1 + slope**2)`` in front of a LeakyReLU that no BatchNorm follows,
+    which preserves the variance of the signal. The factor 2 in every layer would amplify it a thousandfold in FMEN,
+    where most convolutions are followed by another convolution.
     """
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d):
