@@ -93,7 +93,8 @@ def test_several_networks_are_in_one_table_and_other_networks_show_all_their_blo
     assert re.search(r"small: .* of 3 blocks", output) and re.search(r"other: .* of 4 blocks", output)
 
 
-def test_layers_choose_the_modules(work: Path) -> None:
+def test_layers_choose_the_modules(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     options = ("--weights", work / "small.safetensors", "--image", work / "images" / "b.png")
     output = fmen("figure6", *options, "--layers", "ERBs.*", "--layers", "warmup.0", "--out", "spectra")
     assert "--layers ERBs.* --layers warmup.0" in Path("spectra/figure6.json").read_text()
