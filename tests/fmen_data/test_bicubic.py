@@ -67,8 +67,12 @@ def to_uint8(values: np.ndarray) -> np.ndarray:
     return np.clip(np.sign(values) * np.floor(np.abs(values) + 0.5), 0, 255).astype(np.uint8)
 
 
+def to_uint16(values: np.ndarray) -> np.ndarray:
+    return np.clip(np.sign(values) * np.floor(np.abs(values) + 0.5), 0, 65535).astype(np.uint16)
+
+
 def slow_imresize(image: np.ndarray, scale: float) -> np.ndarray:
-    return resample(image, scale, to_uint8)
+    return resample(image, scale, to_uint8 if image.dtype == np.uint8 else to_uint16)
 
 
 def luma(image: np.ndarray) -> np.ndarray:
@@ -202,6 +206,14 @@ def test_imresize_equals_the_slow_implementation(scale: float, kind: str) -> Non
 def test_imresize_equals_the_slow_implementation_on_images_of_several_blocks(scale: float) -> None:
     image = np.random.default_rng(0).integers(0, 256, (150, 200, 3), dtype=np.uint8)
     assert np.array_equal(imresize(image, scale), slow_imresize(image, scale))
+
+
+@pytest.mark.parametrize("scale", [0.25, 1 / 3, 2.0])
+def test_imresize_equals_the_slow_implementation_in_sixteen_bits(scale: float) -> None:
+    image = np.random.default_rng(0).integers(0, 2**16, (60, 80, 3), dtype=np.uint16)
+    image[:20] = 65535 * (image[:20] > 32768)  # overshoots, which are clamped
+    resized = imresize(image, scale)
+    assert resized.dtype == np.uint16 and np.array_equal(resized, slow_imresize(image, scale))
 
 
 @pytest.mark.parametrize("scale", [0.25, 1 / 3, 3.0])

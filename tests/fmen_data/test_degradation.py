@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import pickle
+from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -60,6 +63,17 @@ def test_the_same_seed_and_step_give_the_same_samples_in_any_number_of_processes
     assert not torch.equal(lr, PatchSampler([cache], patch=16, batch=12, seed=8, degradation=Degradation()).batch(5)[0])
 
 
+def test_no_two_samples_have_the_same_noise(tmp_path: Path) -> None:
+    write_image(tmp_path / "gray.png", np.full((32, 32, 3), 128, np.uint8))
+    cache = PatchCache(prepare_cache(open_dataset(tmp_path, scale=2), tmp_path / "cache.h5", progress=False))
+    noisy = Degradation(clean=0, twice=0, blur=0, noise=1, noise_sigma=(9, 9), jpeg=0)
+    seen = set()
+    for seed, step in ((7, 0), (7, 1), (8, 0)):
+        lr, _ = PatchSampler([cache], patch=16, batch=4, seed=seed, degradation=noisy).batch(step)
+        seen |= {patch.numpy().tobytes() for patch in lr}
+    assert len(seen) == 12
+
+
 def test_degradation_changes_neither_hr_nor_the_positions(cache: PatchCache) -> None:
     plain = PatchSampler([cache], patch=16, batch=12, seed=7)
     degraded = PatchSampler([cache], patch=16, batch=12, seed=7, degradation=Degradation(**ALWAYS))
@@ -101,6 +115,8 @@ def test_an_image_may_have_any_size(photo: tuple[Image, Image]) -> None:
     for slot in range(8):
         image = degradation(lr, hr, generator(slot))
         assert image.shape == lr.shape and image.dtype == np.uint8 and image.flags.c_contiguous
+    smaller = Degradation(**{**ALWAYS, "resize": (0.25, 0.25)})
+    assert smaller(lr[:1, :1].copy(), hr[:4, :4].copy(), generator()).shape == (1, 1, 3)
 
 
 @pytest.mark.parametrize("level", [64, 128])
@@ -115,6 +131,23 @@ def test_noise_has_the_strength_that_was_asked_for(level: int) -> None:
         assert noise.std() == pytest.approx(10 * (level / 128) ** 0.5 if poisson else 10, rel=0.06)
         assert noise.mean() == pytest.approx(0, abs=0.6)
     assert len(kinds) == (2 if level == 128 else 4)
+
+
+def test_the_strength_of_noise_is_uniform_in_its_range() -> None:
+    flat = np.full((32, 32, 3), 128, np.uint8)
+    strengths = [add_noise(flat, (4, 12), generator(slot)).std() for slot in range(200)]
+    assert np.quantile(strengths, [0.02, 0.25, 0.5, 0.75, 0.98]) == pytest.approx([4, 6, 8, 10, 12], abs=0.9)
+
+
+def test_three_of_four_jpeg_images_have_chroma_of_half_the_resolution() -> None:
+    image = np.zeros((16, 16, 3), np.uint8)
+    image[:, ::2], image[:, 1::2] = (200, 100, 100), (30, 170, 170)
+    contrast = [
+        float(np.abs(np.diff(add_jpeg(image, (95, 95), generator(slot))[..., 0].astype(float))).mean())
+        for slot in range(400)
+    ]
+    assert min(abs(value - 85) for value in contrast) > 50
+    assert np.mean(np.array(contrast) < 85) == pytest.approx(0.75, abs=0.05)
 
 
 def test_jpeg_blocks_begin_at_random_positions(photo: tuple[Image, Image]) -> None:
@@ -140,7 +173,19 @@ def test_blur_keeps_flat_areas_and_the_kernel_has_its_widths() -> None:
     assert widths == pytest.approx([2.0, 1.0], rel=0.08)
     turned = gaussian_kernel(2.0, 1.0, np.pi / 2)
     assert np.allclose(turned, kernel.T)
+    assert kernel.shape == gaussian_kernel(1.0, 2.0, 0.0).shape == (13, 13), "three standard deviations on either side"
     assert np.array_equal(gaussian_kernel(0.0, 0.0, 0.0), np.pad([[1.0]], 1))
+
+
+@pytest.mark.parametrize(("first", "second"), [(0.5, 0.5), (1.5, 0.7)])
+def test_a_kernel_has_the_weights_of_a_gaussian_averaged_over_each_pixel(first: float, second: float) -> None:
+    kernel = gaussian_kernel(first, second, 0.0)
+    radius = len(kernel) // 2
+    shares = []
+    for sigma in (second, first):
+        edges = [math.erf((place - 0.5) / sigma / 2**0.5) for place in range(-radius, radius + 2)]
+        shares.append(np.diff(edges) / (edges[-1] - edges[0]))
+    assert np.allclose(kernel, np.outer(*shares), atol=0.01)  # of 16 samples per pixel
 
 
 @pytest.mark.parametrize(
@@ -189,3 +234,26 @@ def test_degradations_come_in_any_order_as_often_as_their_probabilities_say(
     for slot in range(1000):
         twice(lr, hr, generator(slot))
     assert abs(len(passes) / 1000 - 1.3) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("resize", "scale", "first"), [(1.5, 4, (12, 18)), (0.9, 4, (7, 11)), (3.0, 2, (16, 24)), (4.0, 4, (32, 48))]
+)
+def test_the_first_of_two_passes_has_a_size_up_to_that_of_hr(
+    monkeypatch: pytest.MonkeyPatch, resize: float, scale: int, first: tuple[int, int]
+) -> None:
+    sizes: list[tuple[int, ...]] = []
+    monkeypatch.setattr("fmen_data.degradation.add_noise", lambda image, *_: sizes.append(image.shape[:2]) or image)
+    twice = Degradation(clean=0, twice=1, resize=(resize, resize), blur=0, noise=1, jpeg=0)
+    lr, hr = np.zeros((8, 12, 3), np.uint8), np.zeros((8 * scale, 12 * scale, 3), np.uint8)
+    twice(lr, hr, generator())
+    assert sizes == [first, (8, 12)]
+
+
+def test_the_second_of_two_passes_follows_one_of_four_resampling_kernels(photo: tuple[Image, Image]) -> None:
+    lr, hr = photo[0][:16, :24], photo[1][:64, :96]
+    twice = Degradation(clean=0, twice=1, resize=(4, 4), blur=0, noise=0, jpeg=0)
+    found = {twice(lr, hr, generator(slot)).tobytes() for slot in range(50)}
+    kernels = (cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4, cv2.INTER_AREA)
+    expected = {np.asarray(cv2.resize(hr, (24, 16), interpolation=kernel)).tobytes() for kernel in kernels}
+    assert found == expected and len(expected) == 4

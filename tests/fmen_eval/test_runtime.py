@@ -155,11 +155,17 @@ def test_no_images_are_refused() -> None:
         measure_as_challenge(nn.Identity(), [], progress=False)
 
 
-@pytest.mark.parametrize(("times", "quartiles"), [((5.0,), (5.0, 5.0)), ((1.0, 2.0, 3.0, 4.0, 9.0), (2.0, 4.0))])
-def test_quartiles_are_those_of_the_runs(times: tuple[float, ...], quartiles: tuple[float, float]) -> None:
+@pytest.mark.parametrize(
+    ("times", "middle", "quartiles"),
+    [((5.0,), 5.0, (5.0, 5.0)), ((9.0, 2.0, 1.0, 4.0, 3.0), 3.0, (2.0, 4.0)), ((7.0, 1.0), 4.0, (2.5, 5.5))],
+)
+def test_median_and_quartiles_are_those_of_the_runs(
+    times: tuple[float, ...], middle: float, quartiles: tuple[float, float]
+) -> None:
     result = Runtime(times, PeakMemory(0))
+    assert result.median_ms == middle
     assert result.quartiles_ms == quartiles
-    assert result.spread == (quartiles[1] - quartiles[0]) / result.median_ms
+    assert result.spread == (quartiles[1] - quartiles[0]) / middle
 
 
 def test_the_type_of_weights_and_image_is_the_one_asked_for() -> None:

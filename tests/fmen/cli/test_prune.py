@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
 
 from fmen.cli.main import app
 from fmen.pruning import typical_images
-from fmen_core import create_model, load, save
-from fmen_data import open_dataset, parse_source
+from fmen.training.logger import Logger
+from fmen_core import create_model, load, prune, save
+from fmen_data import open_dataset, parse_source, write_image
 from fmen_eval import complexity
 
 SIZES: dict[str, Any] = {"n_feats": 8, "mid_feats": 8, "down_blocks": 1, "up_blocks": (1, 1)}
@@ -64,9 +68,21 @@ def test_a_network_is_pruned_fine_tuned_and_reported(trained: str) -> None:
         assert (rows[name]["params"], rows[name]["macs"]) == (counted.params, counted.macs)
     narrow = load("runs/narrow/pruned.safetensors")
     assert (narrow.name, narrow.sizes["n_feats"]) == ("fmen", 6)
+    network = load(trained)
+    on_photos, on_synthetic = prune(network, typical_images("photos", network), n_feats=6), prune(network, n_feats=6)
+    assert torch.equal(narrow.head.bias, on_photos.head.bias) and not torch.equal(
+        narrow.head.bias, on_synthetic.head.bias
+    )
     assert len({row["psnr"] for row in rows.values()}) == 3
     validated, _ = fmen("validate", "--weights", "runs/narrow/best.safetensors", "--data", "photos", "--json", "v.json")
     assert json.loads(Path("v.json").read_text())["mean"]["psnr"] == rows["fine-tuned"]["psnr"], validated
+
+
+def test_an_interrupted_fine_tuning_says_how_to_continue(trained: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Logger, "tick", lambda self: os.kill(os.getpid(), signal.SIGTERM))
+    options = ("--channels", 6, *FINE_TUNED, *QUICK, "--out", "runs/narrow")
+    _, stderr = fmen("prune", trained, *options, status=128 + signal.SIGTERM)
+    assert "stopped after step 1 of 3; continue: fmen train --resume --out runs/narrow" in stderr
 
 
 def test_fine_tuning_starts_from_the_pruned_network(trained: str) -> None:
@@ -122,6 +138,16 @@ def test_channels_are_chosen_on_the_middle_of_the_training_images_in_the_range_o
             lr = dataset.read(index)[0]
             assert lr.shape[:2] == (24, 32) and image.shape == (3, 24, 24)
             assert torch.allclose(image * (255 / white), torch.from_numpy(lr[:, 4:28]).permute(2, 0, 1).float())
+
+
+def test_channels_are_chosen_on_few_images_from_all_parts_of_the_training_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fmen.pruning.MOST_IMAGES", 2)
+    for number in range(5):
+        write_image(tmp_path / f"{number}.png", np.full((140, 150, 3), 10 * number, np.uint8))
+    images = typical_images(str(tmp_path), create_model("fmen", 2))
+    assert images.shape == (2, 3, 64, 64) and images[:, 0, 0, 0].tolist() == [0, 20]
 
 
 def test_a_run_is_not_overwritten(trained: str) -> None:

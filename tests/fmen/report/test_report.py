@@ -12,6 +12,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,7 +29,7 @@ from fmen.cli.main import app
 from fmen.errors import UserError
 from fmen.report.encoding import BUDGET, LOSSLESS, PAGE_BUDGET, PREVIEW_QUALITIES
 from fmen.report.features import colorize
-from fmen.report.gallery import SHOWN_SIDE, name_networks, read_picture
+from fmen.report.gallery import SHOWN_SIDE, make_gallery, name_networks, read_picture
 from fmen.report.images import CROP, ComparedImage, Quality, compare, error_map, pick_windows
 from fmen.report.inputs import BenchRow, LogRow, ReportError, read_validation
 from fmen.report.page import page_protocol, remarks, write_report
@@ -188,7 +189,7 @@ def test_without_arguments_the_report_shows_the_newest_run_on_the_sample(work: P
         (["--data", "nowhere"], "nowhere does not exist"),
         (["--weights", "bench.json"], "bench.json: not a weights file"),
         (["--weights", "runs/fmen-s_x4_quick/best.safetensors", "--max-images", "0"], "nothing to report"),
-        (["--bench", "bench.json", "--out", "photos"], "photos: Is a directory"),
+        (["--bench", "bench.json", "--out", "photos"], "photos: is a folder; name a file"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -219,6 +220,16 @@ def test_a_hundred_images_of_the_size_of_div2k_share_fifty_megabytes() -> None:
 def small(**other: Any) -> ComparedImage:
     hr = imresize(np.random.default_rng(1).integers(0, 256, (10, 14, 3), np.uint8), 12)
     return compare("small", imresize(hr, 0.25), hr, [blurred], scale=4, protocol="ntire", **other)
+
+
+def test_the_images_of_a_page_share_its_budget(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(100):
+        write_image(tmp_path / f"{number}.png", np.zeros((4, 4, 3), np.uint8))
+    budgets: list[int] = []
+    monkeypatch.setattr("fmen.report.gallery.compare", lambda *_, budget, **__: budgets.append(budget))
+    for most in (None, 2, 0):
+        make_gallery([work / RUN], pictures=tmp_path, device="cpu", most=most)
+    assert budgets == [500_000] * 100 + [800_000] * 2
 
 
 def test_a_small_image_is_stored_without_loss() -> None:
@@ -509,6 +520,17 @@ def test_means_of_lpips_are_missing_where_one_is() -> None:
     assert comparison_table(images, titles).head[1:4] == ("Bicubic [dB]", "FMEN-S [dB]", "Gain [dB]")
     *figures, dists = mean([Quality(30, 0.9, 0.2, 0.1), Quality(32, 0.7, 0.4, None)])
     assert figures == pytest.approx([31, 0.8, 0.3]) and dists is None
+
+
+@pytest.mark.parametrize(
+    ("bicubic", "ours", "text", "order"),
+    [(30.0, 31.25, "+1.25", 1.25), (31.25, 30.0, "−1.25", -1.25), (math.inf, 30.0, "–", -math.inf)],
+)
+def test_the_gain_is_what_the_network_adds_to_bicubic(bicubic: float, ours: float, text: str, order: float) -> None:
+    image = replace(small(), measured={"bicubic": Quality(bicubic, 0.9), "sr": Quality(ours, 0.8)})
+    table = comparison_table([image, image], {"bicubic": "Bicubic", "sr": "FMEN-S"})
+    gains = [row[table.head.index("Gain [dB]")] for row in (*table.rows, table.foot)]
+    assert gains == [Cell(text, order)] * 3
 
 
 def test_a_table_is_saved_as_latex(tmp_path: Path) -> None:

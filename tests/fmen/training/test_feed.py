@@ -12,6 +12,7 @@ import torch
 
 from fmen.training.distributed import Processes
 from fmen.training.feed import (
+    VALIDATION_SEED,
     ResidentPatches,
     batches,
     open_patches,
@@ -23,7 +24,8 @@ from fmen.training.feed import (
 )
 from fmen.training.recipe import Recipe, RecipeError
 from fmen.training.stages import Stage
-from fmen_data import DataError, write_image
+from fmen_data import DataError, Degradation, write_image
+from fmen_data.degradation import step_generator
 
 RecipeMaker = Callable[..., Recipe]
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -182,3 +184,19 @@ def test_validation_images_are_degraded_always_in_the_same_way(tiny: RecipeMaker
         clean, reference = read_validation(plain, images, index)
         assert np.array_equal(lr, again) and np.array_equal(hr, reference)
         assert not np.array_equal(lr, clean)
+
+
+def test_no_two_images_are_degraded_alike_in_validation_and_none_as_in_training(
+    tiny: RecipeMaker, tmp_path: Path
+) -> None:
+    for name in ("one", "two"):
+        write_image(tmp_path / f"{name}.png", np.full((32, 32, 3), 128, np.uint8))
+    noisy = {"clean": 0.0, "noise": 1.0, "noise_sigma": [9, 9]}
+    recipe = tiny(val_data=str(tmp_path), degradation=noisy)
+    (images,) = open_validation(recipe)
+    one, two = (read_validation(recipe, images, index)[0] for index in range(2))
+    assert one.std() > 4 and not np.array_equal(one, two)
+    trained = Degradation(**noisy)(*images.read(0), step_generator(recipe.seed, 0, 0))
+    assert trained.std() > 4 and not np.array_equal(one, trained)
+    with pytest.raises(RecipeError, match="seed = "):
+        tiny(seed=VALIDATION_SEED)

@@ -23,6 +23,11 @@ def test_he_initialisation_keeps_biases_at_zero_and_the_signal_in_bounds(block: 
     assert not any(conv.bias.any() for conv in convs if conv.bias is not None)
     head = model.head.weight
     assert head.std().item() == pytest.approx((1 / 27) ** 0.5, rel=0.1)
+    last, rectified = {"rrrb": "reduce_conv", "bases": "bases"}.get(block, "conv3x3"), 2 / (1 + 0.1**2)
+    gains = {f"ERBs.0.conv1.{last}": rectified, f"ERBs.0.conv2.{last}": 1, "HFABs.0.squeeze": rectified}
+    for name, gain in (gains | {"HFABs.0.excitate": 1, "lr_conv": 1, "tail.0": 1}).items():
+        weight = model.get_submodule(name).weight
+        assert weight.std().item() == pytest.approx((gain / weight[0].numel()) ** 0.5, rel=0.05), name
     out = model.train()(torch.rand(2, 3, 16, 16) * 255)
     assert 10 < out.std().item() < 1_000
 

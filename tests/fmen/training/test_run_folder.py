@@ -120,6 +120,29 @@ def test_resuming_with_another_network_or_rate_is_refused(tiny: RecipeMaker, tmp
     assert resumed_recipe(run, {"variant": "s", "model_args.n_feats": 8}).model == "fmen-s"
 
 
+def test_the_keys_that_a_resumed_run_may_change(tiny: RecipeMaker, tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.begin(tiny(), {})
+    may = {
+        "steps": 5,
+        "schedule_steps": 7,
+        "threads": 3,
+        "feed": "device",
+        "val_every": 11,
+        "save_every": 12,
+        "keep_checkpoints": 4,
+        "log_every": 13,
+        "val_data": ("sample",),
+        "val_protocol": ("kair-y",),
+        "tensorboard": True,
+    }
+    for key, value in may.items():
+        assert getattr(resumed_recipe(run, {key: value}), key) == value
+    for key, value in {"seed": 1, "batch": 4, "patch": 16, "loss": "l2", "ema": 0.5, "precision": "bf16"}.items():
+        with pytest.raises(RunError, match=f"its {key} is .* and cannot change"):
+            resumed_recipe(run, {key: value})
+
+
 def test_resuming_with_a_recipe_is_refused_in_one_line(tiny: RecipeMaker, tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
     train(tiny(steps=1), run)

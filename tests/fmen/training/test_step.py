@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from fmen.training.recipe import Recipe
 from fmen.training.run_folder import Run
 from fmen.training.setup import backend_flags, device_title, machine, make_state
 from fmen.training.stages import Stage
+from fmen.training.step import gray_levels
 from fmen_core import load
 from fmen_eval.runtime import allocated_by
 
@@ -67,13 +69,14 @@ def plain_run(recipe: Recipe, rates: list[float]) -> tuple[nn.Module, nn.Module,
         ({"schedule": "constant"}, [1e-3] * 4),
         ({"schedule": "constant", "optimizer": "muon"}, [1e-3] * 4),
         ({"schedule": "constant", "warmup": 3}, [2.5e-4, 5e-4, 7.5e-4, 1e-3]),
-        ({"schedule": "halving", "halve_every": 2}, [1e-3, 1e-3, 5e-4, 5e-4]),
+        ({"schedule": "halving", "halve_every": 2, "warmup": 1}, [5e-4, 1e-3, 5e-4, 5e-4]),
         ({"final_learning_rate": 1e-4}, [1e-3, 8.681981e-4, 5.5e-4, 2.318019e-4]),
         # Adam's step barely depends on the size of the gradient, unless eps is of that size.
         ({"schedule": "constant", "eps": 1.0}, [1e-3] * 4),
         ({"schedule": "constant", "eps": 1.0, "grad_clip": 0.5}, [1e-3] * 4),
         ({"schedule": "constant", "betas": [0.5, 0.6], "loss": "l2"}, [1e-3] * 4),
         ({"schedule": "constant", "ema": 0.2}, [1e-3] * 4),
+        ({"schedule": "constant", "ema": 0.9}, [1e-3] * 4),
         ({"schedule": "constant", "channels_last": False, "fused": True}, [1e-3] * 4),
     ],
     ids=str,
@@ -128,6 +131,42 @@ def test_gradients_do_not_add_up_over_steps(tiny: RecipeMaker) -> None:
     state = make_state(recipe, CPU)
     take_step(recipe, state, state.model, *batch_of(recipe))
     assert all(parameter.grad is None for parameter in state.model.parameters())
+
+
+def test_gradients_are_averaged_over_the_processes_once_a_step(tiny: RecipeMaker) -> None:
+    class Distributed(nn.Module):
+        averages = True
+
+        def __init__(self, module: nn.Module) -> None:
+            super().__init__()
+            self.module, self.backward_passes = module, list[bool]()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = self.module(x)
+            out.register_hook(lambda _: self.backward_passes.append(self.averages))
+            return out
+
+        @contextmanager
+        def no_sync(self) -> Iterator[None]:
+            self.averages = False
+            yield
+            self.averages = True
+
+    recipe = tiny(batch=6, accumulate=3)
+    state = make_state(recipe, CPU)
+    network = Distributed(state.model)
+    take_step(recipe, state, network, *batch_of(recipe))
+    assert network.backward_passes == [False, False, True]
+
+
+def test_gray_levels_are_not_rounded_to_the_type_of_the_output() -> None:
+    class Half(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.bfloat16()
+
+    # 0.2 with the 8 bits of bf16 is 205 / 1024; 51.05 would be rounded to 51.
+    assert gray_levels(Half(), torch.tensor(51.0), 1.0).item() == pytest.approx(255 * 205 / 1024, rel=1e-6)
+    assert gray_levels(Half(), torch.tensor(51.0), 255.0).dtype == torch.float32
 
 
 def test_the_loss_scale_changes_no_step_not_even_a_clipped_one(tiny: RecipeMaker) -> None:
