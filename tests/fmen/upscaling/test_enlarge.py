@@ -160,10 +160,12 @@ def test_the_network_upscales_transparency_as_it_does_a_gray_image() -> None:
     ("options", "said"),
     [
         (["--outscale", "2", "--width", "9"], "--outscale and --width both set the size; give one of them"),
-        (["--outscale", "big"], "--outscale big: give a factor such as 2.5, at most 64"),
-        (["--outscale", "nan"], "--outscale nan: give a factor such as 2.5, at most 64"),
-        (["--outscale", "1/0"], "--outscale 1/0: give a factor such as 2.5, at most 64"),
-        (["--outscale", "65"], "--outscale 65: give a factor such as 2.5, at most 64"),
+        (["--outscale", "big"], "--outscale big: give a factor such as 2.5, from 1/64 to 64"),
+        (["--outscale", "nan"], "--outscale nan: give a factor such as 2.5, from 1/64 to 64"),
+        (["--outscale", "1/0"], "--outscale 1/0: give a factor such as 2.5, from 1/64 to 64"),
+        (["--outscale", "1e99999999"], "--outscale 1e99999999: give a factor such as 2.5, from 1/64 to 64"),
+        (["--outscale", "0.01"], "--outscale 0.01: give a factor such as 2.5, from 1/64 to 64"),
+        (["--outscale", "65"], "--outscale 65: give a factor such as 2.5, from 1/64 to 64"),
     ],
 )
 def test_sizes_that_contradict_are_refused(upscale: Command, options: list[str], said: str) -> None:
@@ -202,7 +204,7 @@ def test_a_scale_between_those_of_the_networks_is_an_output_size(
     [
         (["--scale", "2.7", "--outscale", "3"], "--scale and --outscale both set the size; give one of them"),
         (["--scale", "2.7", "--width", "30"], "--scale and --width both set the size; give one of them"),
-        (["--scale", "much"], "--scale much: give a factor such as 2.5, at most 64"),
+        (["--scale", "much"], "--scale much: give a factor such as 2.5, from 1/64 to 64"),
     ],
 )
 def test_a_scale_that_is_a_size_is_given_alone(upscale: Command, options: list[str], said: str) -> None:

@@ -135,6 +135,14 @@ def test_the_manifest_of_an_earlier_version_is_valid(tmp_path: Path) -> None:
     assert read_records(tmp_path) == {"out.png": origin}
 
 
+def test_another_source_of_the_same_size_and_time_is_upscaled_again_and_a_moved_one_is_not(tmp_path: Path) -> None:
+    write(tmp_path / "out.png")
+    settings = Settings("w", "fp32", False, 95)
+    write_records([(tmp_path / "out.png", settings.origin(Job(tmp_path / "in.png", tmp_path / "out.png", (1, 2))))])
+    moved, other = (Job(tmp_path / name, tmp_path / "out.png", (1, 2)) for name in ("there/in.png", "other.png"))
+    assert pending([moved], settings) == [] and pending([other], settings) == [other]
+
+
 @pytest.mark.parametrize("stamp", [(3, 2), (1, 3)])
 @pytest.mark.parametrize("size", [None, "factor 5/2"])
 def test_a_source_of_another_size_or_time_is_upscaled_again(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -12,12 +13,13 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from PIL import ExifTags, Image, ImageCms, ImageOps, JpegImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageOps, JpegImagePlugin, PngImagePlugin, UnidentifiedImageError
 
 from fmen.upscaling.enlarge import enlarge, spread_colours
 from fmen.upscaling.photo import Photo, read_photo, write_photo
+from fmen.upscaling.png_chunks import chunk
 from fmen_core import FMENTraining, Upscaler
-from fmen_data import DataError, imresize
+from fmen_data import DataError, imresize, read_image
 
 TAGS, GPS = ExifTags.Base, ExifTags.GPS
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -180,6 +182,50 @@ def test_a_transparent_gray_level_of_sixteen_bits_becomes_alpha(tmp_path: Path, 
     assert content[24:26] == bytes([16, 4])  # 16 bits of gray and alpha
     again = read_photo(content, "out.png")
     assert again.gray and np.array_equal(again.alpha, large.alpha) and np.array_equal(again.pixels, large.pixels)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_a_transparent_gray_level_of_few_bits_becomes_alpha(tmp_path: Path, bits: int) -> None:
+    white = 2**bits - 1
+    rows = np.packbits(
+        np.unpackbits(np.array([[0, white]], np.uint8)[..., None], axis=2)[..., 8 - bits :].reshape(1, -1)
+    )
+    with (tmp_path / "a.png").open("wb") as file:
+        header = struct.pack(">IIBBBBB", 2, 1, bits, 0, 0, 0, 0)
+        file.write(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"tRNS", struct.pack(">H", white)))
+        file.write(chunk(b"IDAT", zlib.compress(b"\0" + rows.tobytes())) + chunk(b"IEND", b""))
+    photo = read_photo((tmp_path / "a.png").read_bytes(), "a.png")
+    assert photo.gray and photo.pixels[0, :, 0].tolist() == [0, 255]
+    assert photo.alpha is not None and photo.alpha.tolist() == [[255, 0]]
+    with pytest.raises(DataError, match=r"a\.png has transparent pixels"):
+        read_image(tmp_path / "a.png")
+
+
+def test_metadata_that_cannot_be_encoded_are_left_out(tmp_path: Path) -> None:
+    # Maker as a floating-point number, and the artist as text.
+    entries = [struct.pack("<HHIf", 0x010F, 11, 1, 1.5), struct.pack("<HHI4s", 0x013B, 2, 4, b"Ann\0")]
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries)) + b"".join(entries) + bytes(4)
+    photo = read_photo(encoded(picture(), "JPEG", exif=exif), "a.jpg")
+    write_photo(tmp_path / "a.png", photo)
+    assert dict(Image.open(tmp_path / "a.png").getexif()) == {ExifTags.Base.Artist: "Ann"}
+    latitude = Image.Exif()
+    latitude.get_ifd(ExifTags.IFD.GPSInfo).update({GPS.GPSLatitudeRef: "N", GPS.GPSLatitude: (48.0, 8.0, 0.0)})
+    stored = latitude.tobytes()
+    negative = stored.replace(struct.pack(">HHI", GPS.GPSLatitude, 5, 3), struct.pack(">HHI", GPS.GPSLatitude, 10, 3))
+    negative = negative.replace(struct.pack(">II", 48, 1), struct.pack(">ii", -48, 1))
+    assert negative != stored
+    photo = read_photo(encoded(picture(), "JPEG", exif=negative), "a.jpg")
+    write_photo(tmp_path / "b.png", photo)
+    assert dict(Image.open(tmp_path / "b.png").getexif().get_ifd(ExifTags.IFD.GPSInfo)) == {GPS.GPSLatitudeRef: "N"}
+
+
+def test_long_texts_and_profiles_of_png_files_are_read(tmp_path: Path) -> None:
+    icc = ICC + np.random.default_rng(0).bytes(2_000_000)
+    text = PngImagePlugin.PngInfo()
+    text.add_text("workflow", "x" * 3_000_000, zip=True)
+    content = encoded(picture(), "PNG", icc_profile=icc, pnginfo=text)
+    write_photo(tmp_path / "a.png", read_photo(content, "a.png"))
+    assert read_photo((tmp_path / "a.png").read_bytes(), "a.png").icc == icc
 
 
 @pytest.mark.parametrize(

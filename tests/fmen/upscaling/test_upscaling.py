@@ -76,6 +76,30 @@ def test_standard_input_and_output_carry_nothing_but_the_image(work: Path) -> No
     assert origin is not None and origin["quality"] == 95 and not {"size", "mtime_ns"} & origin.keys()
 
 
+def test_a_file_is_not_replaced_by_the_result_of_standard_input_or_of_another_image(tree: Path) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(PICTURE).save(buffer, "PNG")
+    Image.fromarray(PICTURE).save("own.png")
+    before = Path("own.png").read_bytes()
+    options = ("--weights", "w.safetensors")
+    _, stderr = fmen("-", "-o", "own.png", *options, stdin=buffer.getvalue(), status=2)
+    assert stderr == "error: own.png: exists already; name another file, or add --overwrite\n"
+    (tree / "other/sub").mkdir(parents=True)
+    Image.fromarray(PICTURE).save(tree / "other/sub/two.png")
+    _, stderr = fmen("in", "other/sub", "-o", "other", *options, "--overwrite", status=2)
+    assert stderr == "error: other/sub/two.png would be written over; choose another name with --output\n"
+    assert Path("own.png").read_bytes() == before == (tree / "other/sub/two.png").read_bytes()
+    fmen("-", "-o", "own.png", *options, "--overwrite", stdin=buffer.getvalue())
+    assert Image.open("own.png").size == (40, 24)
+
+
+def test_options_that_do_nothing_are_refused(tree: Path) -> None:
+    _, stderr = fmen("in", "-o", "out", "--workers", "2", status=2)
+    assert stderr == "error: --workers is for --engine ray; for this engine use --threads\n"
+    _, stderr = fmen("", "-o", "out", status=2)
+    assert stderr == "error: an input has an empty name; name an image or a folder\n"
+
+
 def test_one_bad_image_does_not_stop_the_others(tree: Path) -> None:
     (tree / "in" / "bad.png").write_bytes(b"no picture")
     stdout, stderr = fmen("in", "-o", "out", "--weights", "w.safetensors", status=2)
@@ -133,7 +157,7 @@ def test_ctrl_c_leaves_whole_files_only(tree: Path, monkeypatch: pytest.MonkeyPa
 
 def test_weights_come_from_the_newest_run_or_else_from_the_package(tree: Path, network: FMENTraining) -> None:
     _, stderr = fmen("in/one.png", "-o", "big.png", status=2)
-    assert "no trained weights for x4: bundled are none, and there is no run under runs/" in stderr
+    assert "no trained weights for fmen-s x4: bundled are none, and there is no run under runs/" in stderr
     (tree / "runs" / "r").mkdir(parents=True)
     save(network, tree / "runs" / "r" / "best.safetensors")
     assert b"weights runs/r/best.safetensors" in fmen("in/one.png", "-o", "big.png")[0]

@@ -130,9 +130,11 @@ def upscale(
     """
     if not output:
         raise missing_output(inputs)
+    if "" in inputs:
+        raise UserError("an input has an empty name; name an image or a folder")
     side = parse_tile(tile)
     network_scale, size = parse_size(scale, outscale, width, max_side)
-    check_engine(engine, threads, [*inputs, output])
+    check_engine(engine, threads, workers, [*inputs, output])
     prepare_process(backend, threads)
     from fmen.sources.networks import source_of
     from fmen.upscaling.choice import choose
@@ -162,8 +164,10 @@ def upscale(
         raise DataError(f"{failed + len(faults)} of {len(todo) + len(faults)} images could not be upscaled, {advice}")
 
 
-def check_engine(engine: Engine, threads: int | None, paths: Sequence[str]) -> None:
-    """Raise UserError if options contradict ``--engine ray``."""
+def check_engine(engine: Engine, threads: int | None, workers: int | None, paths: Sequence[str]) -> None:
+    """Raise UserError if options contradict ``--engine``."""
+    if engine is not Engine.ray and workers:
+        raise UserError("--workers is for --engine ray; for this engine use --threads")
     if engine is Engine.ray and threads:
         raise UserError("--engine ray has one thread per core of its processes; give their number with --workers")
     if engine is Engine.ray and "-" in paths:
@@ -193,6 +197,9 @@ def jobs_to_do(jobs: list[Job], settings: Settings, say: Callable[[str], None], 
     from fmen.upscaling.manifest import pending
     from fmen_data.atomic import remove_abandoned
 
+    for job in jobs:
+        if job.source is None and isinstance(job.target, Path) and job.target.exists() and not overwrite:
+            raise UserError(f"{job.result}: exists already; name another file, or add --overwrite")
     todo = jobs if overwrite else pending(jobs, settings)
     remove_abandoned(job.target for job in todo if isinstance(job.target, Path))
     if not todo and len(jobs) == 1:
@@ -276,11 +283,12 @@ def parse_factor(option: str, text: str) -> Fraction:
         UserError: It is not a number, or out of range.
     """
     try:
-        factor = Fraction(text)
+        # Fraction would write out the digits of 1e99999999.
+        factor = Fraction(0) if "e" in text.lower() else Fraction(text)
     except (ValueError, ZeroDivisionError):
         factor = Fraction(0)
-    if not 0 < factor <= LARGEST_FACTOR:
-        raise UserError(f"{option} {text}: give a factor such as 2.5, at most {LARGEST_FACTOR}")
+    if not Fraction(1, LARGEST_FACTOR) <= factor <= LARGEST_FACTOR:
+        raise UserError(f"{option} {text}: give a factor such as 2.5, from 1/{LARGEST_FACTOR} to {LARGEST_FACTOR}")
     return factor
 
 

@@ -210,10 +210,18 @@ def images_below(folder: Path, output: Path | None, faults: list[str]) -> Iterat
     yield from walk(folder, (identity(folder),))
 
 
-def identity(folder: Path) -> tuple[int, int]:
-    """Return the device and the inode of a folder, which are the same through every link."""
-    state = folder.stat()
+def identity(path: Path) -> tuple[int, int]:
+    """Return the device and the inode of a file or folder, which are the same through every link."""
+    state = path.stat()
     return state.st_dev, state.st_ino
+
+
+def file_identity(file: Location) -> Location | tuple[int, int]:
+    """Return the identity of a local file that exists, and others as they are."""
+    try:
+        return identity(file) if isinstance(file, Path) else file
+    except OSError:
+        return file
 
 
 def only_images(paths: Iterable[Path], faults: list[str]) -> Iterator[tuple[Path, Stamp]]:
@@ -247,7 +255,7 @@ def fixed_part(pattern: Path) -> Path:
 
 
 def check_targets(jobs: Sequence[Job]) -> None:
-    """Raise DataError if two jobs write the same file, or one its own source."""
+    """Raise DataError if two jobs write the same file, or one the source of any."""
     targets = Counter(job.target for job in jobs)
     twice = next((target for target, count in targets.items() if count > 1), None)
     if twice is not None:
@@ -255,10 +263,8 @@ def check_targets(jobs: Sequence[Job]) -> None:
         raise DataError(
             f"{' and '.join(sources[:2])} would both become {shown(twice)}; upscale them into different folders"
         )
+    read = {file_identity(job.source): job for job in jobs if job.source is not None}
     for job in jobs:
-        source, target = job.source, job.target
-        if source is None or target is None:
-            continue
-        local = isinstance(source, Path) and isinstance(target, Path) and target.exists()
-        if source == target or (local and Path(target).samefile(source)):
-            raise DataError(f"{job.name} would be written over; choose another name with --output")
+        replaced = None if job.target is None else read.get(file_identity(job.target))
+        if replaced is not None:
+            raise DataError(f"{replaced.name} would be written over; choose another name with --output")

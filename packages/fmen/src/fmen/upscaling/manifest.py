@@ -68,8 +68,13 @@ class Settings:
         return cls(combined, precision, self_ensemble, quality, None if size is None else str(size), denoise)
 
     def origin(self, job: Job) -> Origin:
-        """Return what the result of a job depends on: size and modification time of its source, and the settings."""
-        stamp = {} if job.stamp is None else {"size": job.stamp[0], "mtime_ns": job.stamp[1]}
+        """Return what the result of a job depends on: name, size and time of its source, and the settings.
+
+        The source's folder is not part of it, so that images and results may be moved together.
+        """
+        stamp: Origin = {}
+        if job.source is not None and job.stamp is not None:
+            stamp = {"source": storage.split(job.source)[1], "size": job.stamp[0], "mtime_ns": job.stamp[1]}
         return {**stamp, **{name: value for name, value in asdict(self).items() if value is not None}}
 
 
@@ -100,7 +105,8 @@ def pending(jobs: Sequence[Job], settings: Settings) -> list[Job]:
             return False
         if name not in records[folder]:
             return present[folder][name] >= job.stamp[1]
-        return records[folder][name] == settings.origin(job)
+        record, origin = records[folder][name], settings.origin(job)
+        return record is not None and {"source": origin["source"], **record} == origin  # older records have no source
 
     return [job for job in jobs if not is_done(job)]
 

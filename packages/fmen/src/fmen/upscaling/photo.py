@@ -24,7 +24,7 @@ from typing import IO, Any
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, UnidentifiedImageError, _imaging
+from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError, _imaging
 
 from fmen.upscaling import storage
 from fmen.upscaling.png_chunks import PngWriter
@@ -74,7 +74,12 @@ DROPPED_DETAILS = (
     ExifTags.Base.ExifInteroperabilityOffset,
 )
 
-Image.MAX_IMAGE_PIXELS = None  # the images are the user's own, and enlarged ones are large
+EXIF_ERRORS = (OSError, SyntaxError, ValueError, EOFError, TypeError, AttributeError, LookupError, struct.error)
+"""What Pillow raises for damaged EXIF data."""
+
+# The images are the user's own, enlarged ones are large, and some have long texts or colour profiles.
+Image.MAX_IMAGE_PIXELS = None
+PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY = 2**28, 2**30
 
 
 @dataclass(frozen=True)
@@ -124,7 +129,7 @@ def read_photo(content: bytes, name: str | Path) -> Photo:
                 raise DataError(f"{name} has {frames} frames; extract one of them")
             deep = _is_deep(content, image)
             pixels, gray = _decode_deep(content, image, name) if deep else _decode(content, image, name)
-            exif = image.getexif()  # without the orientation if Pillow has applied it
+            exif = _exif(image)
             orientation = exif.get(ExifTags.Base.Orientation, 1)
             if deep and image.format == "TIFF":  # OpenCV has applied it
                 orientation = 1
@@ -177,6 +182,8 @@ def _decode(content: bytes, image: Image.Image, name: str | Path) -> tuple[Pixel
         if image.mode != "CMYK":
             return pixels, gray
     transparent = "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info
+    if image.format == "PNG" and gray and content[24] in (2, 4) and "transparency" in image.info:
+        image.info["transparency"] *= 255 // (2 ** content[24] - 1)  # Pillow extends only the pixels to 8 bits
     if image.mode == "La":  # gray multiplied by alpha, which Pillow converts in two steps
         image = image.convert("LA")
     mode = "RGBA" if transparent else "RGB"
@@ -225,18 +232,49 @@ def _upright(pixels: Pixels, orientation: Any) -> Pixels:
     return pixels
 
 
+def _exif(image: Image.Image) -> Image.Exif:
+    """The EXIF data, without the orientation if Pillow has applied it; none if they are damaged."""
+    try:
+        return image.getexif()
+    except EXIF_ERRORS:
+        return Image.Exif()
+
+
 def _copied_exif(exif: Image.Exif) -> bytes:
+    """The EXIF data to write: what is worth copying, without values that cannot be encoded."""
     copied = Image.Exif()
     for tag in COPIED_TAGS:
-        if tag in exif:
-            # Pillow decodes as Latin-1 and encodes as ASCII, but names are UTF-8 in practice: copy the bytes.
-            copied[tag] = exif[tag].encode("latin-1", "replace") if isinstance(exif[tag], str) else exif[tag]
+        # Pillow decodes as Latin-1 and encodes as ASCII, but names are UTF-8 in practice: copy the bytes.
+        value = exif[tag].encode("latin-1", "replace") if isinstance(exif.get(tag), str) else exif.get(tag)
+        if value is not None and _is_encodable(tag, value):
+            copied[tag] = value
     for part in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
-        details = {tag: value for tag, value in exif.get_ifd(part).items() if tag not in DROPPED_DETAILS}
+        try:
+            found = exif.get_ifd(part)
+        except EXIF_ERRORS:
+            continue
+        details = {
+            tag: value for tag, value in found.items() if tag not in DROPPED_DETAILS and _is_encodable(tag, value, part)
+        }
         if details:
             copied.get_ifd(part).update(details)
             copied[part] = copied.get_ifd(part)
     return copied.tobytes() if len(copied) else b""
+
+
+def _is_encodable(tag: int, value: Any, part: int | None = None) -> bool:
+    """Whether Pillow can encode the value of a tag; files may store it in a type that the tag does not have."""
+    exif = Image.Exif()
+    if part is None:
+        exif[tag] = value
+    else:
+        exif.get_ifd(part)[tag] = value
+        exif[part] = exif.get_ifd(part)
+    try:
+        exif.tobytes()
+    except EXIF_ERRORS:
+        return False
+    return True
 
 
 def check_fits(file: Location, height: int, width: int, *, transparent: bool) -> None:
