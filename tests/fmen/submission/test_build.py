@@ -21,6 +21,8 @@ import torch
 from torch import nn
 
 import fmen_core
+from fmen.cli.submit import origin_of
+from fmen.sources.networks import build_network
 from fmen.submission import build as submission
 from fmen.submission.build import SubmissionReport, build_submission
 from fmen.submission.metrics import count_complexity, meets_threshold, threshold_line
@@ -199,6 +201,24 @@ def test_package_that_fails_verification_is_not_written(
     with pytest.raises(SubmissionError, match=message):
         build_submission(network, photos, None, out, origin=origin, device="cpu", progress=False)
     assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.usefixtures("forked")
+def test_a_file_with_a_byte_order_mark_is_packed(photos: Path, tmp_path: Path) -> None:
+    code = (
+        "from torch import nn\n\n\nclass Mine(nn.Sequential):\n    def __init__(self):\n"
+        "        super().__init__(nn.Conv2d(3, 48, 3, padding=1), nn.PixelShuffle(4))\n"
+    )
+    (tmp_path / "mine.py").write_text(code, encoding="utf-8-sig")
+    network = build_network(f"{tmp_path / 'mine.py'}:Mine", 4)
+    report = build_submission(
+        network, photos, None, tmp_path / "p.zip", origin=origin_of(network), device="cpu", progress=False
+    )
+    assert report.package_psnr == pytest.approx(report.psnr, abs=1e-6)
+    (tmp_path / "other.py").write_text(code.replace("Mine", "name"))
+    network = build_network(f"{tmp_path / 'other.py'}:name", 4)
+    with pytest.raises(SubmissionError, match=r"^name: the organisers' test_demo\.py has such a variable; rename"):
+        build_submission(network, photos, None, tmp_path / "q.zip", origin=origin_of(network), progress=False)
 
 
 def test_full_disk_leaves_an_older_package_and_no_other_file(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -109,6 +110,27 @@ def test_a_file_of_the_users_that_imports_torch_alone_is_packed_unchanged(write:
     source = model_source(write(guarded))
     assert source.unchanged and source.code == Path("mine.py").read_bytes()
     assert source.imports == ("math", "torch")
+
+
+@pytest.mark.parametrize("imports", ["", "from part import block"])
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "latin-1"])
+def test_a_file_in_another_encoding_is_packed_in_utf_8(imports: str, encoding: str, write: Write) -> None:
+    origin = write()
+    declared = "" if encoding == "utf-8-sig" else f"#!/usr/bin/python\n# -*- coding: {encoding} -*-\n"
+    Path("part.py").write_text(f"{declared}# ä\ndef block():\n    return 'ä'\n", encoding=encoding)
+    text = MINE.format(imports=imports, body=repr("ä") + (" + block()" if imports else ""))
+    origin.file.write_text(declared + text, encoding=encoding)
+    packed = model_source(origin).code
+    assert packed.count("ä".encode()) == (3 if imports else 1) and b"coding:" not in packed
+    assert not packed.startswith(codecs.BOM_UTF8)
+
+
+@pytest.mark.parametrize("character", ["\f", "\v", "\x1c", "\u2028"])
+def test_lines_end_where_python_ends_them(character: str, write: Write) -> None:
+    Path("part.py").write_text(f"# {character}\ndef block():\n    return 1\n")
+    origin = write()
+    origin.file.write_text(f"# {character}\n" + MINE.format(imports="from part import block", body="block()"))
+    assert "def block():\n    return 1\n" in model_source(origin).code.decode()
 
 
 PART = '''

@@ -42,6 +42,9 @@ from fmen_eval import validate
 TOLERANCE = 1e-6
 """Largest difference in dB between the package's PSNR of an image and that of ``fmen validate``."""
 
+DEMO_VARIABLES = ("args", "data_range", "device", "model", "model_id", "model_path", "name", "os", "tile", "torch")
+"""Variables of ``select_model`` in the organisers' ``test_demo.py``, which imports the class."""
+
 
 @dataclass(frozen=True)
 class SubmissionReport:
@@ -102,6 +105,10 @@ def build_submission(
     check_scale(network)
     rules, who, model = get_layout(layout), load_team(team), reparameterize(network)
     origin = origin or Origin.of(model)
+    if origin.class_name in DEMO_VARIABLES:
+        raise SubmissionError(
+            f"{origin.class_name}: the organisers' test_demo.py has such a variable; rename the class"
+        )
     code = model_source(origin)
     images = open_images(data, rules)
     name = str(getattr(model, "name", origin.class_name))

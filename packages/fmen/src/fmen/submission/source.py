@@ -19,7 +19,7 @@ from typing import Any
 from torch import nn
 
 from fmen.submission.gatherer import Gatherer
-from fmen.submission.source_file import SourceFile, is_allowed, top_level_imports
+from fmen.submission.source_file import SourceFile, is_allowed, read_code, top_level_imports
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class ModelSource:
     """A self-contained model file.
 
     Attributes:
-        code: Its content.
+        code: Its content in UTF-8.
         imports: The modules that it imports, without submodules.
         files: The names of the files that the code is from, the network's own first.
         unchanged: Whether it is the network's own file.
@@ -78,10 +78,10 @@ def model_source(origin: Origin) -> ModelSource:
         SubmissionError: The code imports a module that is neither in the file's folder nor allowed, or cannot be put
             into one file.
     """
-    code = origin.file.read_bytes()
+    code = read_code(origin.file)
     imports = top_level_imports(ast.parse(code))
     if all(is_allowed(name) for name in imports):
-        return ModelSource(code, tuple(sorted(imports)), (origin.file.name,), unchanged=True)
+        return ModelSource(code.encode(), tuple(sorted(imports)), (origin.file.name,), unchanged=True)
     own = SourceFile.of(origin.file, vars(origin.module))
     gatherer = Gatherer(origin.file.resolve().parent)
     gatherer.include(own, origin.class_name)

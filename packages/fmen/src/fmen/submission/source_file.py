@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
+import tokenize
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,16 @@ from typing import Any
 
 ALLOWED = ("torch", "numpy")
 """What a model file may import beside the standard library."""
+
+_DECLARATION = re.compile(r"\A(.*\n)??[ \t\f]*#.*coding[:=].*")
+"""The comment that declares a file's encoding, in its first or second line."""
+
+
+def read_code(path: Path) -> str:
+    """Return the text of a Python file, with ``\\n`` at the end of each line and no declaration of another encoding."""
+    with tokenize.open(path) as file:
+        text = file.read()
+    return text if file.encoding.startswith("utf-8") else _DECLARATION.sub(r"\1", text)
 
 
 def is_allowed(name: str) -> bool:
@@ -81,8 +93,8 @@ class SourceFile:
     @classmethod
     def of(cls, path: Path, namespace: Mapping[str, Any]) -> SourceFile:
         """Read a file."""
-        code = path.read_bytes()
-        body, lines = ast.parse(code).body, code.decode().splitlines()
+        code = read_code(path)
+        body, lines = ast.parse(code).body, code.split("\n")  # splitlines() would end a line at a form feed, too
         docstring = text_of(body[0], None, lines) if body and is_text(body[0]) else ""
         file = cls(path, dict(namespace), docstring, {}, {}, [])
         for statement, following in zip(body, [*body[1:], None], strict=True):
