@@ -99,6 +99,17 @@ def test_an_error_names_the_target_and_not_the_temporary_file(tmp_path: Path) ->
     assert unnamed.value.errno == errno.ENOSPC
 
 
+def test_an_error_of_a_read_only_disk_names_the_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, **_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(Path, "touch", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(OSError) as error:
+        atomic_write_bytes(tmp_path / "a", b"")
+    assert (error.value.errno, error.value.filename) == (errno.EROFS, str(tmp_path / "a"))
+
+
 def test_an_error_of_another_file_or_without_a_number_is_passed_on(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as reading, atomic_write(tmp_path / "a"):
         (tmp_path / "absent").read_bytes()

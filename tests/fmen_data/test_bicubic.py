@@ -244,6 +244,7 @@ def test_a_constant_image_stays_constant_and_scale_one_changes_nothing() -> None
 @pytest.mark.parametrize(
     ("image", "scale", "message"),
     [
+        ([[0]], 2, "takes uint8 or uint16 images, got list"),
         (np.zeros((4, 4), np.float32), 2, "takes uint8 or uint16 images, got float32"),
         (np.zeros((4, 4, 4), np.uint8), 2, r"takes images of shape \(H, W\) or \(H, W, 3\), got \(4, 4, 4\)"),
         (np.zeros(4, np.uint8), 2, r"got \(4,\)"),

@@ -193,9 +193,27 @@ def test_another_file_than_the_expected_one_is_refused_and_removed(server: Serve
 
 
 def test_an_address_without_a_scheme_is_an_error(tmp_path: Path) -> None:
-    for address in ("example.org/DIV2K.zip", "example.org:8080/DIV2K.zip"):
+    for address in ("example.org/DIV2K.zip", "example.org:8080/DIV2K.zip", "http:///DIV2K.zip"):
         with pytest.raises(DataError, match=f"^{re.escape(address)} is not a URL; write it with https://$"):
             fetch(address, tmp_path / "file.zip")
+
+
+@pytest.mark.parametrize("address", ["http://[::1/a.zip", "http://127.0.0.1:9/a b/a.zip", "http://h:x/a", "http://h/ä"])
+def test_an_invalid_address_is_an_error_without_retries(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses = record_pauses(monkeypatch)
+    with pytest.raises(DataError, match=rf"^{re.escape(address)} is not a URL \(.+\); check the address$"):
+        fetch(address, tmp_path / "a.zip")
+    assert not pauses
+
+
+def test_an_empty_address_does_not_mean_the_official_server(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(div2k, "_URLS", dict.fromkeys(div2k.NAMES, server.url))
+    with pytest.raises(DataError, match="is not a URL"):
+        div2k.download(tmp_path, base_url="", progress=False)
 
 
 def test_a_missing_file_on_the_server_is_an_error_without_retries(server: Server, tmp_path: Path) -> None:

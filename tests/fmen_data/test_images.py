@@ -311,6 +311,22 @@ def test_a_folder_with_the_name_of_an_image_is_not_listed(tmp_path: Path) -> Non
     assert list_images(tmp_path) == [tmp_path / "a.png", tmp_path / "loop.png"]
 
 
+@pytest.mark.parametrize(
+    ("image", "found"),
+    [
+        (np.zeros((4, 4, 3), np.uint16), r"the image is uint16 \(4, 4, 3\)"),
+        (np.zeros((4, 4, 4), np.uint8), r"the image is uint8 \(4, 4, 4\)"),
+        (np.zeros((0, 4, 3), np.uint8), r"the image is uint8 \(0, 4, 3\)"),
+        (np.zeros((4, 4)), r"the image is float64 \(4, 4\)"),
+        ([[0]], "the image is a list"),
+    ],
+)
+def test_what_is_no_image_is_not_written(tmp_path: Path, image: object, found: str) -> None:
+    with pytest.raises(DataError, match=rf"cannot write .*a\.png: {found}"):
+        write_image(tmp_path / "a.png", image)  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_unknown_format_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"unknown image format '\.xyz'; use one of \.png, "):
         write_image(tmp_path / "a.xyz", NOISE)

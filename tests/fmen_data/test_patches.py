@@ -204,13 +204,34 @@ def test_an_image_smaller_than_a_patch_is_named(cache: PatchCache) -> None:
         PatchSampler([cache], patch=17)
 
 
-def test_every_image_of_the_caches_is_checked_and_the_small_ones_are_counted(tmp_path: Path) -> None:
-    caches = [make_cache(tmp_path / "one", [(16, 16)]), make_cache(tmp_path / "two", [(20, 15), (15, 9), (16, 16)])]
-    message = r"image 0 of two is 15x20 in LR, smaller than a 16x16 patch \(and 1 more\); remove it or choose a smaller"
+@pytest.fixture
+def uneven(tmp_path: Path) -> list[PatchCache]:
+    """The images 1 and 2 of four are smaller than a 16x16 patch."""
+    return [make_cache(tmp_path / "one", [(16, 16)]), make_cache(tmp_path / "two", [(20, 15), (15, 9), (16, 16)])]
+
+
+def test_every_image_of_the_caches_is_checked_and_all_small_ones_are_named(uneven: list[PatchCache]) -> None:
+    message = (
+        "2 problems: image 0 of two is 15x20 in LR, smaller than a 16x16 patch; remove it or choose a smaller patch; "
+        "image 1 of two is 9x15 in LR"
+    )
     with pytest.raises(DataError, match=message):
-        PatchSampler(caches, patch=16)
-    with pytest.raises(DataError, match=r"image 1 of two is 9x15 in LR, smaller than a 10x10 patch; remove it"):
-        PatchSampler(caches, patch=10)
+        PatchSampler(uneven, patch=16)
+    with pytest.raises(DataError, match=r"^image 1 of two is 9x15 in LR, smaller than a 10x10 patch; remove it"):
+        PatchSampler(uneven, patch=10)
+
+
+@pytest.mark.parametrize(("weights", "share"), [(None, 1 / 2), ([1, 3], 3 / 4)])
+def test_small_images_are_left_out_on_request(
+    uneven: list[PatchCache], weights: list[float] | None, share: float
+) -> None:
+    lines: list[str] = []
+    sampler = PatchSampler(uneven, patch=16, batch=2000, weights=weights, on_skip=lines.append)
+    assert [line[:34] for line in lines] == ["image 0 of two is 15x20 in LR, sma", "image 1 of two is 9x15 in LR, smal"]
+    draws = pickle.loads(pickle.dumps(sampler)).draw(0)
+    assert set(draws[:, 0].tolist()) == {0, 3} and (draws[:, 0] == 3).mean() == pytest.approx(share, abs=0.05)
+    with pytest.raises(DataError, match="image 0 of one is 16x16 in LR"):
+        PatchSampler(uneven, patch=17, on_skip=lines.append)
 
 
 @pytest.mark.parametrize("argument", [{"patch": 0}, {"batch": 0}, {"seed": -1}, {"seed": 2**64}])

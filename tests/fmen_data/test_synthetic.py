@@ -70,6 +70,13 @@ def test_a_folder_is_completed_and_becomes_a_dataset(tmp_path: Path) -> None:
     assert len(open_dataset(str(tmp_path), scale=4, split="train")) == 4
 
 
+def test_existing_images_of_another_size_are_refused(tmp_path: Path) -> None:
+    write_images(tmp_path, 1, kinds=["leaves"], side=64, progress=False)
+    with pytest.raises(DataError, match=r"leaves_00000\.png is 64x64, not 96x96; choose its size or another folder"):
+        write_images(tmp_path, 2, kinds=["leaves"], side=96, progress=False)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 def test_text_without_pillow_is_one_line_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     real = builtins.__import__
 

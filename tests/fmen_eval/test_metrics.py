@@ -113,6 +113,7 @@ def test_rounding_the_luma_costs_hundredths_of_a_decibel(reference: Path) -> Non
     ("sr", "hr", "arguments", "message"),
     [
         (np.zeros((20, 20, 3), np.uint8), np.zeros((20, 24, 3), np.uint8), {}, "SR image is 20x20, the HR image 24x20"),
+        ([[[0, 0, 0]]], np.zeros((1, 1, 3), np.uint8), {}, "the SR image is a list: an array of NumPy is needed"),
         (np.zeros((20, 20, 3)), np.zeros((20, 20, 3), np.uint8), {}, "SR image is float64"),
         (np.zeros((20, 20, 3), np.uint8), np.zeros((20, 20), np.uint8), {}, "HR image is uint8 \\(20, 20\\)"),
         (np.zeros((18, 30, 3), np.uint8), np.zeros((18, 30, 3), np.uint8), {}, "at least 11x11"),

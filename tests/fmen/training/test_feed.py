@@ -133,10 +133,14 @@ def test_images_that_cannot_be_used_are_left_out_on_request(
 ) -> None:
     write_image(tmp_path / "set/good.png", np.zeros((48, 48, 3), np.uint8))
     (tmp_path / "set/bad.png").write_bytes(b"")
-    recipe = recipe_of(data=[str(tmp_path / "set")], skip_bad=True)
-    [sampler] = open_patches([Stage(recipe)], Processes())
-    assert sampler.caches[0].names == ("good",)
-    assert capsys.readouterr().err == f"left out: {tmp_path}/set/bad.png is empty; get the file again or remove it\n"
+    write_image(tmp_path / "set/small.png", np.zeros((16, 16, 3), np.uint8))
+    recipe = recipe_of(data=[str(tmp_path / "set")], patch=8, skip_bad=True)
+    sampler, _ = open_patches([Stage(recipe), Stage(recipe)], Processes())
+    assert sampler.caches[0].names == ("good", "small") and set(sampler.draw(0)[:, 0].tolist()) == {0}
+    assert capsys.readouterr().err == (
+        f"left out: {tmp_path}/set/bad.png is empty; get the file again or remove it\n"
+        "left out: image small of set is 4x4 in LR, smaller than a 8x8 patch; remove it or choose a smaller patch\n"
+    )
     with pytest.raises(DataError, match="is empty"):
         open_patches([Stage(recipe.model_copy(update={"skip_bad": False}))], Processes())
 

@@ -47,7 +47,8 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a read-only disk refuses even to remove what does not exist
+            temporary.unlink()
 
 
 def make_folder(folder: Path) -> None:

@@ -47,8 +47,9 @@ def imresize(image: AnyImage, scale: float) -> AnyImage:
     Raises:
         DataError: The image is of another type or shape or empty, or the scale is not positive and finite.
     """
-    if image.dtype not in (np.uint8, np.uint16):
-        raise DataError(f"imresize takes uint8 or uint16 images, got {image.dtype}")
+    if not isinstance(image, np.ndarray) or image.dtype not in (np.uint8, np.uint16):
+        found = getattr(image, "dtype", type(image).__name__)
+        raise DataError(f"imresize takes uint8 or uint16 images, got {found}")
     if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3) or image.size == 0:
         raise DataError(f"imresize takes images of shape (H, W) or (H, W, 3), got {image.shape}")
     if not (math.isfinite(scale) and scale > 0):

@@ -158,8 +158,8 @@ def download(
             if (found := file_md5(file, progress=progress)) != archive.md5:
                 raise DataError(f"{file} has MD5 {found}, not {archive.md5}; remove it and run the command again")
         else:
-            url = f"{(base_url or _URLS[archive.dataset]).rstrip('/')}/{archive.file}"
-            fetch(url, file, md5=archive.md5, progress=progress)
+            server = _URLS[archive.dataset] if base_url is None else base_url
+            fetch(f"{server.rstrip('/')}/{archive.file}", file, md5=archive.md5, progress=progress)
         unpack(file, target, archive.extract_path, progress=progress)
         for folder in needed:
             if absent := folder.missing(target):

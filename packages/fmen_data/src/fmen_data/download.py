@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 import hashlib
 import http.client
+import re
 import shutil
 import stat
 import tarfile
 import time
 import urllib.error
-import urllib.parse
 import urllib.request
 import zipfile
 import zlib
@@ -37,9 +37,10 @@ def fetch(url: str, target: Path, *, md5: str = "", progress: bool = True) -> No
     when the file is complete and its MD5, if one is given, is correct. Dropped connections are retried.
 
     Raises:
-        DataError: The server refuses, does not respond, or sends another file; or the file cannot be written.
+        DataError: The address is invalid; the server refuses, does not respond, or sends another file; or the file
+            cannot be written.
     """
-    if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
+    if not re.match("https?://[^/]", url, re.IGNORECASE):
         raise DataError(f"{url} is not a URL; write it with https://")
     part = target.with_name(target.name + ".part")
     part.parent.mkdir(parents=True, exist_ok=True)
@@ -49,6 +50,8 @@ def fetch(url: str, target: Path, *, md5: str = "", progress: bool = True) -> No
         try:
             _transfer(url, part, progress)
             break
+        except (http.client.InvalidURL, ValueError) as error:
+            raise DataError(f"{url} is not a URL ({error}); check the address") from error
         except (OSError, http.client.HTTPException) as error:
             status = getattr(error, "code", None)
             if isinstance(status, int) and 400 <= status < 500 and status not in (408, 416, 429):

@@ -62,14 +62,29 @@ def decode_image(data: bytes, path: str | Path) -> Image:
         return decode_jpeg(data, path)
     # UNCHANGED shows alpha and 16 bits, and ignores the EXIF orientation.
     try:
-        pixels = cv2.imdecode(np.frombuffer(without_metadata(data), np.uint8), cv2.IMREAD_UNCHANGED)
+        coded = without_metadata(data)
+        pixels = cv2.imdecode(np.frombuffer(coded, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:
         pixels = None
     if pixels is None:
         raise DataError(f"{path} is not a readable image; get the file again or remove it")
     if pixels.dtype != np.uint8:
         raise DataError(f"{path} has {pixels.dtype} pixels; convert it to 8 bits per channel")
+    if pixels.ndim == 2 and (pixels == _transparent_level(coded)).any():
+        raise _transparent(path)
     return _to_rgb(np.asarray(pixels, np.uint8), path)
+
+
+def _transparent(path: str | Path) -> DataError:
+    return DataError(f"{path} has transparent pixels; flatten it and remove the alpha channel")
+
+
+def _transparent_level(data: bytes) -> int:
+    """The level of the transparent pixels of a gray PNG without metadata, which OpenCV ignores; -1 if there is none."""
+    if not data.startswith(_PNG_SIGNATURE) or data[37:41] != b"tRNS":  # after the header
+        return -1
+    level, bits = int(struct.unpack_from(">H", data, 41)[0]), data[24]
+    return level * (255 // (2**bits - 1)) if bits < 8 else level
 
 
 def decode_jpeg(data: bytes, path: str | Path) -> Image:
@@ -101,7 +116,7 @@ def _to_rgb(pixels: Image, path: str | Path) -> Image:
         return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB), np.uint8)
     if channels == 4:
         if int(pixels[..., 3].min()) < 255:
-            raise DataError(f"{path} has transparent pixels; flatten it and remove the alpha channel")
+            raise _transparent(path)
         return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGB), np.uint8)
     return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)
 
@@ -221,9 +236,16 @@ def write_image(path: str | Path, image: Image) -> None:
         image: uint8 ``(H, W, 3)`` RGB or ``(H, W)`` gray.
 
     Raises:
-        DataError: The format is unknown or too small for the image, or the file cannot be written.
+        DataError: The image is of another type or shape or empty, the format is unknown or too small for it, or the
+            file cannot be written.
     """
     path = Path(path)
+    if not isinstance(image, np.ndarray):
+        raise DataError(f"cannot write {path}: the image is a {type(image).__name__}, not an array of NumPy")
+    if image.dtype != np.uint8 or image.ndim < 2 or image.shape[2:] not in ((), (3,)) or not image.size:
+        raise DataError(
+            f"cannot write {path}: the image is {image.dtype} {image.shape}; uint8 (H, W, 3) or (H, W) is needed"
+        )
     if path.suffix.lower() not in SUFFIXES:
         raise DataError(f"cannot write {path}: unknown image format {path.suffix!r}; use one of {', '.join(SUFFIXES)}")
     bgr = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)

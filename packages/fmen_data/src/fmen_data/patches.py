@@ -13,7 +13,7 @@ patch in its orientation, with a generator of its own for every slot.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -25,7 +25,7 @@ from torch import Tensor
 
 from .cache import PatchCache
 from .degradation import Degradation, step_generator
-from .errors import DataError
+from .errors import DataError, raise_all
 
 Batch = tuple[Tensor, Tensor]
 
@@ -42,6 +42,7 @@ class PatchSampler:
         seed: int = 0,
         weights: Sequence[float] | None = None,
         degradation: Degradation | None = None,
+        on_skip: Callable[[str], None] | None = None,
     ) -> None:
         """Prepare sampling.
 
@@ -53,9 +54,11 @@ class PatchSampler:
             weights: Expected share of each cache in the patches, up to a common factor; not negative, not all 0. By
                 default every image is equally likely.
             degradation: Of the LR patches; None for the LR images as they are.
+            on_skip: If given, images smaller than a patch are left out, and this is called with one line about each.
 
         Raises:
-            DataError: An argument is out of range, the caches' scales differ, or an image is smaller than a patch.
+            DataError: An argument is out of range, the caches' scales differ, or images are smaller than a patch (all
+                are named); with ``on_skip``, if these are all images of a cache.
         """
         if patch < 1 or batch < 1 or not 0 <= seed < 2**64:
             raise DataError(f"patch {patch} and batch {batch} must be at least 1, and seed {seed} from 0 to 2**64 - 1")
@@ -76,13 +79,20 @@ class PatchSampler:
         self._sound = np.zeros(len(self._places), bool)
         sizes = np.array([image.shape[:2] for image in self._lr], np.int64).reshape(-1, 2)
         names = [f"{name} of {cache.dataset}" for cache in caches for name in cache.names]
-        small = np.flatnonzero(sizes.min(1) < patch)
-        if len(small):
-            height, width = sizes[small[0]]
-            raise DataError(
-                f"image {names[small[0]]} is {width}x{height} in LR, smaller than a {patch}x{patch} patch"
-                f"{f' (and {len(small) - 1} more)' if len(small) > 1 else ''}; remove it or choose a smaller patch"
-            )
+        small = sizes.min(1) < patch
+        self._large: npt.NDArray[np.int64] = np.flatnonzero(~small)
+        owner = np.repeat(np.arange(len(caches)), [len(cache) for cache in caches])
+        self._counts = np.bincount(owner[self._large], minlength=len(caches))
+        problems = [
+            f"image {names[image]} is {sizes[image, 1]}x{sizes[image, 0]} in LR, smaller than a {patch}x{patch} patch; "
+            "remove it or choose a smaller patch"
+            for image in np.flatnonzero(small)
+        ]
+        if on_skip is None or not self._counts.all():
+            raise_all(problems)
+        else:
+            for problem in problems:
+                on_skip(problem)
         self._positions = sizes - patch + 1
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -99,14 +109,14 @@ class PatchSampler:
     def _images(self, uniform: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
         """Convert numbers in [0, 1) to indices of images."""
         if self.weights is None:
-            return (uniform * len(self._lr)).astype(np.int64)
+            return self._large[(uniform * len(self._large)).astype(np.int64)]
         edges = np.cumsum([0.0, *self.weights])
         edges /= edges[-1]
         cache = np.searchsorted(edges, uniform, side="right") - 1
-        counts = np.array([len(each) for each in self.caches])
+        counts = self._counts
         within = (uniform - edges[cache]) / (edges[cache + 1] - edges[cache])
         index = np.minimum((within * counts[cache]).astype(np.int64), counts[cache] - 1)  # within may round to 1
-        images: npt.NDArray[np.int64] = (np.cumsum(counts) - counts)[cache] + index
+        images: npt.NDArray[np.int64] = self._large[(np.cumsum(counts) - counts)[cache] + index]
         return images
 
     def check(self, image: int) -> None:
@@ -189,7 +199,15 @@ def _restore(
     weights: tuple[float, ...] | None,
     degradation: Degradation | None,
 ) -> PatchSampler:
-    return PatchSampler(caches, patch=patch, batch=batch, seed=seed, weights=weights, degradation=degradation)
+    return PatchSampler(
+        caches,
+        patch=patch,
+        batch=batch,
+        seed=seed,
+        weights=weights,
+        degradation=degradation,
+        on_skip=lambda _: None,  # what is left out was reported when the sampler was made
+    )
 
 
 def place_patch(source: npt.NDArray[np.uint8], out: npt.NDArray[np.uint8], orientation: int) -> None:

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from .bicubic import imresize
 from .errors import DataError
-from .images import write_image
+from .images import image_size, write_image
 
 Generator: TypeAlias = np.random.Generator
 Canvas: TypeAlias = npt.NDArray[np.uint8]
@@ -71,11 +71,17 @@ def write_images(
 
     Returns:
         The number of images written.
+
+    Raises:
+        DataError: An existing image has another size, or an image cannot be drawn; see `draw_image`.
     """
     kinds = kinds or list(KINDS)
     names = [(kinds[place % len(kinds)], place // len(kinds)) for place in range(count)]
     files = {Path(folder) / f"{kind}_{number:05}.png": (kind, number) for kind, number in names}
     missing = [(file, *image) for file, image in files.items() if not file.is_file()]
+    for file in filter(Path.is_file, files):
+        if (found := image_size(file)) != (side, side):
+            raise DataError(f"{file} is {found[1]}x{found[0]}, not {side}x{side}; choose its size or another folder")
     Path(folder).mkdir(parents=True, exist_ok=True)
     for file, kind, number in tqdm(missing, unit="image", disable=not progress):
         write_image(file, draw_image(kind, number, side=side, seed=seed))

@@ -141,6 +141,8 @@ def _compared_pixels(
     if protocol not in PROTOCOLS:
         raise EvaluationError(f"unknown protocol {protocol!r}: choose one of {', '.join(PROTOCOLS)}")
     for name, image in (("SR", sr), ("HR", hr)):
+        if not isinstance(image, np.ndarray):
+            raise EvaluationError(f"the {name} image is a {type(image).__name__}: an array of NumPy is needed")
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise EvaluationError(f"the {name} image is {image.dtype} {image.shape}: uint8 RGB (H, W, 3) is needed")
     if sr.shape != hr.shape:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,7 @@ def open_patches(stages: Sequence[Stage], processes: Processes) -> list[PatchSam
     recipe = stages[0].recipe
     sources = dict.fromkeys(source for stage in stages for source in stage.recipe.data)
 
+    @cache  # stages share images: a line is printed once
     def report(line: str) -> None:
         if processes.first:
             print(f"left out: {line}", file=sys.stderr)
@@ -66,6 +68,7 @@ def open_patches(stages: Sequence[Stage], processes: Processes) -> list[PatchSam
             seed=stage.recipe.seed,
             weights=stage.recipe.data_weights,
             degradation=degradation_of(stage.recipe),
+            on_skip=on_skip,
         )
         for stage in stages
     ]
