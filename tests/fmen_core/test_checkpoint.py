@@ -7,6 +7,7 @@ import inspect
 import json
 import os
 import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from fmen_core import (
     reparameterize,
     save,
 )
-from fmen_core.checkpoint import differences
+from fmen_core.checkpoint import differences, write_file
 from fmen_core.models import ARCHITECTURES, recognise
 
 SIZES = {"scale": 2, "n_feats": 12, "mid_feats": 8, "down_blocks": 3, "up_blocks": (2, 1, 3, 1)}
@@ -109,6 +110,11 @@ def write_pickle_with_code(path: Path) -> None:
     torch.save({"weight": Exploit()}, path)
 
 
+def write_torchscript(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("net/constants.pkl", b"")
+
+
 def write_plain_pickle(path: Path) -> None:
     path.write_bytes(pickle.dumps({"weight": Exploit()}))
 
@@ -152,6 +158,7 @@ def write_number(path: Path) -> None:
     [
         (write_pickle_with_code, "could run code"),
         (write_plain_pickle, "could run code"),
+        (write_torchscript, "a TorchScript file; name the weights that it was exported from"),
         (write_whole_module, "could run code"),
         (write_text, "not a weights file"),
         (write_image, "not a weights file"),
@@ -302,6 +309,17 @@ def test_a_network_that_is_not_in_the_package_is_saved_with_its_attributes(tmp_p
     assert read_metadata(tmp_path / "w.safetensors")["sizes"] == "{}"
     torch.save({}, tmp_path / "w.pth")
     assert read_metadata(tmp_path / "w.pth") == {}
+
+
+def test_an_error_of_a_read_only_disk_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(OSError) as error:
+        write_file(tmp_path / "w.safetensors", b"")
+    assert error.value.filename == str(tmp_path / "w.safetensors")
 
 
 def test_saving_writes_to_the_disk_under_a_random_name_first(

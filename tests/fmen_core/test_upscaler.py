@@ -150,6 +150,7 @@ def test_an_output_of_another_size_is_refused() -> None:
         np.zeros((4, 4, 3)),
         np.zeros((4, 4, 3), np.int16),
         np.zeros((0, 4, 3), np.uint8),
+        [[[0, 0, 0]]],
     ],
 )
 def test_an_array_that_is_not_an_rgb_image_is_refused(bad: np.ndarray) -> None:

@@ -144,6 +144,13 @@ def test_a_number_of_channels_is_a_positive_integer(name: str, size: str, value:
         create_model(name, **{size: value})
 
 
+def test_sizes_that_cannot_be_built_are_refused_in_one_line() -> None:
+    with pytest.raises(ModelError, match=r"^fmen-s cannot be built with \{'up_blocks': 3\}: .*; check the sizes$"):
+        create_model("fmen-s", up_blocks=3)
+    with pytest.raises(ModelError, match=r"^fmen-s is not defined for scale '4'; choose"):
+        create_model("fmen-s", "4")  # type: ignore[arg-type]
+
+
 def test_unknown_block_is_refused_with_the_choices() -> None:
     message = "fmen-s: there is no block 'conv'; choose one of rrrb, ecb, repvgg, acb, dbb, plain, acb-bn, bases"
     with pytest.raises(ModelError, match=message):

@@ -6,12 +6,13 @@ matches only if every key and every shape agree. A file is therefore never taken
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, cast, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,8 @@ StateDict = Mapping[str, Tensor]
 """Tensors by parameter name, as ``nn.Module.state_dict`` returns them."""
 
 Form = Literal["training", "inference"]
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 @runtime_checkable
@@ -102,15 +105,20 @@ class Architecture:
             model = constructor(**bound.arguments)
         except ValueError as error:
             raise ModelError(f"{self.name}: {error}") from error
+        except (TypeError, RuntimeError, IndexError, OverflowError, ZeroDivisionError) as error:
+            if not sizes:
+                raise
+            reason = str(error).partition("\n")[0]
+            raise ModelError(f"{self.name} cannot be built with {sizes}: {reason}; check the sizes") from error
         chosen = {name: tuple(value) if isinstance(value, list) else value for name, value in bound.arguments.items()}
         setattr(model, "sizes", {name: value for name, value in chosen.items() if name != "scale"})  # noqa: B010
         return model
 
     def check(self, scale: int, form: str) -> None:
         """Raise a ModelError if the network is not defined for this scale, or if there is no such form."""
-        if scale not in self.scales:
+        if type(scale) is not int or scale not in self.scales:
             scales = ", ".join(map(str, self.scales))
-            raise ModelError(f"{self.name} is not defined for scale {scale}; choose one of {scales}")
+            raise ModelError(f"{self.name} is not defined for scale {scale!r}; choose one of {scales}")
         if form not in ("training", "inference"):
             raise ModelError(f"there is no form {form!r}; choose training or inference")
 
@@ -150,6 +158,16 @@ def shuffle_scale(state: StateDict, key: str) -> int | None:
 def count(state: StateDict, pattern: str) -> int:
     """Return the number of keys that match the whole regular expression ``pattern``."""
     return sum(re.fullmatch(pattern, key) is not None for key in state)
+
+
+def copy_of(model: Network) -> Network:
+    """Return a deep copy, also of a network that holds results of its last forward pass.
+
+    Old-style weight normalization and networks that store their features do. ``copy.deepcopy`` refuses such tensors.
+    """
+    held = (value for module in model.modules() for value in vars(module).values())
+    tensors = [value for value in held if isinstance(value, Tensor) and not value.is_leaf]
+    return copy.deepcopy(model, {id(tensor): tensor.detach().clone() for tensor in tensors})
 
 
 def unwrap(model: nn.Module) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -130,8 +131,8 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
             ) from None
         raise WeightsError(f"{path}: not a weights file; expected safetensors or the output of torch.save") from None
     except DAMAGED as error:
-        if isinstance(error, OSError) and error.filename is not None:
-            raise  # not about the content
+        if isinstance(error, WeightsError) or (isinstance(error, OSError) and error.filename is not None):
+            raise  # says what is wrong, or is not about the content
         raise WeightsError(
             f"{path}: not a weights file or a damaged one; expected safetensors or the output of torch.save"
         ) from None
@@ -164,6 +165,8 @@ def read_saved(path: Path) -> Any:
     """Return what ``torch.save`` wrote, after comparing the checksums of a zip archive, which PyTorch does not."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
+            if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+                raise WeightsError(f"{path}: a TorchScript file; name the weights that it was exported from")
             if archive.testzip() is not None:
                 raise ValueError("wrong checksum")
     return torch.load(path, "cpu", weights_only=True)
@@ -283,7 +286,8 @@ def write_file(path: Path, content: bytes) -> None:
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a read-only disk refuses even to remove what does not exist
+            temporary.unlink()
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:

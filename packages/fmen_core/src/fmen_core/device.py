@@ -10,12 +10,13 @@ from torch import nn
 from fmen_core.errors import ModelError
 
 
-def pick_device(device: str) -> str:
+def pick_device(device: str | torch.device) -> str:
     """Return the device that ``"auto"`` stands for; ``"cpu"``, ``"cuda"`` and ``"cuda:N"`` as they are.
 
     Raises:
         ModelError: There is no such device.
     """
+    device = str(device)
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if not re.fullmatch(r"cpu|cuda(:\d+)?", device):

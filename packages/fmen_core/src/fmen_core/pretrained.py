@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
 import os
@@ -109,7 +110,8 @@ def download_weights(
         _fetch(url or entry.url, entry, temporary, on_progress)
         temporary.replace(entry.file)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a read-only disk refuses even to remove what does not exist
+            temporary.unlink()
     return entry.file
 
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import copy
 from contextlib import ExitStack
 from typing import Any
 
@@ -13,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fmen_core.architecture import sr_model, unwrap
+from fmen_core.architecture import copy_of, sr_model, unwrap
 from fmen_core.blocks.reparameterizable import ConvStatistics, Reparameterizable, Statistics
 from fmen_core.errors import ModelError
 from fmen_core.models import recognise
@@ -33,7 +32,7 @@ def reparameterize(model: nn.Module) -> nn.Module:
     """
     model = unwrap(model)
     with torch.random.fork_rng(devices=[]):  # new modules are initialised before they get their weights
-        fused = fuse(copy.deepcopy(model)).eval()
+        fused = fuse(copy_of(model)).eval()
         if not any(isinstance(module, Reparameterizable) for module in model.modules()):
             return fused
         state = fused.state_dict()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import operator
 import threading
 from collections.abc import Callable, Generator, Iterator
@@ -13,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fmen_core.architecture import sr_model, unwrap
+from fmen_core.architecture import copy_of, sr_model, unwrap
 from fmen_core.backends import PRECISIONS, Backend, check_backend
 from fmen_core.copies import Copies, behind
 from fmen_core.cuda_graph import may_capture
@@ -95,7 +94,7 @@ class Upscaler:
         self,
         model: nn.Module,
         *,
-        device: str = "auto",
+        device: str | torch.device = "auto",
         precision: Precision = "fp32",
         tile: int | Literal["auto"] | None = "auto",
         channels_last: bool = True,
@@ -126,7 +125,7 @@ class Upscaler:
         self._measured: dict[str, Any] = {}
         self._largest_tile: int | None = None
         self._most_rows: int | None = None
-        self._float32 = reparameterize(copy.deepcopy(unwrap(model)).float()).to(self.device)
+        self._float32 = reparameterize(copy_of(unwrap(model)).float()).to(self.device)
         choices = automatic_precisions(self.device) if precision == "auto" else (precision,)
         choices = tuple(each for each in choices if each in PRECISIONS.get(self.backend, DTYPES))
         self._prepared = self._prepare(choices)
@@ -228,6 +227,8 @@ class Upscaler:
         self, lr: AnyImage, on_tile: Callable[[int, int], object] | None, *, whole: bool
     ) -> Generator[AnyImage, None, None]:
         """Upscale one image and yield the result in pieces, which the caller joins if it is ``whole``."""
+        if not isinstance(lr, np.ndarray):
+            raise ModelError(f"expected a uint8 or uint16 (H, W, 3) image, got a {type(lr).__name__}")
         if lr.dtype not in (np.uint8, np.uint16) or lr.ndim != 3 or lr.shape[2] != 3 or not lr.size:
             raise ModelError(f"expected a uint8 or uint16 (H, W, 3) image, got {lr.dtype} {lr.shape}")
         height, width = lr.shape[:2]
