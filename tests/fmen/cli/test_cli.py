@@ -98,7 +98,7 @@ def test_ctrl_c_outside_the_training_loop_is_no_traceback(work: Path, monkeypatc
         (["validate", "--weights", "w.safetensors", "--data", "nowhere"], "nowhere does not exist"),
         (["validate", "--weights", "w.safetensors", "--data", "photos", "--device", "cuda"], "no CUDA GPU"),
         (
-            ["validate", "--weights", "w.safetensors", "--data", "photos", "--json", "w.safetensors/r"],
+            ["validate", "--weights", "w.safetensors", "--data", "photos", "--json", "w.safetensors/r.json"],
             "w.safetensors: Not a directory",
         ),
         (["upscale", "nothing.png", "-o", "out"], "nothing.png: no such file or folder"),
@@ -106,7 +106,7 @@ def test_ctrl_c_outside_the_training_loop_is_no_traceback(work: Path, monkeypatc
         (["upscale", "photos", "-o", "out", "--weights", "w.safetensors", "--tile", "3"], "a tile of 3 pixels"),
         (["reparam", "photos", "out.safetensors"], "photos: is a folder"),
         (["reparam", "w.safetensors"], "w.safetensors: exists already; name the weights and the file to write"),
-        (["reparam", "w.safetensors", "a.pth"], "a.pth: end its name in .safetensors"),
+        (["reparam", "w.safetensors", "a.pth"], "a.pth: end the name in .safetensors"),
         (["reparam", "w.safetensors", "a", "b"], "b: one argument too many; give the weights and the file to write"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -41,6 +42,11 @@ PRUNED = "runs/narrow/pruned.safetensors"
     [
         ((*IMAGES, "photos", "--save-images", "photos"), "photos: its images are read"),
         ((*IMAGES, "photos,lr", "--save-images", "lr"), "lr: its images are read"),
+        ((*IMAGES, "photos", "--json", "photos/one.png"), "photos/one.png: end the name in .json"),
+        (("report", "--weights", "w.safetensors", "--out", "w.safetensors"), "w.safetensors: end the name in .html"),
+        (("bench", "--models", "fmen-s", "--json", "w.safetensors"), "w.safetensors: end the name in .json"),
+        (("bench", "--models", "fmen-s", "--markdown", "w.safetensors"), "w.safetensors: end the name in .md"),
+        (("reproduce", "--out", "r", "--page", "photos/one.png"), "photos/one.png: end the name in .md"),
         ((*IMAGES, "lr", "--data", "photos", "--save-images", "."), "lr: its images are read"),
         (("prune", PRUNED, "--channels", "6", "--out", "runs/narrow"), f"{PRUNED}: is read"),
         (("reparam", "w.safetensors", "./w.safetensors"), "w.safetensors: is read"),
@@ -105,3 +111,16 @@ def test_a_folder_is_no_file_to_write(
     result = CliRunner().invoke(app, [*command, name])
     assert result.exit_code == 2, result.output
     assert result.stderr == f"error: {name or '.'}: is a folder; name a file\n"
+
+
+def test_the_table_of_a_benchmark_is_printed_before_it_is_written(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "b.json")
+
+    monkeypatch.setattr("fmen.json_file.write_json", full)
+    options = ["--runs", "1", "--lr-size", "16x16", "--device", "cpu", "--json", "b.json"]
+    result = CliRunner().invoke(app, ["bench", "--models", "fmen-s", *options])
+    assert result.exit_code == 2 and "fmen-s" in result.stdout
+    assert result.stderr == "error: b.json: No space left on device; free some space or write elsewhere\n"

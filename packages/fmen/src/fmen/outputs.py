@@ -9,19 +9,22 @@ from fmen.errors import UserError
 from fmen_data.atomic import make_folder
 
 
-def prepare_file(out: Path, inputs: Iterable[Path] = ()) -> None:
+def prepare_file(out: Path, *suffixes: str, inputs: Iterable[Path] = ()) -> None:
     """Create the folder of a file that will be written, and check that the file can be replaced.
 
     Args:
         out: The file.
+        suffixes: The suffixes that it may have; by default all. They keep images and weights from being replaced.
         inputs: Files that are read.
 
     Raises:
-        UserError: ``out`` is a folder or one of the inputs.
+        UserError: ``out`` is a folder or one of the inputs, or has another suffix.
         OSError: Its folder cannot be created.
     """
     if out.is_dir():  # an empty name is the current folder
         raise UserError(f"{out}: is a folder; name a file")
+    if suffixes and out.suffix.lower() not in suffixes:
+        raise UserError(f"{out}: end the name in {suffixes[0]}")
     if is_among(out, inputs):
         raise UserError(f"{out}: is read by this command; name another file to write")
     make_folder(out.parent)

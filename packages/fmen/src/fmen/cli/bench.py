@@ -88,11 +88,13 @@ def bench(
         from fmen.charts.networks import check_plot, save_networks
 
         check_plot(plot)
+        prepare_file(plot)
     sort = sort or ("score" if challenge and challenge.weights else "runtime")
     sort_rows([], sort)
-    for file in (json_file, markdown, plot):
-        if file is not None:
-            prepare_file(file)
+    if json_file is not None:
+        prepare_file(json_file, ".json")
+    if markdown not in (None, Path("-")):
+        prepare_file(markdown, ".md")
     names, files = named(models, challenge.networks if challenge else None), [*map(find_weights, weights or [])]
     result = run_bench(
         choose_models(names, files, module or [], own=model or [], trained=data is not None, note=warn),
@@ -145,15 +147,15 @@ def write(result: Benchmark, rows: Sequence[Row], json_file: Path | None, markdo
     from fmen_data.atomic import atomic_write_bytes
 
     below = "\n\n".join((result.conditions, *result.remarks))
-    if json_file is not None:
-        write_json(json_file, result.to_dicts())
     as_markdown = markdown_table(rows, result.baseline)
-    if markdown is not None and str(markdown) != "-":
-        atomic_write_bytes(markdown, f"{as_markdown}\n\n{below}\n".encode())
     typer.echo(as_markdown if str(markdown) == "-" else text_table(rows, result.baseline))
     typer.echo(f"\n{below}")
     if memory:
         typer.echo(f"\nPeak memory in MiB, predicted (needed, held) and measured\n{memory_table(rows)}")
+    if json_file is not None:
+        write_json(json_file, result.to_dicts())
+    if markdown is not None and str(markdown) != "-":
+        atomic_write_bytes(markdown, f"{as_markdown}\n\n{below}\n".encode())
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -34,9 +34,7 @@ def reparam(
     if len(files) == 1 and out.exists():  # probably the weights
         raise UserError(f"{out}: exists already; name the weights and the file to write: fmen reparam {out} OUT")
     weights = choose_weights(files[0] if len(files) == 2 else None, model=model)
-    prepare_file(out, [weights])
-    if out.suffix != ".safetensors":
-        raise UserError(f"{out}: end its name in .safetensors; other formats are written by fmen export")
+    prepare_file(out, ".safetensors", inputs=[weights])
     typer.echo(f"weights {weights_title(weights)}")
     network = load_network(weights, model, note=warn)
     if not has_blocks(network):

@@ -79,7 +79,7 @@ def report(
     if pictures is not None and (data is not None or perceptual):
         other = "--perceptual" if data is None else "--data"
         raise ReportError(f"--pictures have no HR images and {other} needs them; leave out one of the two")
-    prepare_file(out)
+    prepare_file(out, ".html", ".htm")
     images = data is not None or pictures is not None
     files, folders = choose_networks(weights or [], run or [], model, images or not (validate or bench), images)
     runs, validations = [Run(folder) for folder in folders], validate or []

@@ -62,7 +62,7 @@ def reproduce(
     if page is not None and out is None:
         raise UserError("--page writes the results in --out: name that folder, too")
     if page is not None:
-        prepare_file(page)
+        prepare_file(page, ".md")
     use_threads(threads)
     options = Options(
         out=out,

@@ -43,7 +43,7 @@ def validate(
 
     use_threads(threads)
     if json_file:
-        prepare_file(json_file)
+        prepare_file(json_file, ".json")
     reports = run_validation(
         weights,
         data or (),

@@ -262,7 +262,7 @@ def check_request(
     if file_format not in meant:
         raise ExportError(f"{out}: readers expect another format in {out.suffix} files; choose --format {meant[0]}")
     for file in (out, out.with_suffix(".bin")) if file_format == "openvino" else (out,):
-        prepare_file(file, [weights])
+        prepare_file(file, inputs=[weights])
 
 
 def calibration_pairs(int8: Int8, scale: int) -> list[tuple[Image, Image]]:
