@@ -173,3 +173,10 @@ def test_teachers_of_different_scales_are_refused(benchmark: Path, weights: Path
         "label", "--data", benchmark, "--out", tmp_path, "--weights", weights, "--weights", tmp_path / "x2.safetensors"
     )
     assert (status, output) == (2, "error: the teachers have the scales 2, 4; give teachers of one scale\n")
+
+
+def test_synthesize_says_how_many_images_exist_already(tmp_path: Path) -> None:
+    given = ("synthesize", tmp_path / "drawn", "--kind", "leaves", "--side", 64)
+    assert run(*given, "--count", 1) == (0, f"{tmp_path}/drawn: 1 new images, 0 exist already\n")
+    assert run(*given, "--count", 2, "--seed", 1) == (0, f"{tmp_path}/drawn: 1 new images, 1 exist already\n")
+    assert run(*given, "--side", 96)[0] == 2

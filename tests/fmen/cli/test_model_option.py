@@ -170,7 +170,7 @@ def test_upscale_makes_an_image_again_after_a_change_of_the_file() -> None:
 
 def test_upscale_with_a_user_network_takes_the_weights_of_the_newest_run() -> None:
     line = fmen("upscale", "one/a.png", "-o", "sr.png", *MODEL, status=2).splitlines()[-1]
-    assert line.startswith("error: no trained weights for x4")
+    assert line.startswith("error: no trained weights for mine.py:Mine x4")
     Path("runs/mine").mkdir(parents=True)
     Path("w.safetensors").rename("runs/mine/best.safetensors")
     assert "weights runs/mine/best.safetensors: Mine x4" in fmen("upscale", "one/a.png", "-o", "sr.png", *MODEL)

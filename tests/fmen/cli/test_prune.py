@@ -121,6 +121,8 @@ def test_a_network_of_the_user_is_pruned_by_its_own_argument(work: Path) -> None
         (("--channels", 9), "fmen cannot be pruned to these sizes: 9 channels where the network has 8"),
         (("--channels", 6, "--steps", 5), "fine-tuning needs images: add --data"),
         (("--channels", 6, "--data", "photos", "--set", "stepz=4"), "unknown key 'stepz'"),
+        (("--set", "scale=2", "--data", "photos"), "--set scale: the pruned network has its own; leave it out"),
+        (("--set", "batch=4", "--channels", "6"), "--set batch is for fine-tuning: add --data, or leave it out"),
         (("--set", "model_args.width=4"), "fmen has no size called 'width'"),
         (("--set", "model_args=4"), "--set model_args=4: expected a mapping"),
     ],

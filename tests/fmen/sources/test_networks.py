@@ -106,8 +106,8 @@ def test_named_networks_take_their_sizes(write: Write) -> None:
     [
         ("fmen-s", {"width": 3}, "fmen-s has no size called 'width'; its sizes are n_feats"),
         ("fmen-s", {"n_feats": "wide"}, "fmen-s: n_feats is 'wide'; give an integer of at least 1"),
-        ("fmen-s", {"up_blocks": 3}, r"fmen-s cannot be built with model_args \{'up_blocks': 3\}"),
-        ("span", {"scale": 2}, "span cannot be built with model_args"),
+        ("fmen-s", {"up_blocks": 3}, r"fmen-s cannot be built with \{'up_blocks': 3\}: .*; check the sizes"),
+        ("span", {"scale": 2}, "span: model_args has no scale; use --scale"),
         ("fmen-t", {}, r"no network is called 'fmen-t'; did you mean fmen-s\?"),
         ("u-net", {}, "no network is called 'u-net'; choose one of fmen-s, fmen-s48, fmen, "),
         ("mine.py", {}, "mine.py: expected FILE.py:CLASS, such as mine.py:Mine"),
@@ -156,6 +156,22 @@ def test_a_model_that_cannot_be_built_is_named_in_one_line(
         ("self.conv =", "self.sizes = (1, 3); self.conv =", "its attribute sizes must be a dict; rename it"),
         ("self.conv =", "self.name = 1; self.conv =", "its attribute name must be a str; rename it"),
         ("self.conv =", "self.name = nn.Identity(); self.conv =", "its attribute name must be a str"),
+        (
+            "return F",
+            "self.register_buffer('grid', x[0, 0]); return F",
+            "the shape of grid depends on the image; register it with persistent=False",
+        ),
+        (
+            "self.tail =",
+            "self.conv.double().register_forward_pre_hook(lambda _, x: x[0].double())\n"
+            "        self.conv.register_forward_hook(lambda _, x, out: out.float())\n        self.tail =",
+            "64x48 pixels: RuntimeError: Input type",
+        ),
+        (
+            "    def forward",
+            "    def get_extra_state(self):\n        return 1\n\n    def forward",
+            "_extra_state of its state_dict is no tensor and cannot be saved",
+        ),
     ],
 )
 def test_a_class_at_fault_is_named_in_one_line(write: Write, old: str, new: str, message: str) -> None:

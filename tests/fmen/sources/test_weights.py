@@ -67,14 +67,16 @@ def test_a_run_of_another_scale_is_used_where_no_weights_of_the_scale_exist(
     work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fmen_core.pretrained.BUNDLED", work)
-    with pytest.raises(WeightsError, match="no trained weights for x3: bundled are none, and there is no run under"):
+    with pytest.raises(
+        WeightsError, match="no trained weights for fmen-s x3: bundled are none, and there is no run under"
+    ):
         choose_weights(None, 3)
     run = add_run("only", 2, 100)
     assert choose_weights(None, 3) == run
 
 
 def test_a_network_without_bundled_weights_needs_a_run() -> None:
-    with pytest.raises(WeightsError, match="no trained weights for x4"):
+    with pytest.raises(WeightsError, match=r"no trained weights for mine\.py:Mine x4"):
         choose_weights(None, model="mine.py:Mine")
 
 

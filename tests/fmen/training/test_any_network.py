@@ -40,6 +40,39 @@ class Mine(nn.Module):
         y = self.tail(self.norm(self.conv(x)))
         return F.pixel_shuffle(y, self.scale) + F.interpolate(x, scale_factor=self.scale)
 
+class Masked(Mine):
+    def __init__(self, scale=4, width=4):
+        super().__init__(scale, width)
+        self.register_buffer("mask", torch.full((4, 4), -torch.inf).triu(1))
+
+class Remembering(Mine):
+    # Holds its last features, and has the older form of weight normalization.
+
+    def __init__(self, scale=4, width=4):
+        super().__init__(scale, width)
+        self.conv = nn.utils.weight_norm(self.conv)
+
+    def forward(self, x):
+        self.last = self.conv(x)
+        return super().forward(x)
+
+class Random(Mine):
+    def forward(self, x):
+        return super().forward(F.dropout2d(x, 0.5, self.training))
+
+class Complex(Mine):
+    def __init__(self, scale=4, width=4):
+        super().__init__(scale, width)
+        self.gain = nn.Parameter(torch.ones(3, 1, 1, dtype=torch.cfloat))
+
+    def forward(self, x):
+        return super().forward((x * self.gain).real)
+
+class Growing(Mine):
+    def forward(self, x):
+        self.register_buffer("grid", torch.ones(x.shape[2:]), persistent=False)
+        return super().forward(x * self.grid)
+
 class Wide(Mine):
     data_range = 255
 
@@ -80,6 +113,30 @@ def test_a_run_of_a_user_network_writes_weights_that_its_file_loads(mine: Recipe
         torch.equal(value, network.state_dict()[key])
         for key, value in torch.load(run.resume, weights_only=True)["model"].items()
     )
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+@pytest.mark.parametrize("name", ["Masked", "Remembering", "Complex", "Growing"])
+@pytest.mark.parametrize("ema", [0, 0.9])
+def test_unusual_networks_are_trained_validated_and_loaded(
+    mine: RecipeMaker, tmp_path: Path, name: str, ema: float
+) -> None:
+    recipe = mine(model=f"mine.py:{name}", ema=ema, fused=True, val_data=mine().data[0])
+    outcome = train(recipe, Run(tmp_path / "run"))
+    assert outcome.best is not None and load_network(outcome.weights, f"mine.py:{name}")
+    if name == "Complex" and ema:
+        states = torch.load(tmp_path / "run/resume.pt", weights_only=True)
+        assert not torch.equal(states["ema"]["gain"], states["model"]["gain"])
+
+
+def test_a_network_with_dropout_resumes_with_the_same_bits(mine: RecipeMaker, tmp_path: Path) -> None:
+    whole, parts = Run(tmp_path / "whole"), Run(tmp_path / "parts")
+    train(mine(model="mine.py:Random"), whole)
+    train(mine(model="mine.py:Random", steps=3, schedule_steps=6), parts)
+    torch.rand(5)
+    train(resumed_recipe(parts, {"steps": 6}), parts, resume=True)
+    first, second = (load_network(run.last, "mine.py:Random").state_dict() for run in (whole, parts))
+    assert all(torch.equal(value, second[key]) for key, value in first.items())
 
 
 def test_losses_are_in_gray_levels_for_every_data_range(mine: RecipeMaker, tmp_path: Path) -> None:
@@ -158,7 +215,12 @@ def test_tensors_that_match_are_loaded_from_a_user_network_of_other_arguments(mi
 @pytest.mark.parametrize(
     ("old", "new", "keys", "message"),
     [
-        ("", "", {"model": "mine.py:Other"}, "mine.py:Other: no class Other in mine.py; its networks are Mine, Wide"),
+        (
+            "",
+            "",
+            {"model": "mine.py:Other"},
+            "mine.py:Other: no class Other in mine.py; its networks are Mine, Masked,",
+        ),
         ("width=4", "*, width", {"model_args": {}}, "it needs the arguments width"),
         ("scale**2", "(scale + 1)**2", {}, "it fails on an image of 64x48 pixels"),
         ("return F", "return torch.nan * F", {}, "its output contains NaN or infinity"),

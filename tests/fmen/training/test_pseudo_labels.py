@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fmen.errors import UserError
-from fmen.training.pseudo_labels import label_folders, mean_output
+from fmen.training.pseudo_labels import check_teachers, label_folders, mean_output
 from fmen_data import imresize, open_dataset, read_image, write_image
 
 
@@ -72,6 +72,33 @@ def test_two_folders_with_an_image_of_one_name_are_refused(photographs: Path, tm
     with pytest.raises(UserError, match=r"photos/b\.png and .*others/b\.png would give pairs of one name; rename one"):
         label_folders([double], [photographs, tmp_path / "others"], tmp_path / "out", scale=2)
     assert not (tmp_path / "out").exists()
+
+
+def test_existing_pairs_of_other_photographs_are_not_taken_for_those_of_these(
+    photographs: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    label_folders([double], [photographs], out, scale=2, factors=(1.0,), progress=False)
+    write_image(tmp_path / "others/b.png", np.full((12, 16, 3), 7, np.uint8))
+    write_image(tmp_path / "others/c.png", np.full((12, 16, 3), 7, np.uint8))
+    with pytest.raises(UserError, match=r"HR/b_100\.png was made from .*photos/b\.png, not from .*others/b\.png; name"):
+        label_folders([double], [tmp_path / "others"], out, scale=2, factors=(1.0,), progress=False)
+    assert not (out / "HR/c_100.png").exists()
+    (out / "HR/b_100.png").unlink()  # a pair that was not completed
+    assert label_folders([double], [tmp_path / "others"], out, scale=2, factors=(1.0,), progress=False) == 2
+    (out / "photographs.json").unlink()
+    assert label_folders([double], [photographs], out, scale=2, factors=(1.0,), progress=False) == 0
+
+
+@pytest.mark.parametrize("content", ["", "[1]", '{"a": 1}'])
+def test_a_damaged_record_is_one_line(content: str, photographs: Path, tmp_path: Path) -> None:
+    (tmp_path / "out/HR").mkdir(parents=True)
+    for name in ("teachers", "photographs"):
+        (tmp_path / f"out/{name}.json").write_text(content)
+    with pytest.raises(UserError, match=r"out/teachers\.json is damaged; restore it, or name another folder"):
+        check_teachers(tmp_path / "out", [], self_ensemble=False)
+    with pytest.raises(UserError, match=r"out/photographs\.json is damaged"):
+        label_folders([double], [photographs], tmp_path / "out", scale=2, progress=False)
 
 
 @pytest.mark.parametrize("factors", [(0.601, 0.604), (1.0, 1.0)])

@@ -130,6 +130,8 @@ def test_settings_are_read_as_people_mean_them() -> None:
         ("threads=0", "threads = 0: give at least 1 or 'auto'"),
         ("compile=maybe", "compile = 'maybe': give true or false or 'auto'"),
         ("val_protocol=luma", "recipe quick: val_protocol.0 = 'luma': give 'ntire', 'paper' or 'kair-y'"),
+        ("model_args={widths: {0: 8}}", "give numbers, text, lists, and mappings whose keys are text"),
+        ("model_args.tag=2024-01-01", "give numbers, text, lists, and mappings whose keys are text"),
         ("warmup=10_000", "warmup (10000) must be shorter than the run"),
         ("final_learning_rate=0.5", "final_learning_rate (0.5) is above learning_rate (0.002)"),
         ("schedule_steps=999", "steps (1000) exceeds schedule_steps (999)"),
@@ -146,6 +148,13 @@ def test_a_setting_at_fault_is_named_in_one_line(setting: str, said: str) -> Non
         load_recipe("quick", parse_settings([setting]))
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_stages_have_their_own_steps() -> None:
+    stages = [{"steps": 60}, {"steps": 70}]
+    assert load_recipe("quick", {"stages": stages}).steps == 130
+    with pytest.raises(RecipeError, match=r"steps \(90\) is not the sum of the stages' steps \(130\)"):
+        load_recipe("quick", {"stages": stages, "steps": 90})
 
 
 def test_a_missing_required_key_is_named(tmp_path: Path) -> None:

@@ -266,6 +266,32 @@ def test_resume_auto_without_a_folder_takes_the_one_that_the_recipe_names(
     assert [path.name for path in Path("runs").iterdir()] == ["fmen-s_x4_mine"]
 
 
+def test_a_folder_that_another_run_has_taken_meanwhile_is_refused(tiny: RecipeMaker, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    run.require_new()
+    run.begin(tiny(), {})
+    before = run.recipe_file.read_bytes()
+    with pytest.raises(RunError, match="contains a run; continue it with --resume, or choose another --out"):
+        run.begin(tiny(seed=1), {})
+    assert run.recipe_file.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["best.safetensors", "last.safetensors"])
+def test_weights_without_a_run_are_not_overwritten(tiny: RecipeMaker, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"weights")
+    with pytest.raises(RunError, match=f"{name}: would be overwritten; choose another --out"):
+        train(tiny(), Run(tmp_path))
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [(name, b"weights")]
+
+
+def test_a_damaged_record_of_versions_matters_only_with_teachers(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.versions.write_text("")
+    run.require_teachers({})
+    with pytest.raises(RunError, match=r"versions\.json: damaged; remove it"):
+        run.require_teachers({"imdn": "0"})
+
+
 def test_damaged_lines_of_the_log_are_left_out(tmp_path: Path) -> None:
     run = Run(tmp_path)
     run.log({"step": 1, "loss": 2.0})

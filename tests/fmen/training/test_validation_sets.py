@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -13,9 +14,9 @@ from fmen.errors import UserError
 from fmen.report.page import training_part
 from fmen.training.loop import train
 from fmen.training.recipe import Recipe, RecipeError, dump_recipe, load_recipe
-from fmen.training.run_folder import Run
+from fmen.training.run_folder import Run, resumed_recipe
 from fmen_core import Upscaler, load
-from fmen_data import open_dataset
+from fmen_data import open_dataset, write_image
 from fmen_eval import validate
 
 RecipeMaker = Callable[..., Recipe]
@@ -45,6 +46,18 @@ def test_every_set_and_protocol_has_a_curve_and_the_first_chooses_the_best_weigh
         assert values[-1] == pytest.approx(expected, abs=1e-9), key
     line = capsys.readouterr().err.splitlines()[-1]
     assert f"  {name} paper {curves[names[1]][-1]:.2f} dB  sample-val ntire " in line
+
+
+def test_other_images_under_the_same_name_choose_the_best_weights_anew(tiny: RecipeMaker, tmp_path: Path) -> None:
+    run, black = Run(tmp_path / "run"), tmp_path / "black/val"
+    for folder, level in ((tmp_path / "noise/val", 255), (black, 0)):
+        noise = np.random.default_rng(0).integers(0, level + 1, (32, 32, 3)).astype(np.uint8)
+        write_image(folder / "a.png", noise)
+    train(tiny(val_data=str(black), steps=2, schedule_steps=4), run)
+    best = run.best.read_bytes()
+    train(resumed_recipe(run, {"steps": 4, "val_data": str(tmp_path / "noise/val")}), run, resume=True)
+    first, second = (record["psnr"] for record in run.records() if "psnr" in record)
+    assert second < first and run.best.read_bytes() != best
 
 
 def test_sets_of_the_same_name_are_refused(tiny: RecipeMaker, tmp_path: Path, photos: Path) -> None:

@@ -218,7 +218,8 @@ def label(
 ) -> None:
     """Make training pairs from a stronger network's outputs.
 
-    The outputs are called pseudo-labels. Existing pairs in --out are skipped; they must come from the same teachers.
+    The outputs are called pseudo-labels. Existing pairs in --out are skipped; they must come from the same teachers and
+    photographs.
     """
     from fmen.outputs import check_folder
     from fmen.sources.networks import load_network, model_of
@@ -261,10 +262,10 @@ def synthesize(
     """Draw training images by code.
 
     They are shapes with the statistics of photographs, text, line art, facades, diagrams and user interfaces. No third
-    party's licence applies to them. Existing images in DIR are skipped.
+    party's licence applies to them. Existing images in DIR are skipped, whatever their seed.
     """
     from fmen_data import synthetic
 
     kinds = [each.value for each in kind or Kind]
     written = synthetic.write_images(out, count, kinds=kinds, side=side, seed=seed, progress=sys.stderr.isatty())
-    typer.echo(f"{out}: {written} new images of {count}")
+    typer.echo(f"{out}: {written} new images, {count - written} exist already")

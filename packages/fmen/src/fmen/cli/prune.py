@@ -87,9 +87,10 @@ def prune(
     run.require_new()
     if (out / REPORT).exists():
         raise UserError(f"{out}: contains a pruned network; choose another --out")
-    for written in (out / PRUNED, run.best, run.last):
-        prepare_file(written, [file])
+    prepare_file(out / PRUNED, inputs=[file])
     keys, sizes = split_settings(settings or [])
+    if keys and not data:
+        raise UserError(f"--set {next(iter(keys))} is for fine-tuning: add --data, or leave it out")
     network = load_network(file, model, note=warn)
     sizes = narrower_sizes(network, channels, ratio, sizes)
     images = typical_images(data[0], network) if data else None
@@ -120,6 +121,9 @@ def split_settings(settings: list[str]) -> tuple[dict[str, Any], dict[str, Any]]
     sizes = keys.pop("model_args", {})
     if not isinstance(sizes, dict):
         raise RecipeError(f"--set model_args={sizes!r}: expected a mapping of names to values")
+    for key in ("model", "scale", "weights"):
+        if key in keys:
+            raise RecipeError(f"--set {key}: the pruned network has its own; leave it out")
     return keys, sizes
 
 

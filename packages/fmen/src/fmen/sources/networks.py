@@ -102,14 +102,11 @@ def build_network(
             an absurd range, or is NaN.
         ModelError: No network has this name, or it is not defined for this scale.
     """
+    if "scale" in (args or {}):
+        raise UserError(f"{model}: model_args has no scale; use --scale")
     if is_user_module(model):
         return build_user_network(model, scale, args or {})
-    try:
-        return architecture_named(model).build(scale or 4, form=form, **(args or {}))
-    except (TypeError, RuntimeError, IndexError, OverflowError, ZeroDivisionError) as error:
-        if not args:
-            raise
-        raise UserError(f"{model} cannot be built with model_args {dict(args)}: {first_line(error)}") from error
+    return architecture_named(model).build(scale or 4, form=form, **(args or {}))
 
 
 def build_user_network(model: str, scale: int | None, args: Mapping[str, Any]) -> nn.Module:
@@ -187,11 +184,24 @@ def check_outputs(network: nn.Module) -> int:
     """
     modes = [(part, part.training) for part in network.modules()]
     network.eval()
-    ratios = {check_output(network, synthetic_images(1, 64)[..., :h, :w]) for h, w in CHECKED_SIZES}
+    record = user_module(network)
+    for key, value in network.state_dict().items():
+        if not isinstance(value, Tensor):
+            raise UserError(f"{record}: {key} of its state_dict is no tensor and cannot be saved; leave it out")
+    images = [synthetic_images(1, 64)[..., :h, :w] for h, w in CHECKED_SIZES]
+    ratios, shapes = set(), []
+    for image in images:
+        ratios.add(check_output(network, image))
+        shapes.append({key: tensor.shape for key, tensor in network.state_dict().items()})
+    ratio = min(ratios)
+    for key, shape in shapes[0].items():
+        if shape != shapes[1].get(key):
+            raise UserError(f"{record}: the shape of {key} depends on the image; register it with persistent=False")
+    copied = call_user_code(lambda: copy.deepcopy(network), f"{record}: copy.deepcopy of the network failed")
+    if any(parameter.is_floating_point() and parameter.dtype != torch.float32 for parameter in network.parameters()):
+        check_output(copied.float(), images[0])  # as it will run
     for part, mode in modes:
         part.training = mode
-    record, ratio = user_module(network), min(ratios)
-    call_user_code(lambda: copy.deepcopy(network), f"{record}: copy.deepcopy of the network failed")
     if getattr(network, "scale", ratio) != ratio or len(ratios) > 1:
         raise UserError(f"{record}: its scale is {getattr(network, 'scale', None)}, but it upscales by {ratio}")
     scale = getattr(network, "scale", None)
@@ -338,8 +348,9 @@ def load_strictly(network: nn.Module, tensors: Mapping[str, Tensor], failure: st
         shapes = {key: tensor.shape for key, tensor in candidate.state_dict().items()}
         for state in (dict(tensors), stripped, normalise_keys(tensors)):
             if {key: tensor.shape for key, tensor in state.items()} == shapes:
+                masks = {key for key, _ in candidate.named_buffers()}  # which may contain infinities
                 for key, tensor in state.items():
-                    if tensor.is_floating_point() and not tensor.isfinite().all():
+                    if tensor.isnan().any() or (key not in masks and not tensor.isfinite().all()):
                         raise WeightsError(f"{failure}: {key} contains NaN or infinity")
                 candidate.load_state_dict(state)
                 return candidate.float()

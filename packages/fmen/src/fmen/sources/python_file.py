@@ -88,8 +88,6 @@ def bind_arguments(
         UserError: An argument is unknown or missing.
     """
     parameters = call_user_code(lambda: inspect.signature(constructor).parameters, f"{model}: no signature")
-    if "scale" in args:
-        raise UserError(f"{model}: model_args has no scale; use --scale")
     keywords = dict(args)
     if "scale" in parameters and (scale is not None or parameters["scale"].default is inspect.Parameter.empty):
         keywords["scale"] = 4 if scale is None else scale

@@ -31,8 +31,9 @@ def choose_weights(weights: str | Path | None, scale: int | None = None, model: 
     chosen = [*matching[:1], *([inside] if inside else []), *runs[:1]]
     if not chosen:
         available = ", ".join(bundled()) or "none"
+        wanted = f"{model or 'fmen-s'} x{scale or 4}"
         raise WeightsError(
-            f"no trained weights for x{scale or 4}: bundled are {available}, and there is no run under {RUNS}/; "
+            f"no trained weights for {wanted}: bundled are {available}, and there is no run under {RUNS}/; "
             "name some with --weights ('fmen weights list' shows published ones)"
         )
     return chosen[0]

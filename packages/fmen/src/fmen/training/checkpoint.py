@@ -44,8 +44,9 @@ class State:
         step: Steps done.
         seconds: Wall time spent so far.
         best: Best validation PSNR so far, in dB.
-        best_by: The name and the size of the validation set that it is of, and the protocol.
+        best_by: The name and the size of the validation set that it is of, the protocol, and the set's fingerprint.
         unvalidated: Whether a signal has stopped the validation of this step.
+        random: The state of PyTorch's random numbers in the checkpoint, on which Dropout depends; None in a new run.
     """
 
     model: nn.Module
@@ -57,8 +58,9 @@ class State:
     step: int = 0
     seconds: float = 0.0
     best: float = float("-inf")
-    best_by: tuple[str, int, str] | None = None
+    best_by: tuple[str | int, ...] | None = None
     unvalidated: bool = False
+    random: Tensor | None = None
 
     @property
     def network(self) -> nn.Module:
@@ -91,6 +93,7 @@ class State:
             "best": self.best,
             "best_by": self.best_by,
             "unvalidated": self.unvalidated,
+            "random": torch.get_rng_state(),
         }
         buffer = io.BytesIO()  # torch.save to a file hides a full disk's OSError.
         torch.save(content, buffer)
@@ -129,6 +132,7 @@ class State:
         self.seconds, self.best = values["seconds"], values["best"]
         # Missing in checkpoints of earlier versions.
         self.unvalidated, self.best_by = values.get("unvalidated", False), values.get("best_by")
+        self.random = values.get("random")
 
 
 def newest_checkpoint(run: Run) -> tuple[Path, bytes]:

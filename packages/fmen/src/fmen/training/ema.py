@@ -10,9 +10,12 @@ from torch import Tensor, nn
 
 Module = TypeVar("Module", bound=nn.Module)
 
+STATISTICS = ("running_mean", "running_var")
+"""The names of BatchNorm's buffers that are averaged."""
+
 
 class Ema(Generic[Module]):
-    """The exponential moving average of a network's weights and BatchNorm statistics.
+    """The exponential moving average of a network's weights and BatchNorm statistics. Other buffers are copied.
 
     The decay of the first steps is ``(1 + step) / (10 + step)``; with the full decay, the random initial weights would
     dominate the average for ``1 / (1 - decay)`` steps.
@@ -29,14 +32,17 @@ class Ema(Generic[Module]):
     def update(self, model: Module, step: int) -> None:
         """Include the weights of ``model`` after ``step``, counted from 0."""
         weight = 1 - min(self.decay, (1 + step) / (10 + step))
-        floats, counts = list[tuple[Tensor, Tensor]](), list[tuple[Tensor, Tensor]]()
-        for mine, theirs in zip(tensors_of(self.model), tensors_of(model), strict=True):
-            (floats if mine.is_floating_point() else counts).append((mine, theirs))
-        torch._foreach_lerp_([mine for mine, _ in floats], [theirs for _, theirs in floats], weight)
-        if counts:  # BatchNorm's counts of batches
-            torch._foreach_copy_([mine for mine, _ in counts], [theirs for _, theirs in counts])
+        averaged, copied = list[tuple[Tensor, Tensor]](), list[tuple[Tensor, Tensor]]()
+        for (name, mine), (_, theirs) in zip(named_tensors(self.model), named_tensors(model), strict=True):
+            if mine.shape != theirs.shape:  # a buffer that follows the size of the images
+                mine.resize_(theirs.shape)
+            learned = isinstance(theirs, nn.Parameter) or name.endswith(STATISTICS)
+            (averaged if learned and (mine.is_floating_point() or mine.is_complex()) else copied).append((mine, theirs))
+        torch._foreach_lerp_([mine for mine, _ in averaged], [theirs for _, theirs in averaged], weight)
+        if copied:
+            torch._foreach_copy_([mine for mine, _ in copied], [theirs for _, theirs in copied])
 
 
-def tensors_of(model: nn.Module) -> list[Tensor]:
-    """Return the parameters and buffers of a network, each once: a shared one is averaged once."""
-    return [*model.parameters(), *model.buffers()]
+def named_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
+    """Return the parameters and buffers of a network by name; a shared one is listed, and averaged, once."""
+    return [*model.named_parameters(), *model.named_buffers()]

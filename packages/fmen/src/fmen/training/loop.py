@@ -19,6 +19,7 @@ sample depends only on the seed, the step and its slot in the batch, and the che
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -29,7 +30,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fmen.errors import UserError
 from fmen.sources.networks import save_network
@@ -39,6 +40,7 @@ from fmen.training.boards import Image
 from fmen.training.checkpoint import State, newest_checkpoint
 from fmen.training.cuda_graph import set_learning_rate
 from fmen.training.distributed import Processes, distribute, join
+from fmen.training.ema import STATISTICS
 from fmen.training.feed import batches, open_patches, open_validation, read_validation
 from fmen.training.logger import FURTHER, Clock, Logger
 from fmen.training.optimizers import make_optimizer
@@ -123,6 +125,8 @@ def train(
         if state.unvalidated:
             stage = stage_before(stages, state.step)
             logger.record({"step": state.step, "seconds": round(state.seconds, 3), **validation()}, stage)
+        if state.random is not None:
+            torch.set_rng_state(state.random)
         start = recipe.steps if state.unvalidated else state.step  # A signal has stopped the validation again.
         for stage, lr, hr in batches(stages, ready.samplers, processes, device, start=start):
             # step
@@ -256,10 +260,16 @@ def load_state(first: Stage, run: Run, device: torch.device, processes: Processe
 
 def set_best_by(state: State, recipe: Recipe, images: Sequence[PairDataset]) -> None:
     """Record which validation chooses the best weights; the best PSNR of another one no longer counts."""
-    best_by = (images[0].name, len(images[0]), str(recipe.val_protocol[0])) if images else None
-    if state.best_by is not None and state.best_by != best_by:
+    best_by = (images[0].name, len(images[0]), str(recipe.val_protocol[0]), fingerprint(images[0])) if images else None
+    if state.best_by is not None and best_by is not None and state.best_by != best_by[: len(state.best_by)]:
         state.best = -math.inf
     state.best_by = best_by
+
+
+def fingerprint(images: PairDataset) -> str:
+    """Return what differs between datasets of other images: a checksum of the names and sizes of the HR files."""
+    names = [f"{pair.name} {pair.hr.stat().st_size}" for pair in images.pairs]
+    return hashlib.sha256("\n".join(names).encode(errors="surrogateescape")).hexdigest()
 
 
 def due(stage: Stage, step: int) -> tuple[bool, bool, bool]:
@@ -278,14 +288,22 @@ def require_finite(state: State, processes: Processes) -> None:
     Raises:
         TrainingError: In every process, if a value of any process is NaN or infinite.
     """
-    values = [state.losses, *state.model.state_dict().values(), *state.network.state_dict().values()]
-    finite = torch.stack([value.isfinite().all() for value in values]).all().item()
+    finite = torch.stack([all_finite(state.model), all_finite(state.network), state.losses.isfinite()]).all().item()
     if processes.largest(not finite):
         loss = (state.losses / state.counted).item()
         raise TrainingError(
             f"training diverged by step {state.step} (mean loss {loss:.4g}); "
             "start again with a lower learning_rate, a longer warmup, or grad_clip=1000"
         )
+
+
+def all_finite(model: nn.Module) -> Tensor:
+    """Return whether all parameters and running statistics are finite, and no other buffer, such as a mask, is NaN."""
+    values = [parameter.isfinite().all() for parameter in model.parameters()]
+    for name, buffer in model.named_buffers():
+        statistic = name.endswith(STATISTICS)
+        values.append(buffer.isfinite().all() if statistic else ~buffer.isnan().any())
+    return torch.stack(values).all()
 
 
 def mean_loss(state: State, processes: Processes) -> float:
@@ -398,5 +416,6 @@ def save_checkpoint(recipe: Recipe, run: Run, state: State, processes: Processes
 
 def save_weights(recipe: Recipe, state: State, path: Path) -> None:
     """Write the weights for use: the average, or the network where there is none."""
-    metadata = {"step": str(state.step), "seconds": f"{state.seconds:.0f}", "data": " ".join(recipe.datasets)}
+    data = " ".join(recipe.datasets).encode(errors="replace").decode()  # a folder's name may not be UTF-8
+    metadata = {"step": str(state.step), "seconds": f"{state.seconds:.0f}", "data": data}
     save_network(state.network, path, recipe=recipe.name, metadata=metadata)

@@ -43,7 +43,8 @@ def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
     arguments: dict[str, Any] = {"lr": recipe.learning_rate}
     if "betas" in parameters:
         arguments |= {"betas": recipe.betas, "eps": recipe.eps}
-    if "fused" in parameters and recipe.fused:
+    real = all(parameter.is_floating_point() for parameter in model.parameters())
+    if "fused" in parameters and recipe.fused and real:  # PyTorch has no fused steps for complex parameters
         arguments["fused"] = True
     possible = [name for name in parameters if name not in (*OTHER_KEYS, *arguments)]
     for name in recipe.optimizer_args:

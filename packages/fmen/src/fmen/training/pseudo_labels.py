@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -57,8 +57,8 @@ def label_folders(
 
     Raises:
         DataError: A photograph cannot be read.
-        UserError: A factor is out of range, two factors are equal when rounded to percent, or two folders have an image
-            of one name.
+        UserError: A factor is out of range, two factors are equal when rounded to percent, two folders have an image of
+            one name, or an existing pair was made from another photograph.
     """
     if not factors or not all(0 < factor <= 1 for factor in factors):
         raise UserError(f"factors {list(factors)} are out of range; give numbers above 0 and at most 1")
@@ -71,20 +71,51 @@ def label_folders(
         if other is not file:
             raise UserError(f"{other} and {file} would give pairs of one name; rename one")
     stems = Counter(file.stem for file in files)
-    written = 0
-    with tqdm(total=len(files) * len(factors), desc=f"label {out.name}", unit="pair", disable=not progress) as bar:
-        for file in files:
-            for factor in factors:
-                name = f"{file.stem if stems[file.stem] == 1 else file.name}_{_percent(factor):03}"
-                hr_file, lr_file = out / "HR" / f"{name}.png", out / f"LR_bicubic/X{scale}" / f"{name}x{scale}.png"
-                if not hr_file.exists():
-                    photograph = read_image(file)
-                    lr = photograph if factor == 1 else imresize(photograph, factor)
-                    write_image(lr_file, lr)
-                    write_image(hr_file, mean_output(teachers, lr))  # last: an existing HR file marks a complete pair
-                    written += 1
-                bar.update()
-    return written
+    pairs = {
+        f"{file.stem if stems[file.stem] == 1 else file.name}_{_percent(factor):03}": (file, factor)
+        for file in files
+        for factor in factors
+    }
+    missing = record_photographs(out, {name: file for name, (file, _) in pairs.items()})
+    for name, (file, factor) in tqdm(pairs.items(), f"label {out.name}", unit="pair", disable=not progress):
+        if name in missing:
+            photograph = read_image(file)
+            lr = photograph if factor == 1 else imresize(photograph, factor)
+            write_image(out / f"LR_bicubic/X{scale}" / f"{name}x{scale}.png", lr)
+            write_image(_hr_file(out, name), mean_output(teachers, lr))  # last: it marks a complete pair
+    return len(missing)
+
+
+def record_photographs(out: Path, photographs: Mapping[str, Path]) -> set[str]:
+    """Record the photographs of new pairs, and verify that existing pairs were made from theirs.
+
+    Args:
+        out: The dataset.
+        photographs: The photograph of each pair, by the pair's name.
+
+    Returns:
+        The names of the pairs that do not exist.
+
+    Raises:
+        UserError: A pair was made from another photograph, or the record is damaged.
+    """
+    record = out / "photographs.json"
+    before = read_record(record) if record.is_file() else {}  # datasets of older versions have none
+    paths = {name: str(file.resolve()) for name, file in photographs.items()}
+    missing = {name for name in paths if not _hr_file(out, name).exists()}
+    for name, path in paths.items():
+        if name not in missing and before.get(name, path) != path:
+            raise UserError(
+                f"{_hr_file(out, name)} was made from {before[name]}, not from {path}; name another folder with --out, "
+                f"or remove {record} if the photographs were moved"
+            )
+    if missing:
+        write_json(record, before | {name: paths[name] for name in sorted(missing)})
+    return missing
+
+
+def _hr_file(out: Path, name: str) -> Path:
+    return out / "HR" / f"{name}.png"
 
 
 def check_teachers(out: Path, weights: Sequence[Path], *, self_ensemble: bool) -> None:
@@ -96,7 +127,7 @@ def check_teachers(out: Path, weights: Sequence[Path], *, self_ensemble: bool) -
         self_ensemble: Whether the teachers' outputs are means over flips and rotations.
 
     Raises:
-        UserError: The dataset was made with other teachers, or is not one of pseudo-labels.
+        UserError: The dataset was made with other teachers, is not one of pseudo-labels, or its record is damaged.
     """
     record = out / "teachers.json"
     suffix = " (ensemble)" if self_ensemble else ""
@@ -105,12 +136,27 @@ def check_teachers(out: Path, weights: Sequence[Path], *, self_ensemble: bool) -
     if has_pairs and not record.is_file():
         raise UserError(f"{out / 'HR'}: its images are no pseudo-labels; name another folder with --out")
     if has_pairs:
-        before = json.loads(record.read_text(encoding="utf-8"))
+        before = read_record(record)
         if before.keys() != teachers.keys():
             names = ", ".join(before.values())
             raise UserError(f"{out} has pairs from other teachers ({names}); name another folder with --out")
     else:
         write_json(record, teachers)
+
+
+def read_record(file: Path) -> dict[str, str]:
+    """Read a JSON file of texts by name.
+
+    Raises:
+        UserError: It is anything else.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        content = None
+    if not isinstance(content, dict) or not all(isinstance(value, str) for value in content.values()):
+        raise UserError(f"{file} is damaged; restore it, or name another folder with --out")
+    return content
 
 
 def _percent(factor: float) -> int:

@@ -7,13 +7,14 @@ default below. ``--set key=value`` overrides any key on the command line.
 from __future__ import annotations
 
 import difflib
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from fmen.errors import UserError
 from fmen.schema_faults import Fault, faults_of
@@ -173,6 +174,18 @@ class Recipe(BaseModel):
         common = self.model_dump(exclude={"stages", "steps", "schedule_steps"})
         return tuple(Recipe.model_validate(common | stage) for stage in self.stages)
 
+    @field_validator("model_args")
+    @classmethod
+    def _arguments_can_be_saved(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Refuse what is another value after it was saved as JSON, such as a date or a mapping of numbers."""
+        try:
+            same = json.loads(json.dumps(values)) == _with_lists(values)
+        except TypeError:
+            same = False
+        if not same:
+            raise ValueError("give numbers, text, lists, and mappings whose keys are text")
+        return values
+
     @model_validator(mode="before")
     @classmethod
     def _steps_are_those_of_the_stages(cls, values: Any) -> Any:
@@ -270,7 +283,10 @@ def load_recipe(
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise RecipeError(f"{path}: a recipe is a list of 'key: value' lines")
     values = {"name": path.stem} | current_keys(values, source=source, note=note)
-    return make_recipe(values | current_keys(overrides or {}, source="overrides"), source=source)
+    overrides = current_keys(overrides or {}, source="overrides")
+    if "stages" in overrides and "steps" not in overrides:
+        values.pop("steps", None)  # the stages have their own
+    return make_recipe(values | overrides, source=source)
 
 
 def make_recipe(values: Mapping[str, object], *, source: str = "recipe") -> Recipe:
@@ -363,6 +379,13 @@ def _as_number(value: object) -> object:
             return value
         return number if math.isfinite(number) else value
     return value
+
+
+def _with_lists(value: Any) -> Any:
+    """Return ``value`` with lists in the place of tuples."""
+    if isinstance(value, Mapping):
+        return {key: _with_lists(each) for key, each in value.items()}
+    return [_with_lists(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def _nearest(word: str, words: Sequence[str]) -> str:

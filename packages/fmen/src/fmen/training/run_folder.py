@@ -26,7 +26,7 @@ from typing import Any
 from fmen.sources.runs import BEST, LAST, RUNS, RunError, newest_folders
 from fmen.training.recipe import Recipe, current_keys, dump_recipe, load_recipe, make_recipe
 from fmen.training.schedule import cosine_length
-from fmen_data.atomic import atomic_write_bytes
+from fmen_data.atomic import atomic_write_bytes, make_folder
 
 RESUMABLE = (
     "steps",
@@ -85,15 +85,22 @@ class Run:
         return [path for path in (self.resume, *older) if path.is_file()]
 
     def begin(self, recipe: Recipe, machine: Mapping[str, object], resumed_from: int | None = None) -> None:
-        """Write the recipe, and the versions of a new run.
+        """Write the recipe, and the versions of a new run, which takes the folder.
 
         Args:
             recipe: The resolved recipe.
             machine: Entries for ``versions.json``.
             resumed_from: The checkpoint's step. Later lines of ``metrics.jsonl`` are removed, as the run repeats them.
+
+        Raises:
+            RunError: Another process has begun a run in the folder since ``require_new``.
         """
         if resumed_from is None:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder)
+            try:
+                self.recipe_file.touch(exist_ok=False)
+            except FileExistsError:
+                self.require_new()
             atomic_write_bytes(self.versions, (json.dumps(versions() | dict(machine), indent=2) + "\n").encode())
         else:
             lines = [json.dumps(record) + "\n" for record in self.records() if step_of(record) <= resumed_from]
@@ -101,9 +108,12 @@ class Run:
         atomic_write_bytes(self.recipe_file, dump_recipe(recipe).encode())
 
     def require_new(self) -> None:
-        """Raise RunError if there is a run in the folder."""
+        """Raise RunError if there is a run in the folder, or weights that a run would overwrite."""
         if self.recipe_file.exists():
             raise RunError(f"{self.folder}: contains a run; continue it with --resume, or choose another --out")
+        for file in (self.best, self.last):
+            if file.exists():
+                raise RunError(f"{file}: would be overwritten; choose another --out")
 
     def require_teachers(self, checksums: Mapping[str, str]) -> None:
         """Raise RunError if the weights file of a teacher is not the one that the run started with.
@@ -111,7 +121,11 @@ class Run:
         Args:
             checksums: SHA-256 by the teacher's name in the recipe. Runs of earlier versions recorded none.
         """
-        facts = json.loads(self.versions.read_text(encoding="utf-8")) if self.versions.is_file() else {}
+        try:
+            known = bool(checksums) and self.versions.is_file()
+            facts = json.loads(self.versions.read_text(encoding="utf-8")) if known else {}
+        except ValueError:
+            raise RunError(f"{self.versions}: damaged; remove it, and the teachers are not compared") from None
         for name, checksum in checksums.items():
             if facts.get("teachers", {}).get(name, checksum) != checksum:
                 raise RunError(
