@@ -208,6 +208,8 @@ def test_metadata_that_cannot_be_encoded_are_left_out(tmp_path: Path) -> None:
     photo = read_photo(encoded(picture(), "JPEG", exif=exif), "a.jpg")
     write_photo(tmp_path / "a.png", photo)
     assert dict(Image.open(tmp_path / "a.png").getexif()) == {ExifTags.Base.Artist: "Ann"}
+    photo = read_photo(encoded(picture(), "PNG", exif=b"Exif\0\0nonsense"), "a.png")
+    assert photo.exif == b"" and photo.pixels.shape == (12, 20, 3)
     latitude = Image.Exif()
     latitude.get_ifd(ExifTags.IFD.GPSInfo).update({GPS.GPSLatitudeRef: "N", GPS.GPSLatitude: (48.0, 8.0, 0.0)})
     stored = latitude.tobytes()

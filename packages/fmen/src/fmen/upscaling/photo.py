@@ -27,6 +27,7 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError, _imaging
 
 from fmen.upscaling import storage
+from fmen.upscaling.exif import copied_exif, read_exif, value_of
 from fmen.upscaling.png_chunks import PngWriter
 from fmen.upscaling.storage import Location, shown
 from fmen_data import DataError
@@ -58,24 +59,6 @@ INTERLEAVED = 1
 EXTRA_SAMPLES, UNSPECIFIED, PREMULTIPLIED = 338, 0, 1
 
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-
-COPIED_TAGS = (
-    ExifTags.Base.ImageDescription,
-    ExifTags.Base.Make,
-    ExifTags.Base.Model,
-    ExifTags.Base.DateTime,
-    ExifTags.Base.Artist,
-    ExifTags.Base.Copyright,
-)
-DROPPED_DETAILS = (
-    ExifTags.Base.MakerNote,
-    ExifTags.Base.ExifImageWidth,
-    ExifTags.Base.ExifImageHeight,
-    ExifTags.Base.ExifInteroperabilityOffset,
-)
-
-EXIF_ERRORS = (OSError, SyntaxError, ValueError, EOFError, TypeError, AttributeError, LookupError, struct.error)
-"""What Pillow raises for damaged EXIF data."""
 
 # The images are the user's own, enlarged ones are large, and some have long texts or colour profiles.
 Image.MAX_IMAGE_PIXELS = None
@@ -129,12 +112,12 @@ def read_photo(content: bytes, name: str | Path) -> Photo:
                 raise DataError(f"{name} has {frames} frames; extract one of them")
             deep = _is_deep(content, image)
             pixels, gray = _decode_deep(content, image, name) if deep else _decode(content, image, name)
-            exif = _exif(image)
-            orientation = exif.get(ExifTags.Base.Orientation, 1)
+            exif = read_exif(image)
+            orientation = value_of(exif, ExifTags.Base.Orientation)
             if deep and image.format == "TIFF":  # OpenCV has applied it
-                orientation = 1
+                orientation = None
             icc = image.info.get("icc_profile")
-            copied = _copied_exif(exif)
+            copied = copied_exif(exif)
             table = getattr(image, "quantization", {}).get(0)
     except UnidentifiedImageError:
         if content.startswith(TIFF_SIGNATURES):
@@ -222,7 +205,7 @@ def _divide_by_alpha(pixels: Pixels) -> Pixels:
 
 
 def _upright(pixels: Pixels, orientation: Any) -> Pixels:
-    """Apply an EXIF orientation, 1 to 8; other numbers have no meaning and are ignored."""
+    """Apply an EXIF orientation, 1 to 8; other values have no meaning and are ignored."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
@@ -230,51 +213,6 @@ def _upright(pixels: Pixels, orientation: Any) -> Pixels:
     if orientation in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
     return pixels
-
-
-def _exif(image: Image.Image) -> Image.Exif:
-    """The EXIF data, without the orientation if Pillow has applied it; none if they are damaged."""
-    try:
-        return image.getexif()
-    except EXIF_ERRORS:
-        return Image.Exif()
-
-
-def _copied_exif(exif: Image.Exif) -> bytes:
-    """The EXIF data to write: what is worth copying, without values that cannot be encoded."""
-    copied = Image.Exif()
-    for tag in COPIED_TAGS:
-        # Pillow decodes as Latin-1 and encodes as ASCII, but names are UTF-8 in practice: copy the bytes.
-        value = exif[tag].encode("latin-1", "replace") if isinstance(exif.get(tag), str) else exif.get(tag)
-        if value is not None and _is_encodable(tag, value):
-            copied[tag] = value
-    for part in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
-        try:
-            found = exif.get_ifd(part)
-        except EXIF_ERRORS:
-            continue
-        details = {
-            tag: value for tag, value in found.items() if tag not in DROPPED_DETAILS and _is_encodable(tag, value, part)
-        }
-        if details:
-            copied.get_ifd(part).update(details)
-            copied[part] = copied.get_ifd(part)
-    return copied.tobytes() if len(copied) else b""
-
-
-def _is_encodable(tag: int, value: Any, part: int | None = None) -> bool:
-    """Whether Pillow can encode the value of a tag; files may store it in a type that the tag does not have."""
-    exif = Image.Exif()
-    if part is None:
-        exif[tag] = value
-    else:
-        exif.get_ifd(part)[tag] = value
-        exif[part] = exif.get_ifd(part)
-    try:
-        exif.tobytes()
-    except EXIF_ERRORS:
-        return False
-    return True
 
 
 def check_fits(file: Location, height: int, width: int, *, transparent: bool) -> None:
