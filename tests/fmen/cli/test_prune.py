@@ -83,6 +83,7 @@ def test_an_interrupted_fine_tuning_says_how_to_continue(trained: str, monkeypat
     options = ("--channels", 6, *FINE_TUNED, *QUICK, "--out", "runs/narrow")
     _, stderr = fmen("prune", trained, *options, status=128 + signal.SIGTERM)
     assert "stopped after step 1 of 3; continue: fmen train --resume --out runs/narrow" in stderr
+    assert list(networks("runs/narrow")) == ["before", "pruned"]
 
 
 def test_fine_tuning_starts_from_the_pruned_network(trained: str) -> None:
@@ -130,6 +131,7 @@ def test_a_network_of_the_user_is_pruned_by_its_own_argument(work: Path) -> None
 def test_a_wrong_option_ends_with_one_line(trained: str, options: tuple[object, ...], reason: str) -> None:
     _, stderr = fmen("prune", trained, *options, "--val-data", "photos", "--out", "runs/narrow", status=2)
     assert reason in stderr and len(stderr.splitlines()) <= 2
+    assert not Path("runs").exists()
 
 
 def test_channels_are_chosen_on_the_middle_of_the_training_images_in_the_range_of_the_network(work: Path) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fmen.errors import UserError
 from fmen.json_file import write_json
-from fmen.sources.networks import build_network, load_network, save_network, user_module
+from fmen.sources.networks import build_network, load_network, user_module
 from fmen.sources.weights import weights_title
 from fmen.validation import run_validation
 from fmen_core import prune, reparameterize
@@ -104,20 +104,19 @@ def typical_images(data: str, network: nn.Module) -> Tensor:
     return torch.from_numpy(np.stack(cut)).permute(0, 3, 1, 2).float() * (model.data_range / 255)
 
 
-def write_pruned(
-    network: nn.Module, model: str | None, sizes: Mapping[str, Any], file: Path, images: Tensor | None = None
-) -> dict[str, Any]:
-    """Prune a network and write the weights.
+def narrower(
+    network: nn.Module, model: str | None, sizes: Mapping[str, Any], images: Tensor | None = None
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Prune a network.
 
     Args:
         network: The trained network, from ``load_network``.
         model: ``FILE.py:CLASS`` of a user's network, which is built in the new sizes.
         sizes: The sizes that change.
-        file: The weights file to write.
         images: Typical LR images, by which the channels are chosen; see :func:`fmen_core.prune`.
 
     Returns:
-        The keys of a recipe that fine-tunes it.
+        The narrower network, and the keys of a recipe that fine-tunes it, without its weights file.
 
     Raises:
         UserError: A user's network cannot be built in these sizes.
@@ -130,9 +129,7 @@ def write_pruned(
     else:
         narrow = prune(network, images, **sizes)
         name = str(narrow.name)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    save_network(narrow, file, recipe="prune")
-    return {"model": name, "model_args": arguments, "scale": scale, "weights": str(file)}
+    return narrow, {"model": name, "model_args": arguments, "scale": scale}
 
 
 def measure(

@@ -74,8 +74,8 @@ def prune(
     """
     from fmen.errors import UserError
     from fmen.outputs import prepare_file
-    from fmen.pruning import PRUNED, REPORT, measure, narrower_sizes, table, typical_images, write_pruned, write_report
-    from fmen.sources.networks import load_network
+    from fmen.pruning import PRUNED, REPORT, measure, narrower, narrower_sizes, table, typical_images, write_report
+    from fmen.sources.networks import load_network, save_network
     from fmen.sources.weights import choose_weights
     from fmen.threads import use_threads
     from fmen.training.run_folder import Run
@@ -87,25 +87,34 @@ def prune(
     run.require_new()
     if (out / REPORT).exists():
         raise UserError(f"{out}: contains a pruned network; choose another --out")
-    prepare_file(out / PRUNED, inputs=[file])
     keys, sizes = split_settings(settings or [])
     if keys and not data:
         raise UserError(f"--set {next(iter(keys))} is for fine-tuning: add --data, or leave it out")
     network = load_network(file, model, note=warn)
     sizes = narrower_sizes(network, channels, ratio, sizes)
     images = typical_images(data[0], network) if data else None
-    training = write_pruned(network, model, sizes, out / PRUNED, images)
+    narrow, training = narrower(network, model, sizes, images)
     resolved = None
     if data:
-        given = {"minutes": minutes, "steps": steps, "threads": threads, "data": tuple(data), "val_data": val_data}
+        given: dict[str, Any] = {
+            "minutes": minutes,
+            "steps": steps,
+            "threads": threads,
+            "data": tuple(data),
+            "val_data": val_data,
+        }
         given |= {"val_protocol": protocol.value, "device": device}
-        overrides = {**training, **{key: value for key, value in given.items() if value is not None}, **keys}
-        resolved = fine_tuning(recipe, overrides)
+        given |= {**training, "weights": str(out / PRUNED)}
+        resolved = fine_tuning(recipe, {key: value for key, value in given.items() if value is not None} | keys)
+    prepare_file(out / PRUNED, inputs=[file])
     measured = partial(measure, model=model, data=val_data, protocol=protocol.value, device=device)
-    rows = [measured("before", file), measured("pruned", out / PRUNED)]
+    rows = [measured("before", file)]
+    save_network(narrow, out / PRUNED, recipe="prune")
+    rows.append(measured("pruned", out / PRUNED))
+    write_report(out / REPORT, rows, protocol.value, sizes)  # stays if fine-tuning is interrupted
     if resolved:
         rows.append(measured("fine-tuned", fine_tune(resolved, run)))
-    write_report(out / REPORT, rows, protocol.value, sizes)
+        write_report(out / REPORT, rows, protocol.value, sizes)
     typer.echo(table(rows, protocol.value))
 
 
