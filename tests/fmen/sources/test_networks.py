@@ -247,6 +247,14 @@ def test_damaged_metadata_is_one_line(write: Write, key: str) -> None:
         load_network("w.safetensors", "mine.py:Mine")
 
 
+def test_running_statistics_must_be_finite(write: Write) -> None:
+    norm = MINE.replace("self.tail =", "self.norm = nn.BatchNorm2d(width)\n        self.tail =")
+    network = build_network(write(norm.replace("self.conv(x)", "self.norm(self.conv(x))")), 4)
+    network.norm.running_var[0] = torch.inf  # type: ignore[index,operator,union-attr]
+    with pytest.raises(ValueError, match=r"norm\.running_var contains NaN or infinity"):
+        load_network(saved(network), "mine.py:Mine")
+
+
 def test_weights_that_make_a_user_network_overflow_are_refused(write: Write) -> None:
     network = build_network(write(MINE))
     with torch.no_grad():

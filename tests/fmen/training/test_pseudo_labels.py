@@ -92,7 +92,7 @@ def test_existing_pairs_of_other_photographs_are_not_taken_for_those_of_these(
 
 @pytest.mark.parametrize("content", ["", "[1]", '{"a": 1}'])
 def test_a_damaged_record_is_one_line(content: str, photographs: Path, tmp_path: Path) -> None:
-    (tmp_path / "out/HR").mkdir(parents=True)
+    write_image(tmp_path / "out/HR/other_100.png", np.zeros((4, 4, 3), np.uint8))
     for name in ("teachers", "photographs"):
         (tmp_path / f"out/{name}.json").write_text(content)
     with pytest.raises(UserError, match=r"out/teachers\.json is damaged; restore it, or name another folder"):

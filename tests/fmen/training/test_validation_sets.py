@@ -55,6 +55,7 @@ def test_other_images_under_the_same_name_choose_the_best_weights_anew(tiny: Rec
         write_image(folder / "a.png", noise)
     train(tiny(val_data=str(black), steps=2, schedule_steps=4), run)
     best = run.best.read_bytes()
+    train(resumed_recipe(run, {"steps": 3, "val_data": ()}), run, resume=True)
     train(resumed_recipe(run, {"steps": 4, "val_data": str(tmp_path / "noise/val")}), run, resume=True)
     first, second = (record["psnr"] for record in run.records() if "psnr" in record)
     assert second < first and run.best.read_bytes() != best

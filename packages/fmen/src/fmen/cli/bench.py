@@ -141,21 +141,23 @@ def named(models: str | None, default: Sequence[str] | None) -> Sequence[str] | 
 
 
 def write(result: Benchmark, rows: Sequence[Row], json_file: Path | None, markdown: Path | None, memory: bool) -> None:
-    """Print the table, and write the files."""
+    """Write the files, and print the table, also if a file cannot be written."""
     from fmen.benchmark.table import markdown_table, memory_table, text_table
     from fmen.json_file import write_json
     from fmen_data.atomic import atomic_write_bytes
 
     below = "\n\n".join((result.conditions, *result.remarks))
     as_markdown = markdown_table(rows, result.baseline)
-    typer.echo(as_markdown if str(markdown) == "-" else text_table(rows, result.baseline))
-    typer.echo(f"\n{below}")
-    if memory:
-        typer.echo(f"\nPeak memory in MiB, predicted (needed, held) and measured\n{memory_table(rows)}")
-    if json_file is not None:
-        write_json(json_file, result.to_dicts())
-    if markdown is not None and str(markdown) != "-":
-        atomic_write_bytes(markdown, f"{as_markdown}\n\n{below}\n".encode())
+    try:
+        if json_file is not None:
+            write_json(json_file, result.to_dicts())
+        if markdown is not None and str(markdown) != "-":
+            atomic_write_bytes(markdown, f"{as_markdown}\n\n{below}\n".encode())
+    finally:
+        typer.echo(as_markdown if str(markdown) == "-" else text_table(rows, result.baseline))
+        typer.echo(f"\n{below}")
+        if memory:
+            typer.echo(f"\nPeak memory in MiB, predicted (needed, held) and measured\n{memory_table(rows)}")
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -173,8 +173,6 @@ def prepare(
     from fmen.threads import available_cores
     from fmen_data import PatchCache, open_dataset, parse_source, prepare_cache
 
-    if out is not None:
-        prepare_file(out)
     workers = workers or available_cores()
 
     def report(line: str) -> None:
@@ -183,6 +181,8 @@ def prepare(
     on_skip = report if skip_bad else None
     source = parse_source(choose_source(folder, data))
     dataset = open_dataset(source, scale=scale, split=split.value, on_skip=on_skip)
+    if out is not None:
+        prepare_file(out)
     path = prepare_cache(dataset, out, workers=workers, progress=sys.stderr.isatty(), verify=True, on_skip=on_skip)
     images = len(PatchCache(path))
     typer.echo(f"{path}: {images} images of {dataset.name} at scale {scale}, {path.stat().st_size / 1e6:.1f} MB")

@@ -111,10 +111,14 @@ def prune(
     rows = [measured("before", file)]
     save_network(narrow, out / PRUNED, recipe="prune")
     rows.append(measured("pruned", out / PRUNED))
-    write_report(out / REPORT, rows, protocol.value, sizes)  # stays if fine-tuning is interrupted
-    if resolved:
-        rows.append(measured("fine-tuned", fine_tune(resolved, run)))
-        write_report(out / REPORT, rows, protocol.value, sizes)
+    report = partial(write_report, out / REPORT, rows, protocol.value, sizes)
+    try:
+        if resolved:
+            rows.append(measured("fine-tuned", fine_tune(resolved, run)))
+    except typer.Exit:  # interrupted: what was measured stays
+        report()
+        raise
+    report()
     typer.echo(table(rows, protocol.value))
 
 

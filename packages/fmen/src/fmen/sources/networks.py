@@ -39,6 +39,9 @@ CHECKED_SIZES = ((48, 64), (37, 45))
 LARGEST_OUTPUT = 100.0
 """Largest absolute output that is accepted, in multiples of ``data_range``. Random weights rarely exceed 10."""
 
+STATISTICS = ("running_mean", "running_var")
+"""The buffers of BatchNorm that are averaged and must be finite. Others may be masks, with infinities."""
+
 Note = Callable[[str], object]
 
 
@@ -348,7 +351,7 @@ def load_strictly(network: nn.Module, tensors: Mapping[str, Tensor], failure: st
         shapes = {key: tensor.shape for key, tensor in candidate.state_dict().items()}
         for state in (dict(tensors), stripped, normalise_keys(tensors)):
             if {key: tensor.shape for key, tensor in state.items()} == shapes:
-                masks = {key for key, _ in candidate.named_buffers()}  # which may contain infinities
+                masks = {key for key, _ in candidate.named_buffers() if not key.endswith(STATISTICS)}
                 for key, tensor in state.items():
                     if tensor.isnan().any() or (key not in masks and not tensor.isfinite().all()):
                         raise WeightsError(f"{failure}: {key} contains NaN or infinity")

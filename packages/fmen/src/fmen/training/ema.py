@@ -8,10 +8,9 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-Module = TypeVar("Module", bound=nn.Module)
+from fmen.sources.networks import STATISTICS
 
-STATISTICS = ("running_mean", "running_var")
-"""The names of BatchNorm's buffers that are averaged."""
+Module = TypeVar("Module", bound=nn.Module)
 
 
 class Ema(Generic[Module]):

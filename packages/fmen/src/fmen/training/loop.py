@@ -33,14 +33,13 @@ import torch
 from torch import Tensor, nn
 
 from fmen.errors import UserError
-from fmen.sources.networks import save_network
+from fmen.sources.networks import STATISTICS, save_network
 from fmen.sources.runs import RunError
 from fmen.threads import threads_restored
 from fmen.training.boards import Image
 from fmen.training.checkpoint import State, newest_checkpoint
 from fmen.training.cuda_graph import set_learning_rate
 from fmen.training.distributed import Processes, distribute, join
-from fmen.training.ema import STATISTICS
 from fmen.training.feed import batches, open_patches, open_validation, read_validation
 from fmen.training.logger import FURTHER, Clock, Logger
 from fmen.training.optimizers import make_optimizer
@@ -260,8 +259,12 @@ def load_state(first: Stage, run: Run, device: torch.device, processes: Processe
 
 def set_best_by(state: State, recipe: Recipe, images: Sequence[PairDataset]) -> None:
     """Record which validation chooses the best weights; the best PSNR of another one no longer counts."""
-    best_by = (images[0].name, len(images[0]), str(recipe.val_protocol[0]), fingerprint(images[0])) if images else None
-    if state.best_by is not None and best_by is not None and state.best_by != best_by[: len(state.best_by)]:
+    if not images:
+        return
+    best_by = (images[0].name, len(images[0]), str(recipe.val_protocol[0]), fingerprint(images[0]))
+    if (
+        state.best_by is not None and state.best_by != best_by[: len(state.best_by)]
+    ):  # earlier versions: without the last
         state.best = -math.inf
     state.best_by = best_by
 

@@ -132,7 +132,7 @@ def check_teachers(out: Path, weights: Sequence[Path], *, self_ensemble: bool) -
     record = out / "teachers.json"
     suffix = " (ensemble)" if self_ensemble else ""
     teachers = {hashlib.sha256(file.read_bytes()).hexdigest() + suffix: file.name + suffix for file in weights}
-    has_pairs = (out / "HR").is_dir()  # otherwise there is nothing to mix
+    has_pairs = any((out / "HR").glob("*"))  # otherwise there is nothing to mix
     if has_pairs and not record.is_file():
         raise UserError(f"{out / 'HR'}: its images are no pseudo-labels; name another folder with --out")
     if has_pairs:
