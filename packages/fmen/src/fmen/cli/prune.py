@@ -96,16 +96,18 @@ def prune(
     narrow, training = narrower(network, model, sizes, images)
     resolved = None
     if data:
-        given: dict[str, Any] = {
+        overrides = {
+            **training,
+            "weights": str(out / PRUNED),
             "minutes": minutes,
             "steps": steps,
             "threads": threads,
             "data": tuple(data),
             "val_data": val_data,
+            "val_protocol": protocol.value,
+            "device": device,
         }
-        given |= {"val_protocol": protocol.value, "device": device}
-        given |= {**training, "weights": str(out / PRUNED)}
-        resolved = fine_tuning(recipe, {key: value for key, value in given.items() if value is not None} | keys)
+        resolved = fine_tuning(recipe, {key: value for key, value in overrides.items() if value is not None} | keys)
     prepare_file(out / PRUNED, inputs=[file])
     measured = partial(measure, model=model, data=val_data, protocol=protocol.value, device=device)
     rows = [measured("before", file)]
