@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from fmen.training import loop
+from fmen.training import validation
 from fmen.training.cuda_graph import make_capturable
 from fmen.training.distributed import Processes
 from fmen.training.feed import ResidentPatches, open_patches, to_floats
@@ -124,12 +124,12 @@ def test_cudnn_measures_its_algorithms_in_steps_and_not_in_validations(
 ) -> None:
     validations, steps = list[bool](), list[bool]()
 
-    class Upscaler(loop.Upscaler):
+    class Upscaler(validation.Upscaler):
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
             validations.append(torch.backends.cudnn.benchmark)
             return super().__call__(*args, **kwargs)
 
-    monkeypatch.setattr(loop, "Upscaler", Upscaler)
+    monkeypatch.setattr(validation, "Upscaler", Upscaler)
     recipe = tiny(steps=2, val_every=1, val_data="sample")
     monkeypatch.setattr(
         "fmen.training.step.loss_of",

@@ -28,10 +28,11 @@ from fmen.training.checkpoint import State
 from fmen.training.distributed import Processes, distribute, join, no_sync
 from fmen.training.feed import open_validation
 from fmen.training.logger import Logger
-from fmen.training.loop import measure, take_step, train, validate_step
+from fmen.training.loop import take_step, train
 from fmen.training.recipe import Recipe, dump_recipe
 from fmen.training.run_folder import Run, resumed_recipe
 from fmen.training.signals import StopRequest
+from fmen.training.validation import measure, validate_step
 from fmen_core import FMENTraining
 
 RecipeMaker = Callable[..., Recipe]

@@ -219,7 +219,7 @@ def test_the_best_weights_are_those_of_the_best_validation_also_after_resuming(
     tiny: RecipeMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photos: Path
 ) -> None:
     results = iter([20.0, 25.0, 25.0, 24.0, 26.0])
-    monkeypatch.setattr("fmen.training.loop.measure", lambda *_: (next(results),))
+    monkeypatch.setattr("fmen.training.validation.measure", lambda *_: (next(results),))
     run = Run(tmp_path / "run")
     outcome = train(tiny(val_data=str(photos), val_every=2, log_every=100), run)
     assert (outcome.best, read_metadata(run.best)["step"]) == (25.0, "4")
@@ -235,7 +235,7 @@ def test_another_spelling_of_the_validation_set_keeps_the_best_weights(
     tiny: RecipeMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photos: Path
 ) -> None:
     results = iter([30.0, 20.0])
-    monkeypatch.setattr("fmen.training.loop.measure", lambda *_: (next(results),))
+    monkeypatch.setattr("fmen.training.validation.measure", lambda *_: (next(results),))
     run = Run(tmp_path / "run")
     train(tiny(steps=2, val_data=str(photos)), run)
     resumed = resumed_recipe(run, {"steps": 4, "schedule_steps": 4, "val_data": [f"{photos}/"]})
@@ -247,7 +247,7 @@ def test_the_best_weights_are_chosen_anew_by_another_first_set_or_protocol(
     tiny: RecipeMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photos: Path, changed: dict[str, Any]
 ) -> None:
     results = iter([30.0, 20.0, 21.0])
-    monkeypatch.setattr("fmen.training.loop.measure", lambda *_: (next(results),))
+    monkeypatch.setattr("fmen.training.validation.measure", lambda *_: (next(results),))
     run = Run(tmp_path / "run")
     train(tiny(steps=2, val_data=str(photos), val_protocol="paper"), run)
     resumed = resumed_recipe(run, {"steps": 4, "schedule_steps": 4, **changed})
@@ -336,7 +336,7 @@ def test_a_signal_stops_a_validation_which_the_resumed_run_repeats(
             os.kill(os.getpid(), signal.SIGTERM)
         return read_validation(*args, **keys)
 
-    monkeypatch.setattr("fmen.training.loop.read_validation", interrupted)
+    monkeypatch.setattr("fmen.training.validation.read_validation", interrupted)
     outcomes = [train(recipe, parts)] + [train(parts.recipe(), parts, resume=True) for _ in range(3)]
     assert [(outcome.step, outcome.signal) for outcome in outcomes] == [(3, 15), (3, 15), (6, 15), (6, None)]
     assert next(calls) == 1 + 1 + 2 + 1 + 2 + 1

@@ -1,4 +1,4 @@
-"""The state of a training run, in memory and on disk.
+"""The state of a training run, in memory and on disk, and its weights for use.
 
 A checkpoint is what ``torch.save`` writes, a ZIP archive. Its checksum is the comment of the archive, so that
 ``torch.load`` reads the file as before. PyTorch itself does not compare the archive's own checksums.
@@ -17,9 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fmen.sources.networks import save_network
 from fmen.sources.runs import RunError
 from fmen.training.cuda_graph import make_plain
 from fmen.training.ema import Ema
+from fmen.training.recipe import Recipe
 from fmen.training.run_folder import Run
 from fmen_data.atomic import atomic_write
 
@@ -152,6 +154,13 @@ def newest_checkpoint(run: Run) -> tuple[Path, bytes]:
     if found:
         raise RunError(f"{found[-1]}: damaged (wrong checksum), and none is older; start again with another --out")
     raise RunError(f"{run.resume}: no checkpoint to resume from; start again with --resume auto, or with another --out")
+
+
+def save_weights(recipe: Recipe, state: State, path: Path) -> None:
+    """Write the weights for use: the average, or the network where there is none."""
+    data = " ".join(recipe.datasets).encode(errors="replace").decode()  # a folder's name may not be UTF-8
+    metadata = {"step": str(state.step), "seconds": f"{state.seconds:.0f}", "data": data}
+    save_network(state.network, path, recipe=recipe.name, metadata=metadata)
 
 
 def checksum(content: bytes) -> bytes:
