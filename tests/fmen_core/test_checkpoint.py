@@ -181,6 +181,11 @@ def test_bad_files_are_refused_in_one_line(
     assert not (tmp_path / "exploited").exists()
 
 
+def test_a_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r": is a folder; name a weights file"):
+        load(tmp_path)
+
+
 def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="no such weights file"):
         load(tmp_path / "w.pth")

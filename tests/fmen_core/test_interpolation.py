@@ -36,3 +36,12 @@ def test_different_networks_and_shares_out_of_range_are_refused() -> None:
         interpolate(first, second, 0.5)
     with pytest.raises(ModelError, match=r"the share 1\.1; give a number from 0 to 1"):
         interpolate(first, first, 1.1)
+
+
+def test_networks_that_hold_results_of_their_last_forward_pass_are_interpolated() -> None:
+    networks = [nn.utils.weight_norm(nn.Conv2d(3, 3, 1)) for _ in range(2)]
+    for network in networks:
+        network(torch.rand(1, 3, 4, 4))
+    mixed = interpolate(*networks, 0.5).state_dict()
+    for key, value in mixed.items():
+        torch.testing.assert_close(value, sum(network.state_dict()[key] for network in networks) / 2)

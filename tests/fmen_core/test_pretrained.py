@@ -100,6 +100,8 @@ def test_missing_bundled_weights_are_reported_with_the_available_ones() -> None:
             fmen_s(5, pretrained=trained)
         with pytest.raises(ModelError, match="there is no form 'both'; choose training or inference"):
             fmen_s(2, pretrained=trained, form="both")
+    with pytest.raises(ModelError, match="pretrained is 'clean'; choose True or 'real'"):
+        fmen_s(2, pretrained="clean")
 
 
 def test_weights_are_found_by_path_and_by_name(folder: Path) -> None:

@@ -250,6 +250,7 @@ WRAPPERS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "DataParallel of compile": lambda model: nn.DataParallel(compiled(model)),
     "compile of DataParallel": lambda model: compiled(nn.DataParallel(model)),
     "compiled parts": parts_compiled,
+    "AveragedModel": torch.optim.swa_utils.AveragedModel,
 }
 
 

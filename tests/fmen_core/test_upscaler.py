@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fmen_core import FMENTraining, ModelError, Upscaler, reparameterize
+from fmen_core import FMENTraining, ModelError, Upscaler, reparameterize, upscaler
 
 
 def photograph(height: int, width: int) -> np.ndarray:
@@ -184,3 +184,16 @@ def test_a_result_that_does_not_fit_into_the_memory_is_one_line(monkeypatch: pyt
     monkeypatch.setattr("fmen_core.upscaler.np.empty", full)
     with pytest.raises(ModelError, match=r"the result does not fit into memory \(8 GiB\); write it as PNG or"):
         upscaler(lr)
+
+
+@pytest.mark.parametrize("tile", ["auto", 16, None])
+def test_images_may_have_negative_strides(tile: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fmen_core.upscaler.SMALL", 100)
+    monkeypatch.setitem(upscaler.WHOLE_BYTES, "cpu", 0)
+    monkeypatch.setitem(upscaler.STRIP_BYTES, "cpu", 0)
+    network = Upscaler(small(), device="cpu", tile=tile)
+    lr = photograph(20, 18)
+    views = lr[..., ::-1], lr[::-1], lr[:, ::-1], lr[:1, :8][::-1], lr[:8, :1][:, ::-1]
+    for view in views:
+        assert np.array_equal(network(view), network(view.copy()))
+    assert (network.rows_for(20, 18) is not None) == (tile == "auto")

@@ -257,3 +257,24 @@ def test_the_second_of_two_passes_follows_one_of_four_resampling_kernels(photo: 
     kernels = (cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4, cv2.INTER_AREA)
     expected = {np.asarray(cv2.resize(hr, (24, 16), interpolation=kernel)).tobytes() for kernel in kernels}
     assert found == expected and len(expected) == 4
+
+
+@pytest.mark.parametrize(
+    ("lr", "hr"),
+    [
+        (np.zeros((8, 8), np.uint8), np.zeros((16, 16), np.uint8)),
+        (np.zeros((8, 8, 3), np.float32), np.zeros((16, 16, 3), np.float32)),
+        (np.zeros((8, 8, 3), np.uint8), np.zeros((16, 8, 3), np.uint8)),
+        (np.zeros((8, 8, 3), np.uint8), np.zeros((17, 17, 3), np.uint8)),
+        (np.zeros((8, 8, 4), np.uint8), np.zeros((16, 16, 4), np.uint8)),
+    ],
+)
+@pytest.mark.parametrize("clean", [0.0, 1.0])
+def test_other_images_are_refused_whatever_the_random_numbers(clean: float, lr: Image, hr: Image) -> None:
+    with pytest.raises(DataError, match=r"LR is .*; give uint8 \(h, w, 3\) and \(scale \* h, scale \* w, 3\)"):
+        Degradation(clean=clean)(lr, hr, generator())
+
+
+def test_the_weakest_noise_changes_nothing(photo: tuple[Image, Image]) -> None:
+    for slot in range(8):
+        assert np.array_equal(add_noise(photo[0], (1e-8, 1e-8), generator(slot)), photo[0])

@@ -273,3 +273,19 @@ def test_the_lr_images_of_the_sample_cache_are_made_by_imresize(tmp_path: Path) 
     lr, hr = PatchSampler([cache], patch=48, batch=4).batch(0)
     assert lr.shape == (4, 3, 48, 48) and hr.shape == (4, 3, 96, 96)
     assert np.array_equal(cache.lr[0], imresize(np.asarray(cache.hr[0]), 0.5))
+
+
+@pytest.mark.parametrize(("step", "rank", "world_size"), [(-1, 0, 1), (0, 1, 1), (0, -1, 2), (0, 3, 2)])
+def test_an_impossible_rank_or_step_is_refused(sampler: PatchSampler, step: int, rank: int, world_size: int) -> None:
+    with pytest.raises(DataError, match=f"step {step}, rank {rank} of {world_size}: give a step from 0"):
+        sampler.batch(step, rank=rank, world_size=world_size)
+
+
+def test_a_pickled_sampler_does_not_depend_on_the_working_folder(
+    cache: PatchCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(cache.path.parent)
+    sampler = PatchSampler([PatchCache(cache.path.name)], patch=8, batch=4)
+    pickled = pickle.dumps(sampler)
+    monkeypatch.chdir(tmp_path)
+    assert equal(pickle.loads(pickled).batch(0), sampler.batch(0))

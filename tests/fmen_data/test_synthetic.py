@@ -108,3 +108,17 @@ def test_text_without_usable_fonts_is_one_line_that_says_what_to_install(
 
 def test_the_command_offers_every_kind() -> None:
     assert [kind.value for kind in Kind] == list(KINDS)
+
+
+@pytest.mark.parametrize(
+    ("kind", "number", "options", "message"),
+    [
+        ("leave", 0, {}, "there is no kind 'leave'; choose from leaves, text, "),
+        ("leaves", -1, {}, "number -1, side 480, seed 0: give a side of at least 64"),
+        ("leaves", 0, {"side": 63}, "side 63"),
+        ("leaves", 0, {"seed": -1}, "seed -1"),
+    ],
+)
+def test_images_that_cannot_be_drawn_are_refused(kind: str, number: int, options: dict[str, int], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        draw_image(kind, number, **options)

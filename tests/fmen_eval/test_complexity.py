@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fmen_eval import EvaluationError, complexity
+from fmen_eval import EvaluationError, complexity, measure, measure_as_challenge
 from fmen_eval.complexity import Complexity, Layer
 
 
@@ -146,3 +146,25 @@ def test_the_message_of_an_impossible_run_is_the_first_line_of_the_error() -> No
     with pytest.raises(EvaluationError) as caught:
         complexity(Refusing(), (4, 6))
     assert str(caught.value) == "Refusing cannot run on a 6x4 RGB image: first line"
+
+
+def test_a_network_that_holds_its_features_is_counted_and_measured_after_a_training_step() -> None:
+    class Keeper(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.utils.weight_norm(nn.Conv2d(3, 3, 3, padding=1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.features: Tensor = self.conv(x)
+            return self.features
+
+    network = Keeper()
+    network(torch.rand(1, 3, 8, 8))
+    assert complexity(network, (8, 8)).flops == 3 * 3 * 9 * 64
+    assert measure({"keeper": network}, (8, 8), runs=1, warmup=0, progress=False)["keeper"].times_ms
+    assert measure_as_challenge(network, [torch.rand(1, 3, 8, 8)], progress=False).images == 1
+    assert network.features.requires_grad
+
+
+def test_a_compiled_network_counts_as_the_network_itself() -> None:
+    assert complexity(torch.compile(Small()), (10, 12)) == complexity(Small(), (10, 12))

@@ -99,6 +99,9 @@ def test_luma_spans_16_to_235() -> None:
     image = np.array([[[0, 0, 0], [255, 255, 255], [255, 0, 0]]], np.uint8)
     assert rgb_to_y(image) == pytest.approx(np.array([[16, 235, 81.481]]))
     assert rgb_to_y(image, rounded=True).tolist() == [[16, 235, 81]]
+    for other in (image[0], image[..., 0], image[..., :2]):
+        with pytest.raises(EvaluationError, match=r"expected an RGB image \(H, W, 3\), got "):
+            rgb_to_y(other)
 
 
 def test_rounding_the_luma_costs_hundredths_of_a_decibel(reference: Path) -> None:

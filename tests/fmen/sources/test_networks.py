@@ -106,9 +106,11 @@ def test_named_networks_take_their_sizes(write: Write) -> None:
     [
         ("fmen-s", {"width": 3}, "fmen-s has no size called 'width'; its sizes are n_feats"),
         ("fmen-s", {"n_feats": "wide"}, "fmen-s: n_feats is 'wide'; give an integer of at least 1"),
+        ("fmen-s", {"up_blocks": [-1, 1, 1, 1]}, r"fmen-s: up_blocks is \(-1, 1, 1, 1\); give integers of at least 0"),
         ("fmen-s", {"up_blocks": 3}, r"fmen-s cannot be built with \{'up_blocks': 3\}: .*; check the sizes"),
         ("span", {"scale": 2}, "span: model_args has no scale; use --scale"),
         ("fmen-t", {}, r"no network is called 'fmen-t'; did you mean fmen-s\?"),
+        ("FMEN-S", {}, r"no network is called 'FMEN-S'; did you mean fmen-s\?"),
         ("u-net", {}, "no network is called 'u-net'; choose one of fmen-s, fmen-s48, fmen, "),
         ("mine.py", {}, "mine.py: expected FILE.py:CLASS, such as mine.py:Mine"),
         ("mine.py:2", {}, "expected FILE.py:CLASS"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 
 import cv2
@@ -284,3 +285,9 @@ def test_layers_are_initialised_in_the_order_of_the_forward_pass() -> None:
         ("warmup.1.squeeze", nn.Conv2d(50, 12, 3)),
     ):
         assert torch.equal(model.get_submodule(name).weight, conv.weight)
+
+
+def test_sizes_may_be_integers_of_numpy() -> None:
+    model = create_model("fmen-s", np.int64(4), n_feats=np.int64(8), up_blocks=[np.int64(1)] * 5)
+    assert model.sizes == create_model("fmen-s", 4, n_feats=8, up_blocks=(1, 1, 1, 1, 1)).sizes
+    assert json.dumps(model.sizes) and type(model.scale) is int

@@ -12,10 +12,12 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any, Literal, Protocol, TypeVar, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from fmen_core.errors import ModelError
 
@@ -96,11 +98,15 @@ class Architecture:
         known = [name for name in signature.parameters if name != "scale"]
         if unknown := [name for name in sizes if name not in known]:
             raise ModelError(f"{self.name} has no size called {unknown[0]!r}; its sizes are {', '.join(known)}")
-        bound = signature.bind(scale=scale, **{**self.defaults, **sizes})
+        sizes = {name: size_of(value) for name, value in sizes.items()}
+        bound = signature.bind(scale=int(scale), **{**self.defaults, **sizes})
         bound.apply_defaults()
         for name, value in sizes.items():
-            if type(signature.parameters[name].default) is int and (type(value) is not int or value < 1):
+            default = signature.parameters[name].default
+            if type(default) is int and (type(value) is not int or value < 1):
                 raise ModelError(f"{self.name}: {name} is {value!r}; give an integer of at least 1")
+            if isinstance(default, tuple) and isinstance(value, tuple) and any(x < 0 for x in value if type(x) is int):
+                raise ModelError(f"{self.name}: {name} is {value!r}; give integers of at least 0")
         try:
             model = constructor(**bound.arguments)
         except ValueError as error:
@@ -110,13 +116,12 @@ class Architecture:
                 raise
             reason = str(error).partition("\n")[0]
             raise ModelError(f"{self.name} cannot be built with {sizes}: {reason}; check the sizes") from error
-        chosen = {name: tuple(value) if isinstance(value, list) else value for name, value in bound.arguments.items()}
-        setattr(model, "sizes", {name: value for name, value in chosen.items() if name != "scale"})  # noqa: B010
+        setattr(model, "sizes", {name: value for name, value in bound.arguments.items() if name != "scale"})  # noqa: B010
         return model
 
     def check(self, scale: int, form: str) -> None:
         """Raise a ModelError if the network is not defined for this scale, or if there is no such form."""
-        if type(scale) is not int or scale not in self.scales:
+        if not isinstance(scale, Integral) or isinstance(scale, bool) or scale not in self.scales:
             scales = ", ".join(map(str, self.scales))
             raise ModelError(f"{self.name} is not defined for scale {scale!r}; choose one of {scales}")
         if form not in ("training", "inference"):
@@ -140,6 +145,13 @@ class Architecture:
                 return {key: value.shape for key, value in self.build(**arguments).state_dict().items()}
         except (ModelError, RuntimeError):
             return {}
+
+
+def size_of(value: Any) -> Any:
+    """Return a size as ``build`` records it: lists as tuples, integers of NumPy as ``int``, others as they are."""
+    if isinstance(value, list | tuple):
+        return tuple(map(size_of, value))
+    return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else value
 
 
 def out_channels(state: StateDict, key: str) -> int | None:
@@ -171,9 +183,12 @@ def copy_of(model: Network) -> Network:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """Return the network inside ``torch.compile``, ``DataParallel`` and ``DistributedDataParallel``, in any order."""
+    """Return the network inside PyTorch's wrappers, in any order.
+
+    They are ``torch.compile``, ``DataParallel``, ``DistributedDataParallel`` and ``AveragedModel``.
+    """
     while True:
-        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel | AveragedModel):
             model = model.module
         elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
             model = cast(nn.Module, model._orig_mod)

@@ -36,6 +36,8 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 INTEGERS = ("num_batches_tracked", "sample_indices", "center_indices")
 """The ends of the keys of integer tensors: BatchNorm's counter and the positions of HAESR's window attention."""
 
+AVERAGED = "n_averaged"
+"""The counter in the state dict of PyTorch's ``AveragedModel``."""
 
 CHECKSUM = "fmen_core_checksum"
 """The metadata entry with the checksum of the tensors; other software may use a shorter name for another checksum."""
@@ -100,7 +102,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     """
     state = read_tensors(path)
     for key, value in state.items():
-        if key.endswith(INTEGERS):
+        if key.endswith((*INTEGERS, AVERAGED)):
             continue
         if value.dtype not in FLOATS or value.layout != torch.strided:
             kind = str(value.dtype if value.layout == torch.strided else value.layout).removeprefix("torch.")
@@ -117,6 +119,8 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         WeightsError: The file is missing, unreadable, contains code, or contains no tensors.
     """
     path = Path(path)
+    if path.is_dir():
+        raise WeightsError(f"{path}: is a folder; name a weights file")
     if not path.is_file():
         raise WeightsError(f"{path}: no such weights file; name an existing .safetensors, .pth or .pt file")
     if path.suffix == ".xml":
@@ -198,6 +202,8 @@ def normalise_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Remove the prefixes of wrappers, and rename FMEN's challenge layout to that of its authors' repository."""
     normal = {}
     for key, value in state.items():
+        if key == AVERAGED:
+            continue
         key = key.replace("_orig_mod.", "")  # torch.compile, of the network or of a part of it
         while key.startswith("module."):  # DataParallel, DistributedDataParallel
             key = key.removeprefix("module.")

@@ -12,5 +12,6 @@ class ModelError(ValueError):
 
 def suggest(word: str, names: Sequence[str]) -> str:
     """Return the advice for an unknown name: the nearest of ``names`` as a question, or all of them."""
-    near = difflib.get_close_matches(word, names, 1)
-    return f"did you mean {near[0]}?" if near else f"choose one of {', '.join(names)}"
+    lower = {name.lower(): name for name in names}
+    near = difflib.get_close_matches(word.lower(), lower, 1)
+    return f"did you mean {lower[near[0]]}?" if near else f"choose one of {', '.join(names)}"

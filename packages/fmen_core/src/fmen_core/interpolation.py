@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
-
 from torch import nn
 
+from fmen_core.architecture import copy_of
 from fmen_core.errors import ModelError
 
 
@@ -27,7 +26,7 @@ def interpolate(first: nn.Module, second: nn.Module, share: float) -> nn.Module:
     start, end = first.state_dict(), second.state_dict()
     if {key: value.shape for key, value in start.items()} != {key: value.shape for key, value in end.items()}:
         raise ModelError("cannot interpolate between two networks whose tensors differ in name or shape")
-    mixed = copy.deepcopy(first)
+    mixed = copy_of(first)
     weights = {key: value for key, value in start.items() if value.is_floating_point()}
     mixed.load_state_dict({**start, **{key: value.lerp(end[key].to(value), share) for key, value in weights.items()}})
     return mixed

@@ -17,7 +17,9 @@ AnyImage = TypeVar("AnyImage", npt.NDArray[np.uint8], npt.NDArray[np.uint16])
 def to_input(lr: AnyImage, data_range: float, upload: Callable[[Tensor], Tensor]) -> Tensor:
     """Convert an image ``(H, W, 3)`` to a network's input ``(1, 3, H, W)`` in ``[0, data_range]``, on a device."""
     white = float(np.iinfo(lr.dtype).max)
-    x = upload(torch.from_numpy(np.require(lr, requirements=["C", "W"]))).permute(2, 0, 1)[None].float()
+    # PyTorch takes no negative strides, and np.require keeps those of an array with a single row or none.
+    lr = lr.copy() if min(lr.strides) < 0 else np.require(lr, requirements=["C", "W"])
+    x = upload(torch.from_numpy(lr)).permute(2, 0, 1)[None].float()
     # A division, as in the published code: its last bits change pixels.
     return x if data_range == white else x / (white / data_range)
 

@@ -20,7 +20,7 @@ from torch import nn
 
 from fmen_core.architecture import Form
 from fmen_core.checkpoint import WeightsError, load
-from fmen_core.errors import suggest
+from fmen_core.errors import ModelError, suggest
 from fmen_core.models import architecture_named, create_model
 from fmen_core.published import PUBLISHED as PUBLISHED
 from fmen_core.published import Published as Published
@@ -159,7 +159,7 @@ def fmen_s(scale: int = 4, *, pretrained: bool | Literal["real"] = False, form: 
 
     Raises:
         WeightsError: There are no bundled weights for this scale.
-        ModelError: FMEN-S is not defined for this scale, or there is no such form.
+        ModelError: FMEN-S is not defined for this scale, or there is no such form or kind of weights.
     """
     return _variant("fmen-s", scale, pretrained, form)
 
@@ -173,7 +173,9 @@ def _variant(name: str, scale: int, pretrained: bool | Literal["real"], form: Fo
     architecture_named(name).check(scale, form or "training")
     if not pretrained:
         return create_model(name, scale, form=form or "training")
-    kind = "" if pretrained is True else f"_{pretrained}"
+    if pretrained not in (True, "real"):
+        raise ModelError(f"pretrained is {pretrained!r}; choose True or 'real'")
+    kind = "_real" if pretrained == "real" else ""
     path = bundled().get(f"{name}_x{scale}{kind}")
     if path is None:
         available = ", ".join(bundled()) or "none"

@@ -60,7 +60,7 @@ class Upscaler:
     """A network as a function from image to image: ``(H, W, 3)`` RGB to ``(scale*H, scale*W, 3)`` RGB.
 
     Images are uint8, or uint16 with white at 65535; the output has the input's type. One upscaler may be used by
-    several threads at the same time.
+    several threads at the same time. It cannot be pickled: make one in each process.
 
     Args:
         model: Any network of this package, in any floating-point type; a training form is re-parameterized first. The

@@ -137,7 +137,7 @@ class PatchCache:
         return len(self.names)
 
     def __reduce__(self) -> tuple[type[PatchCache], tuple[Path]]:
-        return PatchCache, (self.path,)
+        return PatchCache, (self.path.absolute(),)  # a worker may have another working folder
 
     def belongs_to(self, dataset: PairDataset) -> bool:
         """Return whether the cache was made from exactly the images of this dataset, counting those left out."""

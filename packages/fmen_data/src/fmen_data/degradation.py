@@ -42,6 +42,9 @@ MCU = 16
 
 MIDDLE_GRAY = 128.0
 
+INVISIBLE = 1e-6
+"""A standard deviation of noise that rounds to no gray level, and is too small for NumPy's Poisson distribution."""
+
 LIMITS: Mapping[str, Range] = {"blur_sigma": (0.0, 10.0), "noise_sigma": (0.0, 255.0), "jpeg_quality": (1.0, 100.0)}
 """Least and largest values of the ranges."""
 
@@ -115,13 +118,22 @@ class Degradation:
             generator: Decides kind and strength.
 
         Returns:
-            uint8 ``(h, w, 3)``, aligned with ``hr``.
+            uint8 ``(h, w, 3)``, aligned with ``hr``; ``lr`` itself if it stays as it is.
+
+        Raises:
+            DataError: The images are of another type or shape.
         """
+        scale = len(hr) // len(lr)
+        expected = (len(lr) * scale, lr.shape[1] * scale, 3)
+        if lr.dtype != np.uint8 or hr.dtype != np.uint8 or lr.shape[2:] != (3,) or hr.shape != expected:
+            raise DataError(
+                f"LR is {lr.dtype} {lr.shape} and HR {hr.dtype} {hr.shape}; give uint8 (h, w, 3) and "
+                "(scale * h, scale * w, 3)"
+            )
         if generator.random() < self.clean:
             return lr
         image = lr
         if generator.random() < self.twice:
-            scale = len(hr) // len(lr)
             factor = min(generator.uniform(*self.resize), scale)
             height, width = (max(1, round(side * factor)) for side in lr.shape[:2])
             image = self._degrade(_resize(hr, height, width, cv2.INTER_AREA), generator)
@@ -184,7 +196,7 @@ def add_noise(image: Image, sigma: Range, generator: np.random.Generator) -> Ima
     """Add Gaussian or Poisson noise, independent in the three channels or the same in them."""
     strength = generator.uniform(*sigma)
     poisson, gray = generator.random(2) < (POISSON, GRAY)
-    if strength == 0:
+    if strength < INVISIBLE:
         return image
     shape = (*image.shape[:2], 1) if gray else image.shape
     if poisson:

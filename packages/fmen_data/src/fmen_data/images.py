@@ -4,7 +4,7 @@ Conversions:
 
 - Gray and palette images become RGB. An opaque alpha channel is dropped. A transparent pixel is an error, since the
   colour behind it is unknown. A 16-bit image is an error, since conversion to 8 bits would change the pixels silently.
-- EXIF orientation is not applied, so that LR and HR stay aligned.
+- The orientation tag of EXIF and TIFF is not applied, so that LR and HR stay aligned.
 - A PNG or JPEG that is truncated, has a wrong checksum, or makes libjpeg warn is an error. Decoders usually return the
   part that they could read. Damage that leaves a valid JPEG stream cannot be detected: JPEG has no checksums.
 """
@@ -30,6 +30,7 @@ _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _JPEG_SIGNATURE = b"\xff\xd8"
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0..SOF15: the segments that hold the size
 _JPEG_SCAN = 0xDA
+_TIFF_ORIENTATION = 274
 _LARGEST_JPEG = 2**30  # pixels; OpenCV's limit for the other formats
 
 
@@ -60,9 +61,9 @@ def decode_image(data: bytes, path: str | Path) -> Image:
         raise DataError(f"{path} {damage}; get the file again or remove it")
     if data.startswith(_JPEG_SIGNATURE):
         return decode_jpeg(data, path)
-    # UNCHANGED shows alpha and 16 bits, and ignores the EXIF orientation.
+    # UNCHANGED shows alpha and 16 bits, and ignores the EXIF orientation, but not that of a TIFF.
     try:
-        coded = without_metadata(data)
+        coded = without_orientation(without_metadata(data))
         pixels = cv2.imdecode(np.frombuffer(coded, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:
         pixels = None
@@ -168,6 +169,27 @@ def without_metadata(data: bytes) -> bytes:
             parts.append(bytes(view[position:end]))
         position = end
     return b"".join(parts)
+
+
+def without_orientation(data: bytes) -> bytes:
+    """Return a TIFF or BigTIFF with the orientation of its first image set to upright, and other data unchanged."""
+    order = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}.get(data[:4])
+    if order is None:
+        return data
+    big = b"+" in data[:4]
+    offset, number, field = (order + each for each in (("Q", "Q", "HHQH6x") if big else ("I", "H", "HHIH2x")))
+    length = struct.calcsize(field)
+    try:
+        (start,) = struct.unpack_from(offset, data, 8 if big else 4)
+        (fields,) = struct.unpack_from(number, data, start)
+        start += struct.calcsize(number)
+        for place in range(start, start + fields * length, length):
+            if struct.unpack_from(field, data, place)[0] == _TIFF_ORIENTATION:
+                value = place + struct.calcsize(field[:4])
+                return data[:value] + struct.pack(order + "H", 1) + data[value + 2 :]
+    except struct.error:  # OpenCV says that the file is damaged
+        pass
+    return data
 
 
 def _find_jpeg_segment(data: bytes, markers: frozenset[int]) -> int | None:

@@ -138,8 +138,10 @@ class PatchSampler:
             channels-last memory.
 
         Raises:
-            DataError: An image of the cache is damaged.
+            DataError: An image of the cache is damaged, or the step or the rank is out of range.
         """
+        if step < 0 or not 0 <= rank < world_size:
+            raise DataError(f"step {step}, rank {rank} of {world_size}: give a step from 0 and a rank below world_size")
         slots = range(rank, self.batch_size, world_size)
         samples = self.draw(step)[rank::world_size].tolist()
         lr_side, hr_side = self.patch, self.patch * self.scale

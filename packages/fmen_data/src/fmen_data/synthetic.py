@@ -28,6 +28,7 @@ Canvas: TypeAlias = npt.NDArray[np.uint8]
 Color: TypeAlias = tuple[int, int, int]
 
 OVERSAMPLING = 3
+SMALLEST_SIDE = 64
 FONT_FOLDERS = (
     "/usr/share/fonts",
     "/usr/local/share/fonts",
@@ -45,12 +46,18 @@ def draw_image(kind: str, number: int, *, side: int = 480, seed: int = 0) -> Can
     Args:
         kind: A name in `KINDS`.
         number: Which image of the kind.
-        side: Height and width in pixels.
+        side: Height and width in pixels, at least `SMALLEST_SIDE`.
         seed: Seed of the series. Kinds with text also depend on the installed fonts.
 
     Raises:
-        DataError: The kind has text, and Pillow or fonts are missing.
+        DataError: There is no such kind or image, or the kind has text, and Pillow or fonts are missing.
     """
+    if kind not in KINDS:
+        raise DataError(f"there is no kind {kind!r}; choose from {', '.join(KINDS)}")
+    if number < 0 or side < SMALLEST_SIDE or seed < 0:
+        raise DataError(
+            f"number {number}, side {side}, seed {seed}: give a side of at least {SMALLEST_SIDE} and no negative number"
+        )
     generator = np.random.default_rng([seed, list(KINDS).index(kind), number])
     canvas = KINDS[kind](OVERSAMPLING * side, generator)
     return imresize(canvas, 1 / OVERSAMPLING)

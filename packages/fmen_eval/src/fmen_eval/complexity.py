@@ -92,7 +92,8 @@ def complexity(module: nn.Module, lr_size: tuple[int, int] = (256, 256)) -> Comp
     """Count a network's complexity for one LR image. The network is not changed.
 
     Args:
-        module: Maps RGB ``(1, 3, H, W)`` to the SR image; a copy in eval mode is measured.
+        module: Maps RGB ``(1, 3, H, W)`` to the SR image; a copy in eval mode is measured. Give the inference form: the
+            re-parameterizable blocks of a training form call functions, which the rule does not count.
         lr_size: ``(H, W)`` of the LR image; 256x256 in the challenge.
 
     Raises:

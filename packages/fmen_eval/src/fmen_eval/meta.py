@@ -14,6 +14,16 @@ from fmen_eval.errors import EvaluationError
 Result = TypeVar("Result")
 
 
+def copy_of(network: nn.Module) -> nn.Module:
+    """Return a deep copy, also of a network that holds results of its last forward pass, as fmen_core's does.
+
+    Old-style weight normalization and networks that store their features do. ``copy.deepcopy`` refuses such tensors.
+    """
+    held = (value for module in network.modules() for value in vars(module).values())
+    tensors = [value for value in held if isinstance(value, Tensor) and not value.is_leaf]
+    return copy.deepcopy(network, {id(tensor): tensor.detach().clone() for tensor in tensors})
+
+
 def run_on_meta(module: nn.Module, lr_size: tuple[int, int], observe: Callable[[nn.Module, Tensor], Result]) -> Result:
     """Observe a copy of a network while it runs on one image on the meta device.
 
@@ -31,10 +41,11 @@ def run_on_meta(module: nn.Module, lr_size: tuple[int, int], observe: Callable[[
     Raises:
         EvaluationError: The network cannot take an image of this size.
     """
+    module = getattr(module, "_orig_mod", module)  # without torch.compile
     dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
     error: Exception | None = None
     for device in ("meta", "cpu"):
-        network = copy.deepcopy(module).eval().to(device)
+        network = copy_of(module).eval().to(device)
         try:
             with torch.no_grad():
                 return observe(network, torch.zeros(1, 3, *lr_size, dtype=dtype, device=device))

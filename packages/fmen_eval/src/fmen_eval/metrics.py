@@ -94,7 +94,12 @@ def rgb_to_y(image: Image, rounded: bool = False) -> NDArray[Any]:
 
     Returns:
         ``(H, W)``: float64, or uint8 if rounded.
+
+    Raises:
+        EvaluationError: The image has another shape.
     """
+    if image.ndim != 3 or image.shape[2] != 3:
+        raise EvaluationError(f"expected an RGB image (H, W, 3), got {image.shape}")
     # The same expression as in KAIR: for exact halves the order of the additions decides the rounding.
     luma: NDArray[np.float64] = np.dot(image, _LUMA) / 255.0 + 16.0
     return luma.round().astype(np.uint8) if rounded else luma

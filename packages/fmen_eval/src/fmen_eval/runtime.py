@@ -12,7 +12,6 @@ scratch memory of oneDNN, which the operating system provides directly.
 
 from __future__ import annotations
 
-import copy
 import os
 import platform
 import random
@@ -29,6 +28,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from fmen_eval.errors import EvaluationError
+from fmen_eval.meta import copy_of
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def measure(
         )
     device = torch.device(device)
     image = torch.rand(1, 3, *lr_size, generator=torch.Generator().manual_seed(0)).to(device, dtype)
-    placed = {name: copy.deepcopy(network).eval().to(device, dtype) for name, network in networks.items()}
+    placed = {name: copy_of(network).eval().to(device, dtype) for name, network in networks.items()}
     times: dict[str, list[float]] = {name: [] for name in placed}
     order = list(placed)
     shuffle = random.Random(0).shuffle
@@ -158,7 +158,7 @@ def measure_as_challenge(
         EvaluationError: There are no images.
     """
     device = torch.device(device)
-    placed = copy.deepcopy(network).eval().to(device)
+    placed = copy_of(network).eval().to(device)
     before = _reset_cuda_peak(device)
     times: list[float] = []
     largest: Tensor | None = None

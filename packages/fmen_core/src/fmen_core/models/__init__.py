@@ -124,8 +124,8 @@ def architecture_named(name: str) -> Architecture:
 def create_model(name: str, scale: int = 4, *, form: Form = "training", **sizes: Any) -> nn.Module:
     """Return a freshly initialised network.
 
-    ``create_model(model.name, model.scale, **model.sizes)`` has the shapes of ``model``, a network that this function
-    or ``load`` returned.
+    ``create_model(model.name, model.scale, form=form, **model.sizes)`` has the shapes of ``model``, a network of that
+    form which this function or ``load`` returned.
 
     Args:
         name: One of ``model_names()``.
