@@ -22,7 +22,7 @@ LAYERS = (
     ("export", "integrations", "submission", "training", "upscaling"),
     ("sources",),
     ("charts", "outputs", "schema_faults"),
-    ("errors", "json_file", "threads"),
+    ("errors", "json_file", "threads", "yaml_file"),
 )
 """The parts of the application from top to bottom. Each imports parts of lower layers only."""
 

@@ -147,3 +147,9 @@ def test_a_year_that_needs_fvcore_is_refused_before_measuring(monkeypatch: pytes
     result = CliRunner().invoke(app, ["--year", "2024"])
     assert isinstance(result.exception, SubmissionError)
     assert "count FLOPs with fvcore, which is not installed: pip install 'fmen[ntire2026]'" in str(result.exception)
+
+
+def test_the_score_of_a_year_is_not_asked_for_twice() -> None:
+    result = CliRunner().invoke(app, ["--year", "2025", "--score"])
+    assert isinstance(result.exception, UserError)
+    assert str(result.exception) == "--score is the 2026 challenge's; leave out --score or --year"

@@ -53,11 +53,11 @@ PRUNED = "runs/narrow/pruned.safetensors"
         (("export", "w.safetensors", "--format", "safetensors", "--out", "w.safetensors"), "w.safetensors: is read"),
         (
             ("submit", "--weights", "w.safetensors", "--out", "w.safetensors"),
-            "w.safetensors: name a .zip file",
+            "w.safetensors: end the name in .zip",
         ),
         (
             ("submit", "results", "--weights", "w.safetensors", "--data", "photos", "--out", "photos/one.png"),
-            "photos/one.png: name a .zip file",
+            "photos/one.png: end the name in .zip",
         ),
         (
             ("data", "label", "--weights", "w.safetensors", "--data", "photos", "--out", "photos"),

@@ -122,6 +122,7 @@ def test_a_network_of_the_user_is_pruned_by_its_own_argument(work: Path) -> None
         (("--channels", 9), "fmen cannot be pruned to these sizes: 9 channels where the network has 8"),
         (("--channels", 6, "--steps", 5), "fine-tuning needs images: add --data"),
         (("--channels", 6, "--data", "photos", "--set", "stepz=4"), "unknown key 'stepz'"),
+        (("--channels", 6, "--data", "photos", "--steps", 2, "--set", "steps=4"), "--set steps: is given by an option"),
         (("--set", "scale=2", "--data", "photos"), "--set scale: the pruned network has its own; leave it out"),
         (("--set", "batch=4", "--channels", "6"), "--set batch is for fine-tuning: add --data, or leave it out"),
         (("--set", "model_args.width=4"), "fmen has no size called 'width'"),
@@ -131,6 +132,12 @@ def test_a_network_of_the_user_is_pruned_by_its_own_argument(work: Path) -> None
 def test_a_wrong_option_ends_with_one_line(trained: str, options: tuple[object, ...], reason: str) -> None:
     _, stderr = fmen("prune", trained, *options, "--val-data", "photos", "--out", "runs/narrow", status=2)
     assert reason in stderr and len(stderr.splitlines()) <= 2
+    assert not Path("runs").exists()
+
+
+def test_missing_images_end_with_one_line(trained: str) -> None:
+    _, stderr = fmen("prune", trained, "--channels", 6, "--val-data", "none", "--out", "runs/narrow", status=2)
+    assert "none does not exist" in stderr and len(stderr.splitlines()) == 1
     assert not Path("runs").exists()
 
 

@@ -85,3 +85,30 @@ def test_a_report_shows_a_run_before_its_end(work: Path, monkeypatch: pytest.Mon
     page = Path("page.html").read_text()
     assert "2 of 4" in page and "Training loss (L1)" in page
     assert len(Run(work / "runs" / "fmen-s_x4_quick").records()) == 4
+
+
+def test_a_key_is_not_given_twice(work: Path) -> None:
+    for options, key in ((["--threads", "1"], "threads=2"), (["--model", "fmen-s"], "model=span")):
+        _, stderr = fmen("train", "--data", "photos", *options, "--set", key, status=2)
+        name = key.partition("=")[0]
+        assert f"error: --set {name}: is given by an option, too; leave one of them out\n" in stderr
+    Path("twice.yaml").write_text("steps: 1\nlearning_rate: 1.0e-3\nsteps: 2\n")
+    _, stderr = fmen("train", "--recipe", "twice.yaml", status=2)
+    assert "twice.yaml: not a YAML file: " in stderr and "steps is given twice" in stderr
+
+
+def test_a_variant_and_the_model_of_its_name_agree(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fmen.training.loop.train", lambda recipe, *_, **__: chosen.append(recipe) or sys.exit(0))
+    chosen: list[Recipe] = []
+    fmen("train", "--recipe", "quick", "--variant", "s", "--model", "fmen-s")
+    assert chosen[0].model == "fmen-s"
+
+
+def test_a_run_that_is_resumed_elsewhere_names_what_is_missing(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fmen(*TRAIN, "--set", "steps=1", "--set", "warmup=0", "--set", "val_data=null", "--out", "runs/a")
+    (work / "elsewhere").mkdir()
+    monkeypatch.chdir(work / "elsewhere")
+    _, stderr = fmen("train", "--resume", "--out", "../runs/a", "--set", "steps=2", status=2)
+    assert stderr == (
+        "error: ../runs/a/recipe.yaml: the data photos is not here; resume in the folder where the run began\n"
+    )

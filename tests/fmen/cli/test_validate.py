@@ -126,3 +126,9 @@ def test_a_full_disk_is_one_line_with_a_remedy(work: Path, monkeypatch: pytest.M
     assert result.exit_code == 2
     assert result.stderr == "error: result.json: No space left on device; free some space or write elsewhere\n"
     assert not (work / "result.json").exists()
+
+
+@pytest.mark.parametrize("threshold", ["nan", "inf"])
+def test_a_threshold_is_a_number_of_db(threshold: str) -> None:
+    result = CliRunner().invoke(app, ["validate", "--threshold", threshold])
+    assert result.exit_code == 2 and result.stderr == f"error: --threshold {threshold}: give a number of dB\n"

@@ -435,6 +435,8 @@ def test_networks_of_one_kind_are_told_apart_by_their_run_or_file() -> None:
     ]
     alike = [Path("x/a/best.safetensors"), Path("y/a/best.safetensors")]
     assert [each.title for each in name_networks([network, network], alike)] == [f"FMEN-S ({file})" for file in alike]
+    with pytest.raises(ReportError, match=r"x/a/best\.safetensors: is named twice; name each network once"):
+        name_networks([network, network], [alike[0], alike[0]])
 
 
 def test_the_largest_difference_of_several_networks_is_between_them() -> None:

@@ -22,6 +22,7 @@ from torch import nn
 
 import fmen_core
 from fmen.cli.submit import origin_of
+from fmen.errors import UserError
 from fmen.sources.networks import build_network
 from fmen.submission import build as submission
 from fmen.submission.build import SubmissionReport, build_submission
@@ -236,10 +237,25 @@ def test_full_disk_leaves_an_older_package_and_no_other_file(
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"older"]
 
 
-@pytest.mark.parametrize("out", ["missing/p.zip", "."])
-def test_unwritable_output_is_one_line(out: str, weights: Path, photos: Path, tmp_path: Path) -> None:
-    with pytest.raises(SubmissionError, match=r"name a \.zip file in an existing folder"):
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ("p.tar", r"p\.tar: end the name in \.zip"),
+        (".", "is a folder; name a file"),
+        ("file/p.zip", "file: cannot be written"),
+    ],
+)
+def test_unwritable_output_is_one_line(out: str, message: str, weights: Path, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=message):
         build_submission(fmen_core.load(weights), photos, None, tmp_path / out, device="cpu", progress=False)
+
+
+def test_the_folder_of_the_package_is_created(weights: Path, photos: Path, tmp_path: Path) -> None:
+    built = build_submission(
+        fmen_core.load(weights), photos, None, tmp_path / "new/p.zip", device="cpu", progress=False
+    )
+    assert built.path.is_file()
 
 
 def test_other_scales_are_refused(tmp_path: Path, photos: Path) -> None:
@@ -270,6 +286,8 @@ def test_unknown_layout_is_named_with_the_known_ones(weights: Path, photos: Path
         ("members: ", "members: [] #", r"members = \[\]: give 1 or more"),
         ("affiliation: B", "affiliation: [B]", r"team\.yaml: members\.0\.affiliation = \['B'\]: give text$"),
         ("title: FMEN-S", "title: |\n  FMEN\n  S", r"title = 'FMEN\\nS.*': give a single line"),
+        ("Ünïcode & Söhne", '"a\\0b"', "give a single line, without control characters"),
+        ("team_id: 7", "team_id: 7\nteam_id: 8", "not valid YAML .*team_id is given twice"),
         (None, "[1, 2]", "expected the keys team_id, .* found list"),
         (None, "a: [", "not valid YAML"),
         (None, "\x00", "not valid YAML"),
@@ -302,6 +320,27 @@ def test_templates_beside_the_team_file_take_precedence(team: Path, tmp_path: Pa
     (tmp_path / "README.md").write_text("nothing measured", encoding="utf-8")
     with pytest.raises(SubmissionError, match=r"the measured PSNR is missing; use the field \$psnr"):
         submission.fill_in("README.md", fields, tmp_path)
+
+
+def test_templates_are_read_before_images_are_measured(
+    weights: Path, photos: Path, team: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "team.yaml").write_bytes(team.read_bytes())
+    monkeypatch.setattr(submission, "validate", lambda *_, **__: pytest.fail("images were measured"))
+    for text, message in (("costs $5: $psnr", "write \\$\\$ for a dollar sign"), ("costs", "use the field")):
+        (tmp_path / "README.md").write_text(text, encoding="utf-8")
+        with pytest.raises(SubmissionError, match=rf"README\.md: .*{message}"):
+            build_submission(fmen_core.load(weights), photos, tmp_path / "team.yaml", tmp_path / "p.zip")
+
+
+def test_the_name_of_a_team_declares_no_encoding(weights: Path, photos: Path, team: Path, tmp_path: Path) -> None:
+    content = team.read_text(encoding="utf-8").replace("Ünïcode & Söhne", "'Sparse coding: fast SR'")
+    (tmp_path / "team.yaml").write_text(content, encoding="utf-8")
+    built = build_submission(
+        fmen_core.load(weights), photos, tmp_path / "team.yaml", tmp_path / "p.zip", device="cpu", progress=False
+    )
+    with zipfile.ZipFile(built.path) as archive:
+        assert b"\n# Team: Sparse coding: fast SR\n" in archive.read(f"models/{built.stem}.py")
 
 
 def test_submission_folder_and_application_share_one_set_of_templates() -> None:

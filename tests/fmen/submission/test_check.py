@@ -6,8 +6,12 @@ import io
 import json
 import math
 import os
+import signal
 import struct
 import subprocess
+import sys
+import time
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -265,6 +269,8 @@ def test_psnrs_agree_up_to_the_rounding_of_machines(a: float, b: float, agree: b
         ("Convolutions | 34.5", ""),  # half a unit of the last decimal
         ("Activations | 1.0 M", ""),  # not declared
         ("PSNR | 30.12 dB", ""),  # null
+        ("PSNR | ,", ""),  # no number
+        ("Parameters | \u0663", ""),  # a digit that is not ASCII
     ],
 )
 def test_figures_in_the_texts_agree_up_to_their_last_decimal(row: str, fault: str, tmp_path: Path) -> None:
@@ -658,3 +664,96 @@ def test_the_largest_size_itself_is_unpacked(
     assert unpack(report.path, tmp_path / "fits") == []
     monkeypatch.setattr("fmen.submission.check.run.LARGEST", size - 1)
     assert len(unpack(report.path, tmp_path / "too large")) == 1
+
+
+LEFT = "import os as _o\n{}\n_o._exit(0)\n"
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        "open('../probe.json', 'w').write('not json')",
+        "open('../probe.json', 'w').write('[]')",
+        """open('../probe.json', 'w').write('{"counts": {"params": 1}}')""",
+        "open('../probe.json', 'w').write('{' + ' ' * 2**20 + '}')",
+        "_o.mkfifo('../probe.json')",
+        "import ctypes; ctypes.CDLL(None).symlink(b'/dev/zero', b'../probe.json')",
+    ],
+)
+@pytest.mark.usefixtures("forked")
+def test_a_result_that_the_code_writes_itself_is_refused(result: str, report: SubmissionReport, tmp_path: Path) -> None:
+    (found,) = fatal(with_code(report, "\n" + LEFT.format(result), tmp_path / "a.zip"))
+    assert found == f"fatal: {MODEL}: terminated the process that ran it: exit status 0"
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link", "folder", "damaged", "nothing"])
+def test_only_images_that_are_files_of_the_folder_are_measured(kind: str, photos: Path, tmp_path: Path) -> None:
+    sr, layout = tmp_path / "sr", LAYOUTS["ntire2022"]
+    sr.mkdir()
+    if kind == "pipe":
+        os.mkfifo(sr / "0001.png")
+    elif kind == "link":
+        (sr / "0001.png").symlink_to(photos / "0001.png")
+    elif kind == "folder":
+        sr.rmdir()
+        sr.symlink_to(photos)
+    elif kind == "damaged":
+        (sr / "0001.png").write_bytes((photos / "0001.png").read_bytes()[:99])
+    (finding,) = compare_psnr(sr, MODEL, {}, layout, open_images(photos, layout))
+    assert str(finding) == f"fatal: {MODEL}: the SR image of 0001 is missing or damaged"
+
+
+def test_the_end_of_a_long_output_is_kept_whatever_its_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "a.py"
+    script.write_text("import os\nos.write(1, b'x' * 70_000 + b'\\xff')\nos.write(2, b'\\xfe end')")
+    run = run_fresh([str(script)], folder=tmp_path, threads=1, cuda=False)
+    assert run.stdout == "x" * (2**16 - 1) + "\N{REPLACEMENT CHARACTER}"
+    assert run.stderr == "\N{REPLACEMENT CHARACTER} end"
+
+
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGKILL])
+def test_a_strangers_code_ends_with_the_check(ending: signal.Signals, tmp_path: Path) -> None:
+    script, temporary = tmp_path / "a.py", tmp_path / "temporary"
+    temporary.mkdir()
+    script.write_text("import os, time; open('pid', 'w').write(str(os.getpid())); time.sleep(60)")
+    code = f"""
+import tempfile
+from pathlib import Path
+from fmen.submission.sandbox import run_fresh
+with tempfile.TemporaryDirectory(dir={str(temporary)!r}):
+    run_fresh([{str(script)!r}], folder=Path({str(tmp_path)!r}), threads=1, cuda=False, readable=[])
+"""
+    check = subprocess.Popen([sys.executable, "-c", code], env=dict(os.environ))
+    wait_until(lambda: (tmp_path / "pid").is_file() and (tmp_path / "pid").read_text() != "")
+    pid = int((tmp_path / "pid").read_text())
+    check.send_signal(ending)
+    assert check.wait(30) == (143 if ending == signal.SIGTERM else -9)
+    wait_until(lambda: not Path(f"/proc/{pid}").exists() or "(zombie)" in Path(f"/proc/{pid}/status").read_text())
+    assert ending == signal.SIGKILL or not list(temporary.iterdir())
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for a condition, for half a minute at most."""
+    stop = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < stop
+        time.sleep(0.05)
+
+
+def test_data_without_run_code_is_a_warning(report: SubmissionReport, photos: Path) -> None:
+    warnings = [f.message for f in check_submission(report.path, photos) if f.severity == "warning"]
+    assert warnings == ["PSNR is not measured: with a package, --data needs --run-code"]
+
+
+def test_an_archive_of_unnamed_images_is_not_called_ready(archive: Path) -> None:
+    line = "nothing wrong in its files; name the data with --data to check that these are all"
+    assert verdict(archive, check_submission(archive)) == line
+
+
+def test_a_name_twice_in_a_zip_is_named_once(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
+        for name in ("readme.txt", "0001.png", "readme.txt", "readme.txt"):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                file.writestr(name, b"")
+    assert fatal(tmp_path / "a.zip") == ["fatal: a.zip: contains more than once: readme.txt"]

@@ -252,7 +252,7 @@ def test_modules_may_be_imported_in_any_way(write: Write) -> None:
     )
     source = model_source(write("from part import Half", "Half(width)"))
     text = source.code.decode()
-    imports = "import concurrent.futures\n\nimport numpy as np\nimport torch\nfrom torch import nn\n"
+    imports = "import concurrent.futures\n\nimport numpy as np\nfrom torch import nn\nimport torch.nn\n"
     assert f"{imports}from torch.nn import functional as F\n" in text
     network = reparameterize(build_network("mine.py:Mine", 4, {"width": 6}))
     packed = executed(source.code).Mine(width=6)
@@ -310,3 +310,36 @@ def in_memory(imports: str) -> ModuleType:
     if "fmen_core" in imports:
         exec("from torch import nn\n" + imports, module.__dict__)
     return module
+
+
+def test_submodules_are_imported_as_they_are_named(write: Write) -> None:
+    Path("part.py").write_text(
+        "import os\nimport importlib.util\nimport importlib\nimport torch.utils.checkpoint\nimport torch.utils.data\n"
+        "from fmen_core.blocks.reparameterizable import ECB\n"
+        "LOW, (HIGH, *REST) = 0, (1, 2, 3)\n"
+        "class Half(torch.nn.Module):\n    def __init__(self, width):\n        super().__init__()\n"
+        "        self.block = ECB(width, width)\n"
+        "        self.has = importlib.util.find_spec('torch') and os.sep and REST == [2, 3]\n"
+        "    def forward(self, x):\n"
+        "        return torch.utils.checkpoint.checkpoint(self.block, x, use_reentrant=False).clamp(LOW, HIGH)\n"
+    )
+    origin = write("import os.path\nfrom part import Half\nFOUND = os.path.exists('.')", "Half(width)")
+    text = model_source(origin).code.decode()
+    lines = text.splitlines()
+    for module in ("importlib.util", "torch.utils.checkpoint", "torch.utils.data"):
+        assert f"import {module}" in lines
+    assert "import torch" not in lines and "LOW, (HIGH, *REST) = 0, (1, 2, 3)" in lines
+    network = reparameterize(build_network("mine.py:Mine", 4, {"width": 6}))
+    packed = executed(text.encode()).Mine(width=6)
+    packed.load_state_dict(network.state_dict(), strict=True)
+    assert packed.body.has and torch.equal(output(packed), output(network))
+
+
+def test_os_and_os_path_are_the_same_module(write: Write) -> None:
+    Path("part.py").write_text(
+        "import os\nfrom torch import nn\n"
+        "def half(width, sep):\n    return nn.Conv2d(width, width, 3, padding=1) if sep == os.sep else None\n"
+    )
+    origin = write("import os.path\nfrom part import half\nSEP = os.path.sep", "half(width, SEP)")
+    packed = executed(model_source(origin).code).Mine(width=6)
+    assert packed.body.out_channels == 6

@@ -84,6 +84,8 @@ def bench(
 
     use_threads(threads)
     challenge = None if year is None else challenge_of(year)
+    if challenge and score:
+        raise UserError("--score is the 2026 challenge's; leave out --score or --year")
     if plot is not None:
         from fmen.charts.networks import check_plot, save_networks
 

@@ -68,17 +68,20 @@ def prune(
 ) -> None:
     """Remove channels from a trained network.
 
-    The channels that add least to the next layers are removed, as measured on images of --data or on synthetic ones.
-    With --data, the narrower network is fine-tuned as 'fmen train' does. Parameters, multiply-adds, PSNR and SSIM
-    before and after are printed and written to prune.json in the run folder.
+    The channels that add least to the next layers are removed, as measured on images of the first --data or on
+    synthetic ones. With --data, the narrower network is fine-tuned as 'fmen train' does. Parameters, multiply-adds,
+    PSNR and SSIM before and after are printed and written to prune.json in the run folder.
     """
     from fmen.errors import UserError
     from fmen.outputs import prepare_file
     from fmen.pruning import PRUNED, REPORT, measure, narrower, narrower_sizes, table, typical_images, write_report
+    from fmen.sources.datasets import measured_source, open_measured
     from fmen.sources.networks import load_network, save_network
     from fmen.sources.weights import choose_weights
     from fmen.threads import use_threads
+    from fmen.training.recipe import with_settings
     from fmen.training.run_folder import Run
+    from fmen_core.architecture import sr_model
 
     use_threads(threads)
     if not data and (recipe or minutes or steps):
@@ -107,7 +110,9 @@ def prune(
             "val_protocol": protocol.value,
             "device": device,
         }
-        resolved = fine_tuning(recipe, {key: value for key, value in overrides.items() if value is not None} | keys)
+        given = {key: value for key, value in overrides.items() if value is not None}
+        resolved = fine_tuning(recipe, with_settings(given, keys))
+    open_measured([measured_source(val_data, sr_model(network).scale)], sr_model(network).scale, option="--val-data")
     prepare_file(out / PRUNED, inputs=[file])
     measured = partial(measure, model=model, data=val_data, protocol=protocol.value, device=device)
     rows = [measured("before", file)]

@@ -130,12 +130,14 @@ def check(
     """
     from fmen.submission.check.run import check_submission, verdict
     from fmen.threads import use_threads
+    from fmen_core.device import pick_device
     from fmen_data.datasets import parse_source
 
     use_threads(threads)
     source = None if data is None else parse_source(data)
     year = layout.value if layout else None
-    findings = check_submission(file, source, layout=year, split=split.value, run_code=run_code, cuda=device != "cpu")
+    cuda = pick_device(device).startswith("cuda")
+    findings = check_submission(file, source, layout=year, split=split.value, run_code=run_code, cuda=cuda)
     for finding in findings:
         typer.echo(finding)
     typer.echo(verdict(file, findings))

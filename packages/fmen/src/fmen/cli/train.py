@@ -137,18 +137,16 @@ def train(
     from fmen.threads import use_threads
     from fmen.training.distributed import join
     from fmen.training.loop import train as run_training
-    from fmen.training.recipe import VARIANTS, RecipeError, parse_settings
+    from fmen.training.recipe import VARIANTS, RecipeError, parse_settings, with_settings
 
     use_threads(threads)
     say, note = printer(), printer(err=True)
     with join() as processes:
-        if variant and model:
-            raise RecipeError(
-                f"--variant {variant.value} is short for --model {VARIANTS[variant.value]}; give only one"
-            )
-        model = VARIANTS[variant.value] if variant else model
+        named = VARIANTS[variant.value] if variant else model
+        if variant and model not in (None, named):
+            raise RecipeError(f"--variant {variant.value} is short for --model {named}; give only one")
         given: dict[str, object] = {
-            "model": model,
+            "model": named,
             "scale": scale,
             "val_data": tuple(val_data) if val_data else None,
             "minutes": minutes,
@@ -157,7 +155,7 @@ def train(
         }
         given |= {"data": tuple(data) if data else None, "skip_bad": skip_bad or None}
         overrides = {key: value for key, value in given.items() if value is not None}
-        overrides |= parse_settings(settings or [], note=note)
+        overrides = with_settings(overrides, parse_settings(settings or [], note=note))
         resolved, run, resumed = processes.decide(lambda: plan(recipe, out, resume, overrides, note))
         outcome = run_training(resolved, run, resume=resumed, processes=processes, announce=say)
     if outcome.signal is not None:

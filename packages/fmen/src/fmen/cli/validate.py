@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from fmen.cli.options import Device, Json, Model, Precision, Protocol, Threads, Weights, warn
+from fmen.errors import UserError
 
 
 def validate(
@@ -42,6 +44,8 @@ def validate(
     from fmen.validation import reports_json, reports_table, run_validation
 
     use_threads(threads)
+    if threshold is not None and not math.isfinite(threshold):
+        raise UserError(f"--threshold {threshold}: give a number of dB")
     if json_file:
         prepare_file(json_file, ".json")
     reports = run_validation(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -153,7 +154,14 @@ def load_networks(weights: Sequence[Path], model: str | None, note: Note) -> lis
 
 
 def name_networks(networks: Sequence[nn.Module], weights: Sequence[Path]) -> tuple[ShownNetwork, ...]:
-    """Return the networks with titles that differ: the network, with its file or run, or with the whole path."""
+    """Return the networks with titles that differ: the network, with its file or run, or with the whole path.
+
+    Raises:
+        ReportError: A file is named twice.
+    """
+    twice = next((file for file, number in Counter(weights).items() if number > 1), None)
+    if twice is not None:
+        raise ReportError(f"{twice}: is named twice; name each network once")
     plain = [network_titles().get(str(network.name), str(network.name)) for network in networks]
     files = [file.parent.name if file.stem in ("best", "last") else file.stem for file in weights]
     named = [f"{title} ({file})" for title, file in zip(plain, files, strict=True)]

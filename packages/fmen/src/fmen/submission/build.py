@@ -33,7 +33,7 @@ from fmen.submission.metrics import (
 from fmen.submission.rules import SCALE, Layout, SubmissionError, archive_entry, atomic_archive, check_scale, get_layout
 from fmen.submission.sandbox import run_isolated
 from fmen.submission.source import ModelSource, Origin, model_source
-from fmen.submission.team import EXAMPLE_NOTE, Team, fill_in, load_team, team_fields
+from fmen.submission.team import EXAMPLE_NOTE, Team, fill_in, load_team, read_template, team_fields
 from fmen_core import Upscaler, reparameterize
 from fmen_core.architecture import sr_model
 from fmen_data.datasets import Source
@@ -41,6 +41,9 @@ from fmen_eval import validate
 
 TOLERANCE = 1e-6
 """Largest difference in dB between the package's PSNR of an image and that of ``fmen validate``."""
+
+TEXTS = ("README.md", "factsheet.md")
+"""The files of the package that a team may write itself."""
 
 DEMO_VARIABLES = ("args", "data_range", "device", "model", "model_id", "model_path", "name", "os", "tile", "torch")
 """Variables of ``select_model`` in the organisers' ``test_demo.py``, which imports the class."""
@@ -109,7 +112,9 @@ def build_submission(
         raise SubmissionError(
             f"{origin.class_name}: the organisers' test_demo.py has such a variable; rename the class"
         )
-    code = model_source(origin)
+    code, templates = model_source(origin), team.parent if team else None
+    for name in TEXTS:
+        read_template(name, templates)
     images = open_images(data, rules)
     name = str(getattr(model, "name", origin.class_name))
     stem = rules.stem(who.team_id, name, origin.class_name)
@@ -125,7 +130,7 @@ def build_submission(
             **measured_figures(measured, images.name, device_name(upscaler.device)),
         }
         branch = select_branch(who, stem, origin, sr_model(model).data_range)
-        files = package_files(model, code, branch, rules, who, metrics, images.official, team.parent if team else None)
+        files = package_files(model, code, branch, rules, who, metrics, images.official, templates)
         temporary.write_bytes(zip_bytes(files))
         package_psnr = verify_package(temporary, work, who.team_id, metrics, cuda=upscaler.device.type == "cuda")
     meets = meets_threshold(measured.psnr, rules) if images.official else None
@@ -185,8 +190,7 @@ def package_files(
     }
     texts = {
         "test_demo.py": fill_in("test_demo.py.in", demo),
-        "README.md": fill_in("README.md", fields, templates),
-        "factsheet.md": fill_in("factsheet.md", fields, templates),
+        **{name: fill_in(name, fields, templates) for name in TEXTS},
         "select_model.txt": branch + "\n",
         "metrics.json": dump_json(metrics, indent=1),
     }
@@ -200,9 +204,12 @@ def package_files(
 def header(layout: Layout, team: Team, stem: str, code: ModelSource) -> str:
     """Return the comment at the top of the model file."""
     what = f"is {code.files[0]}, unchanged" if code.unchanged else f"is made of {', '.join(code.files)}"
+    # The user's text is not in the first two lines, where Python looks for "coding: NAME".
     return (
-        f"# {layout.challenge}, team {team.team_id:02}: {team.team_name}. Weights: model_zoo/{stem}.pth\n"
-        f"# The rest of this file {what}; packed by fmen {__version__}.\n"
+        f"# {layout.challenge}, team {team.team_id:02}; packed by fmen {__version__}.\n"
+        f"# Weights: model_zoo/{stem}.pth\n"
+        f"# Team: {team.team_name}\n"
+        f"# The rest of this file {what}.\n"
     )
 
 

@@ -48,6 +48,7 @@ class Gatherer:
         self.folder = folder
         self.files: dict[Path, SourceFile] = {}
         self.bound: dict[str, tuple[str, str | None]] = {}  # what each name of the file stands for
+        self.submodules: set[str] = set()  # imported without a name of their own
         self.pieces: list[str] = []
 
     def include(self, file: SourceFile, name: str) -> None:
@@ -89,6 +90,8 @@ class Gatherer:
         top = module.partition(".")[0]
         if is_allowed(top):
             self.bind(name, (module, original), file)
+            if module == name:
+                self.submodules.update(file.submodules.get(name, ()))
             return
         if top != PROJECT and not any((self.folder / part).exists() for part in (f"{top}.py", top)):
             raise SubmissionError(
@@ -132,12 +135,14 @@ class Gatherer:
     def text(self, docstring: str) -> str:
         """Return the file."""
         outside = {name: meaning for name, meaning in self.bound.items() if not meaning[0].endswith(".py")}
-        modules = sorted({module for module, _ in outside.values()})
+        for module in self.submodules:  # import MODULE.SUBMODULE binds MODULE
+            outside.pop(module.partition(".")[0], None)
         groups: tuple[list[str], list[str]] = ([], [])
-        for module in modules:
+        for module in sorted({module for module, _ in outside.values()} | self.submodules):
             bound = sorted((name, original) for name, (origin, original) in outside.items() if origin == module)
             top = module.partition(".")[0]
-            lines = [f"import {module}" + (f" as {name}" if name != top else "") for name, of in bound if of is None]
+            lines = [f"import {module}"] if module in self.submodules else []
+            lines += [f"import {module}" + (f" as {name}" if name != top else "") for name, of in bound if of is None]
             names = [name if name == of else f"{of} as {name}" for name, of in bound if of is not None]
             lines += [f"from {module} import {', '.join(names)}"] if names else []
             groups[top in ALLOWED].extend(lines)

@@ -12,6 +12,7 @@ from typing import Literal
 from torch import nn
 
 from fmen.errors import UserError
+from fmen.outputs import prepare_file
 from fmen_core.architecture import sr_model
 from fmen_data.atomic import atomic_write
 
@@ -120,12 +121,10 @@ def atomic_archive(out: Path) -> Iterator[Path]:
     """:func:`fmen_data.atomic.atomic_write` for a zip; ``out`` is checked before the block runs.
 
     Raises:
-        SubmissionError: ``out`` is not called ``NAME.zip`` or is a folder, its parent does not exist, or a file cannot
-            be written in the block.
+        UserError: ``out`` is not called ``NAME.zip`` or is a folder, or a file cannot be written in the block.
     """
-    if out.suffix.lower() != ".zip" or out.is_dir() or not out.parent.is_dir():
-        raise SubmissionError(f"{out}: name a .zip file in an existing folder")
     try:
+        prepare_file(out, ".zip")
         with atomic_write(out) as temporary:
             yield temporary
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Run a script as on a machine where only torch, numpy and OpenCV are installed.
+"""Run a script as on a machine where only torch, numpy, OpenCV and what they require are installed.
 
 ``run_isolated`` starts this file in a new process, as ``python -I sandbox.py WRITABLE SCRIPT [ARGUMENT]...``. There the
 script's folder can be imported, and no other package; files can be written under WRITABLE only; network connections and
@@ -8,6 +8,7 @@ the latter, where it is installed.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import importlib.metadata
 import math
@@ -15,16 +16,20 @@ import os
 import re
 import runpy
 import shutil
+import signal
 import site
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache, partial
 from importlib.abc import MetaPathFinder
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import IO, Any
 
 PROJECT_PACKAGES = ("fmen", "fmen_core", "fmen_data", "fmen_eval")
 _FORBIDDEN = frozenset(
@@ -39,6 +44,10 @@ _CHANGES = frozenset(
 )
 LARGEST_FILE = 4 * 2**30
 """Largest file that a stranger's code can write, in bytes."""
+OUTPUT_KEPT = 2**16
+"""Bytes at the end of a process's output that are read."""
+PR_SET_PDEATHSIG = 1
+"""Of Linux's ``prctl``: the signal that a process gets when its parent dies."""
 _WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
@@ -98,16 +107,39 @@ def run_fresh(
         if bubblewrap:
             environment = own
             command = [bubblewrap, *walls(folder, readable, cuda), "--", *command]
-    return subprocess.run(
-        command,
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-        preexec_fn=limits,
-    )
+    # The output goes to files: a pipe's would be in the memory of this process, without a limit.
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, exit_on_sigterm():
+        run = subprocess.run(
+            command,
+            cwd=folder,
+            env=environment,
+            stdout=out,
+            stderr=err,
+            timeout=timeout,
+            check=False,
+            preexec_fn=limits,
+        )
+        return subprocess.CompletedProcess(command, run.returncode, end_of(out), end_of(err))
+
+
+@contextmanager
+def exit_on_sigterm() -> Iterator[None]:
+    """Turn SIGTERM into ``SystemExit``, upon which ``subprocess.run`` ends its process and folders are removed."""
+    if threading.current_thread() is not threading.main_thread():  # Python allows handlers only there.
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def end_of(file: IO[bytes]) -> str:
+    """Return the last 64 KiB of a file as text."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - OUTPUT_KEPT))
+    return file.read().decode(errors="replace")
 
 
 @cache
@@ -136,9 +168,14 @@ def walls(folder: Path, readable: Sequence[Path], cuda: bool) -> list[str]:
 
 
 def limit_resources(timeout: float | None, cuda: bool) -> None:
-    """Limit this process: 4 GiB per file, three quarters of the memory, and all CPUs for ``timeout`` seconds."""
+    """Limit this process: 4 GiB per file, three quarters of the memory, and all CPUs for ``timeout`` seconds.
+
+    On Linux, it ends with its parent.
+    """
     import resource
 
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 3 // 4
     limits = {resource.RLIMIT_FSIZE: LARGEST_FILE, resource.RLIMIT_CORE: 0}
     if timeout is not None:

@@ -80,6 +80,7 @@ class SourceFile:
         docstring: Its docstring as it is written; empty without one.
         definitions: Its functions, classes and constants by name.
         imports: By the name that it is bound to, each import: the module, and the name in it or None.
+        submodules: By the name of the module, what ``import MODULE.SUBMODULE`` imports.
         other: Other statements at the top level.
     """
 
@@ -88,6 +89,7 @@ class SourceFile:
     docstring: str
     definitions: dict[str, Definition]
     imports: dict[str, tuple[str, str | None]]
+    submodules: dict[str, list[str]]
     other: list[ast.stmt]
 
     @classmethod
@@ -96,7 +98,7 @@ class SourceFile:
         code = read_code(path)
         body, lines = ast.parse(code).body, code.split("\n")  # splitlines() would end a line at a form feed, too
         docstring = text_of(body[0], None, lines) if body and is_text(body[0]) else ""
-        file = cls(path, dict(namespace), docstring, {}, {}, [])
+        file = cls(path, dict(namespace), docstring, {}, {}, {}, [])
         for statement, following in zip(body, [*body[1:], None], strict=True):
             for name in assigned_names(statement):
                 file.definitions[name] = Definition(statement, text_of(statement, following, lines))
@@ -104,6 +106,8 @@ class SourceFile:
                 file.definitions[statement.name] = Definition(statement, text_of(statement, None, lines))
             elif isinstance(statement, ast.Import | ast.ImportFrom):
                 file.imports.update(bound_names(statement))
+                for name in submodules(statement):
+                    file.submodules.setdefault(name.partition(".")[0], []).append(name)
             elif not (assigned_names(statement) or is_guard(statement) or is_text(statement)):
                 file.other.append(statement)
         return file
@@ -133,8 +137,14 @@ def bound_names(statement: ast.Import | ast.ImportFrom) -> dict[str, tuple[str, 
         if alias.asname:
             bound[alias.asname] = (parent, last) if parent else (last, None)
         else:
-            bound[top] = (top if top in ALLOWED else alias.name, None)
+            bound[top] = (top if is_allowed(top) else alias.name, None)
     return bound
+
+
+def submodules(statement: ast.Import | ast.ImportFrom) -> list[str]:
+    """Return the modules that ``import MODULE.SUBMODULE`` loads, beside binding the name of the first part."""
+    names = statement.names if isinstance(statement, ast.Import) else []
+    return [alias.name for alias in names if "." in alias.name and not alias.asname]
 
 
 def assigned_names(statement: ast.stmt) -> list[str]:
@@ -143,7 +153,15 @@ def assigned_names(statement: ast.stmt) -> list[str]:
         targets: list[ast.expr] = [statement.target] if statement.value else []
     else:
         targets = statement.targets if isinstance(statement, ast.Assign) else []
-    return [target.id for target in targets if isinstance(target, ast.Name)]
+    parts = [part for target in targets for part in parts_of(target)]
+    return [part.id for part in parts if isinstance(part, ast.Name)]
+
+
+def parts_of(target: ast.expr) -> list[ast.expr]:
+    """Return what an assignment to ``target`` assigns to: the parts of a tuple, or itself."""
+    if isinstance(target, ast.Tuple | ast.List):
+        return [part for element in target.elts for part in parts_of(element)]
+    return parts_of(target.value) if isinstance(target, ast.Starred) else [target]
 
 
 def is_text(statement: ast.stmt) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import unicodedata
+from collections import defaultdict
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -14,15 +16,16 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 
 from fmen.schema_faults import Fault, faults_of
 from fmen.submission.rules import SubmissionError
+from fmen.yaml_file import load_yaml
 
 TEMPLATES = Path(__file__).parent / "package"
 """The bundled templates: README, factsheet, an example ``team.yaml``, and ``test_demo.py``."""
 
 
 def one_line(text: str) -> str:
-    """Return ``text``, or raise ValueError if it has several lines."""
-    if len(text.splitlines()) > 1:
-        raise ValueError("give a single line")
+    """Return ``text``, or raise ValueError if it has several lines or control characters."""
+    if len(text.splitlines()) > 1 or any(unicodedata.category(character) == "Cc" for character in text):
+        raise ValueError("give a single line, without control characters")
     return text
 
 
@@ -77,7 +80,7 @@ def load_team(path: Path | None) -> Team:
     """
     path = path or TEMPLATES / "team.yaml"
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = load_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SubmissionError(f"{path}: no such team file; start from the example submission/team.yaml") from None
     except OSError as error:
@@ -117,27 +120,42 @@ def team_fields(team: Team) -> dict[str, str]:
     }
 
 
-def fill_in(name: str, fields: Mapping[str, str], folder: Path | None = None) -> str:
-    """Replace the ``$fields`` of a template.
+def read_template(name: str, folder: Path | None = None) -> tuple[Path, Template]:
+    """Read a template.
 
     Args:
-        name: File name of the template. A file of this name in ``folder`` takes precedence over the bundled one.
-        fields: The value of each ``$field``.
+        name: Its file name. A file of this name in ``folder`` takes precedence over the bundled one.
         folder: Folder of the team's own templates, that of ``team.yaml``.
 
     Raises:
-        SubmissionError: The template cannot be read, uses an unknown field, or omits the measured PSNR.
+        SubmissionError: It cannot be read, has an invalid placeholder, or omits the measured PSNR.
     """
     path = TEMPLATES / name if folder is None or not (folder / name).is_file() else folder / name
     try:
         template = Template(path.read_text(encoding="utf-8"))
-        text = template.substitute(fields)
-    except KeyError as error:
-        raise SubmissionError(f"{path}: unknown field ${error.args[0]}; the fields are {', '.join(fields)}") from None
+        template.substitute(defaultdict(str))
     except (ValueError, UnicodeDecodeError) as error:
         raise SubmissionError(f"{path}: {error}; write $$ for a dollar sign") from None
     except OSError as error:
         raise SubmissionError(f"{path}: cannot be read ({error.strerror})") from None
     if name.endswith(".md") and "$psnr" not in template.template:
         raise SubmissionError(f"{path}: the measured PSNR is missing; use the field $psnr")
-    return text
+    return path, template
+
+
+def fill_in(name: str, fields: Mapping[str, str], folder: Path | None = None) -> str:
+    """Replace the ``$fields`` of a template.
+
+    Args:
+        name: See :func:`read_template`.
+        fields: The value of each ``$field``.
+        folder: See :func:`read_template`.
+
+    Raises:
+        SubmissionError: As of :func:`read_template`, or the template uses an unknown field.
+    """
+    path, template = read_template(name, folder)
+    try:
+        return template.substitute(fields)
+    except KeyError as error:
+        raise SubmissionError(f"{path}: unknown field ${error.args[0]}; the fields are {', '.join(fields)}") from None

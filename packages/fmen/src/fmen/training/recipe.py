@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from fmen.errors import UserError
 from fmen.schema_faults import Fault, faults_of
 from fmen.training.recipe_types import STAGE_KEYS, Degraded, FirstAndMore, Loss, OneOrMore, Optimizer
+from fmen.yaml_file import load_yaml
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -277,7 +278,7 @@ def load_recipe(
             f"no recipe {str(name_or_file)!r}{hint}: name a YAML file or one of {', '.join(recipe_names())}"
         )
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = load_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
@@ -363,6 +364,18 @@ def parse_settings(settings: Sequence[str], *, note: Note | None = None) -> dict
     if isinstance(values.get("data"), str):
         values["data"] = (values["data"],)
     return current_keys(values, source="--set", note=note)
+
+
+def with_settings(options: Mapping[str, object], settings: Mapping[str, object]) -> dict[str, object]:
+    """Return the keys that options give, and those that ``--set`` gives.
+
+    Raises:
+        RecipeError: A key is given by both.
+    """
+    for key in settings:
+        if key in options:
+            raise RecipeError(f"--set {key}: is given by an option, too; leave one of them out")
+    return {**options, **settings}
 
 
 def dump_recipe(recipe: Recipe) -> str:

@@ -27,6 +27,7 @@ from fmen.sources.runs import BEST, LAST, RUNS, RunError, newest_folders
 from fmen.training.recipe import Recipe, current_keys, dump_recipe, load_recipe, make_recipe
 from fmen.training.schedule import cosine_length
 from fmen_data.atomic import atomic_write_bytes, make_folder
+from fmen_data.datasets import parse_source
 
 RESUMABLE = (
     "steps",
@@ -210,10 +211,16 @@ def resumed_recipe(run: Run, overrides: Mapping[str, object]) -> Recipe:
     """Return the recipe of a run that continues: its own, with new values of the keys in ``RESUMABLE``.
 
     Raises:
-        RunError: Another key has a value that differs from the run's.
+        RunError: Another key has a value that differs from the run's, or its data is missing.
         RecipeError: A key or value is at fault.
     """
     recipe = run.recipe()
+    for source in map(parse_source, recipe.datasets):
+        for folder in source if isinstance(source, tuple) else (source,):
+            if folder != "sample" and not Path(folder).exists():
+                raise RunError(
+                    f"{run.recipe_file}: the data {folder} is not here; resume in the folder where the run began"
+                )
     recipe = recipe.model_copy(update={"schedule_steps": cosine_length(recipe)})
     overrides = current_keys(overrides, source="--resume")
     # The run's recipe has what "auto" was at its start.

@@ -16,6 +16,7 @@ import subprocess
 from pathlib import Path
 
 import torch
+from pydantic import BaseModel, ValidationError
 
 from fmen.submission.check import probe
 from fmen.submission.check.findings import Finding, abbreviate, psnr_findings
@@ -24,9 +25,13 @@ from fmen.submission.metrics import Metrics, require_fvcore
 from fmen.submission.rules import DEFAULT, LAYOUTS, SCALE, Layout
 from fmen.submission.sandbox import PROJECT_PACKAGES, find_bubblewrap, run_fresh
 from fmen.submission.source_file import imported_names, imports_in, is_allowed
-from fmen_data import read_image, write_image
+from fmen_data import DataError, read_image, write_image
+from fmen_data.bicubic import Image
 from fmen_data.datasets import Source
 from fmen_eval import psnr
+
+LARGEST_OBSERVATIONS = 2**20
+"""Largest ``probe.json`` that is read, in bytes."""
 
 TOLERANCE = 1e-3
 """Largest difference in dB between a declared and a measured PSNR: rounding differs slightly between machines."""
@@ -38,7 +43,9 @@ ORGANISERS_PYTHON = (3, 9)
 FIGURES = {"params": "parameters", "flops": "FLOPs", "activations": "activations", "convs": "convolutions"}
 UNITS = {"G": 1e9, "M": 1e6, "": 1.0}
 ROWS = {"Parameters": "params", "FLOPs": "flops", "Activations": "activations", "Convolutions": "convs", "PSNR": "psnr"}
-ROW = re.compile(rf"^\|\s*({'|'.join(ROWS)})\b[^|]*\|\s*([\d,]+(?:\.(\d+))?)\s*(G|M|dB)?\s*\|", re.MULTILINE)
+ROW = re.compile(
+    rf"^\|\s*({'|'.join(ROWS)})\b[^|]*\|\s*(\d[\d,]*(?:\.(\d+))?)\s*(G|M|dB)?\s*\|", re.MULTILINE | re.ASCII
+)
 """A row of ``metrics.figures_table``: title, number, its decimals, unit."""
 
 
@@ -74,6 +81,10 @@ def check_package(
         findings += check_source(package, models[0])
     if not run_code:
         findings.append(Finding("info", "models/", NOT_RUN))
+        if data is not None:
+            findings.append(
+                Finding("warning", "models/", "PSNR is not measured: with a package, --data needs --run-code")
+            )
     elif len(models) == len(weights) == 1 and not any(f.severity == "fatal" and f.where in models for f in findings):
         findings += check_network(work, models[0], weights[0], metrics, layout, images, cuda, timeout)
     return findings
@@ -187,22 +198,63 @@ def check_network(
         run = run_fresh(program, folder=work, threads=threads, cuda=cuda, timeout=timeout, readable=packages)
     except subprocess.TimeoutExpired:
         return [Finding("fatal", model, f"not finished after {timeout:.0f} seconds")]
-    if not (work / "probe.json").is_file():
+    found = read_observations(work / "probe.json")
+    if found is None:
         reason = (run.stderr.strip().splitlines() or [f"exit status {run.returncode}"])[-1]
         return [Finding("fatal", model, f"terminated the process that ran it: {reason}")]
-    found = json.loads((work / "probe.json").read_text())
     findings = [] if find_bubblewrap() else [Finding("warning", model, UNPROTECTED)]
-    if "fault" in found:
-        where, message = found["fault"]
+    if found.fault:
+        where, message = found.fault
         findings.append(Finding("fatal", weights if where == "weights" else model, message))
-    if "select_model" in found:
-        findings.append(Finding("warning", "test_demo.py", f"select_model fails: {found['select_model']}"))
-    if found.get("data_range_from") == "":
+    if found.select_model is not None:
+        findings.append(Finding("warning", "test_demo.py", f"select_model fails: {found.select_model}"))
+    if found.data_range_from == "":
         findings.append(Finding("warning", model, "no data range is declared; 1 is assumed"))
-    findings += compare_counts(found.get("counts", {}), metrics, model)
-    if images is not None and "fault" not in found:
+    if found.counts:
+        findings += compare_counts(found.counts.model_dump(), metrics, model)
+    if images is not None and not found.fault:
         findings += compare_psnr(work / "sr", model, metrics, layout, images)
     return findings
+
+
+class Counts(BaseModel):
+    """The complexity of the package's network."""
+
+    params: int
+    flops: int | float
+    activations: int
+    convs: int
+
+
+class Observations(BaseModel):
+    """What the probe found.
+
+    Attributes:
+        fault: What is wrong with the package: where, and one line.
+        select_model: Why the package's ``select_model`` fails.
+        data_range_from: Where the data range is declared; empty if it is not.
+        counts: The network's complexity.
+    """
+
+    fault: tuple[str, str] | None = None
+    select_model: str | None = None
+    data_range_from: str | None = None
+    counts: Counts | None = None
+
+
+def read_observations(path: Path) -> Observations | None:
+    """Read ``probe.json``; None if the package's code, which runs in the same process, prevented or replaced it."""
+    if not is_own_file(path) or path.stat().st_size > LARGEST_OBSERVATIONS:
+        return None
+    try:
+        return Observations.model_validate_json(path.read_bytes())
+    except ValidationError:
+        return None
+
+
+def is_own_file(path: Path) -> bool:
+    """Whether a file that the package's code left is one, not a link out of the folder and not a named pipe."""
+    return path.is_file() and path.resolve() == path
 
 
 def import_folders() -> list[Path]:
@@ -213,8 +265,6 @@ def import_folders() -> list[Path]:
 
 def compare_counts(counts: Metrics, metrics: Metrics, model: str) -> list[Finding]:
     """Compare the measured complexity with the declared one."""
-    if not counts:
-        return []
     measured = (
         f"{counts['params']:,} parameters, {counts['flops'] / 1e9:.4f} G FLOPs, "
         f"{counts['activations'] / 1e6:.4f} M activations, {counts['convs']} convolutions"
@@ -226,11 +276,21 @@ def compare_counts(counts: Metrics, metrics: Metrics, model: str) -> list[Findin
     ]
 
 
+def read_sr(path: Path) -> Image | None:
+    """Read an image that the package's code left; None if it is missing or damaged."""
+    try:
+        return read_image(path) if is_own_file(path) else None
+    except DataError:
+        return None
+
+
 def compare_psnr(sr_folder: Path, model: str, metrics: Metrics, layout: Layout, images: SplitImages) -> list[Finding]:
     """Compare the measured PSNR with the declared one and with the challenge's threshold."""
     measured: dict[str, float] = {}
     for index, name in enumerate(images.names):
-        sr, (lr, hr) = read_image(sr_folder / f"{name}.png"), images.read(index)
+        sr, (lr, hr) = read_sr(sr_folder / f"{name}.png"), images.read(index)
+        if sr is None:
+            return [Finding("fatal", model, f"the SR image of {name} is missing or damaged")]
         height, width = SCALE * lr.shape[0], SCALE * lr.shape[1]
         if sr.shape[:2] != (height, width):
             fault = f"the SR image of {name} is {sr.shape[1]}x{sr.shape[0]}, not {width}x{height}"

@@ -7,12 +7,13 @@ import stat
 import tempfile
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from fmen.submission.check.findings import Finding, abbreviate
 from fmen.submission.check.package import NOT_RUN, check_package
-from fmen.submission.check.server_archive import check_results
+from fmen.submission.check.server_archive import UNNAMED, check_results
 from fmen.submission.rules import DEFAULT, Split, SubmissionError, get_layout
 from fmen_data.datasets import Source
 
@@ -82,6 +83,8 @@ def verdict(path: Path, findings: Sequence[Finding]) -> str:
         package = any(name.startswith("models/") for name in archive.namelist())
     if package and any(f.message == NOT_RUN for f in findings):
         return "nothing wrong in its files; 'fmen submit check --run-code' also runs it, as the organisers do"
+    if any(f.message.endswith(UNNAMED) for f in findings):
+        return f"nothing wrong in its files; {UNNAMED}"
     what = "would run in the organisers' repository" if package else "the evaluation server would accept it"
     measured = any("PSNR" in f.message for f in findings)
     remarks = [f"{warnings} warning{'s'[: warnings > 1]}"] if warnings else []
@@ -98,8 +101,8 @@ def unpack(path: Path, folder: Path) -> list[Finding]:
             findings = [
                 Finding("fatal", repr(entry.filename), fault) for entry in entries if (fault := entry_fault(entry))
             ]
-            names = [entry.filename for entry in entries]
-            twice = sorted({name for name in names if names.count(name) > 1})
+            counts = Counter(entry.filename for entry in entries)
+            twice = sorted(name for name, number in counts.items() if number > 1)
             if twice:
                 findings.append(Finding("fatal", path.name, f"contains more than once: {abbreviate(twice)}"))
             if sum(entry.file_size for entry in entries) > LARGEST:

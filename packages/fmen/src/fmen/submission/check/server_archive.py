@@ -17,6 +17,9 @@ from fmen_eval import psnr
 DIV2K: dict[Split, range] = {"valid": range(801, 901), "test": range(901, 1001)}
 """The numbers of DIV2K's images."""
 
+UNNAMED = "name the data with --data to check that these are all"
+"""What to do about images that are not DIV2K's by their names."""
+
 COLOURS = {0: "gray", 3: "a palette", 4: "gray with alpha", 6: "RGB with alpha"}
 """Colour types in a PNG header other than 2, which is RGB."""
 
@@ -70,11 +73,7 @@ def check_names(found: dict[str, str], images: SplitImages | None, ending: str) 
         numbers = [int(name) for name in found if re.fullmatch(r"\d{4}", name)]
         ranges = [r for r in DIV2K.values() if len(numbers) == len(found) and set(numbers) & set(r)]
         if len(ranges) != 1:
-            return [
-                Finding(
-                    "info", "images", f"{len(found)} PNG images; name the data with --data to check that these are all"
-                )
-            ]
+            return [Finding("info", "images", f"{len(found)} PNG images; {UNNAMED}")]
         expected = [f"{number:04}" for number in ranges[0]]
     missing = [f"{name}{ending}.png" for name in expected if name not in found]
     unknown = [file for name, file in found.items() if name not in set(expected)]
