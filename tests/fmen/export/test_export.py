@@ -254,7 +254,12 @@ def test_the_second_file_of_an_openvino_network_does_not_replace_its_weights(wei
     before = source.read_bytes()
     with pytest.raises(UserError, match=r"model\.bin: is read by this command"):
         export_weights(source, tmp_path / "model.xml", "openvino")
-    assert source.read_bytes() == before and not (tmp_path / "model.xml").exists()
+    other = tmp_path / "other.bin"
+    other.write_bytes(b"weights of another program")
+    with pytest.raises(ExportError, match=r"other\.bin: exists without other\.xml, whose weights it would be"):
+        export_weights(weights, tmp_path / "other.xml", "openvino")
+    assert source.read_bytes() == before and other.read_bytes() == b"weights of another program"
+    assert not list(tmp_path.glob("*.xml"))
 
 
 def test_missing_packages_are_named_with_the_remedy(monkeypatch: pytest.MonkeyPatch, weights: Path) -> None:

@@ -261,8 +261,12 @@ def check_request(
     meant = FORMATS_BY_SUFFIX.get(out.suffix, (file_format,))
     if file_format not in meant:
         raise ExportError(f"{out}: readers expect another format in {out.suffix} files; choose --format {meant[0]}")
-    for file in (out, out.with_suffix(".bin")) if file_format == "openvino" else (out,):
-        prepare_file(file, inputs=[weights])
+    prepare_file(out, inputs=[weights])
+    if file_format == "openvino":
+        other = out.with_suffix(".bin")
+        prepare_file(other, inputs=[weights])
+        if other.exists() and not out.exists():
+            raise ExportError(f"{other}: exists without {out.name}, whose weights it would be; choose another name")
 
 
 def calibration_pairs(int8: Int8, scale: int) -> list[tuple[Image, Image]]:
