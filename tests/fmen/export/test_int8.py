@@ -18,8 +18,8 @@ from fmen.cli.main import app
 from fmen.export import int8, run
 from fmen.export.int8 import QuantizedConv2d, choose_scales, quantize
 from fmen.export.run import ExportError, Int8, export_weights
-from fmen.sources.openvino_file import OpenVINONetwork
-from fmen_core import Upscaler, WeightsError
+from fmen.sources.openvino_file import OpenVINONetwork, upscaler_for
+from fmen_core import ModelError, Upscaler, WeightsError
 from fmen_core.pretrained import bundled
 from fmen_data import imresize, open_dataset, write_image
 from fmen_eval import psnr
@@ -286,3 +286,16 @@ def test_damaged_files_for_openvino_are_one_line(exported: Path, tmp_path: Path)
     path.write_text("<net")
     with pytest.raises(WeightsError, match="not an OpenVINO file of fmen export"):
         OpenVINONetwork(path)
+
+
+@pytest.mark.parametrize(
+    ("option", "fitting"), [({"device": "cuda"}, "cpu"), ({"backend": "torch"}, "openvino"), ({}, "")]
+)
+def test_options_that_contradict_an_openvino_file_are_refused(option: dict[str, str], fitting: str) -> None:
+    needs_openvino()
+    network = OpenVINONetwork(bundled()["fmen-s_x4_int8"])
+    if option:
+        with pytest.raises(ModelError, match=f"a network for OpenVINO runs with {fitting} alone; leave it out"):
+            upscaler_for(network, **option)
+    else:
+        assert upscaler_for(network, device="auto", precision="auto", backend="openvino").scale == 4

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fmen.sources.networks import Note, load_network
-from fmen_core import Upscaler, WeightsError
+from fmen_core import ModelError, Upscaler, WeightsError
 from fmen_core.backends import Compiled, start_openvino
 from fmen_core.precision import has_bf16
 from fmen_core.tiling import Tiling, needed_bytes, receptive_radius
@@ -105,9 +105,14 @@ def upscaler_for(network: nn.Module, **options: Any) -> Upscaler:
         options: The arguments of ``Upscaler``.
 
     Raises:
-        ModelError: As ``Upscaler``.
+        ModelError: As ``Upscaler``, or an option contradicts the file.
     """
     if isinstance(network, OpenVINONetwork):
+        for name, fitting in (("device", "cpu"), ("backend", "openvino")):
+            if options.get(name, "auto") not in ("auto", fitting):
+                raise ModelError(
+                    f"--{name} {options[name]}: a network for OpenVINO runs with {fitting} alone; leave it out"
+                )
         options |= {"device": "cpu", "precision": "fp32", "backend": "auto"}
     return Upscaler(network, **options)
 
