@@ -251,6 +251,7 @@ WRAPPERS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "compile of DataParallel": lambda model: compiled(nn.DataParallel(model)),
     "compiled parts": parts_compiled,
     "AveragedModel": torch.optim.swa_utils.AveragedModel,
+    "DataParallel of AveragedModel": lambda model: nn.DataParallel(torch.optim.swa_utils.AveragedModel(model)),
 }
 
 

@@ -267,6 +267,9 @@ def test_the_second_of_two_passes_follows_one_of_four_resampling_kernels(photo: 
         (np.zeros((8, 8, 3), np.uint8), np.zeros((16, 8, 3), np.uint8)),
         (np.zeros((8, 8, 3), np.uint8), np.zeros((17, 17, 3), np.uint8)),
         (np.zeros((8, 8, 4), np.uint8), np.zeros((16, 16, 4), np.uint8)),
+        (np.zeros((0, 8, 3), np.uint8), np.zeros((0, 16, 3), np.uint8)),
+        (np.zeros(8, np.uint8), np.zeros(16, np.uint8)),
+        (np.zeros((8, 8, 3), np.uint8), np.zeros((4, 4, 3), np.uint8)),
     ],
 )
 @pytest.mark.parametrize("clean", [0.0, 1.0])

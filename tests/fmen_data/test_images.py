@@ -146,25 +146,29 @@ def test_an_exif_orientation_is_not_applied(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize(("order", "big"), [("<", False), (">", False), ("<", True), (">", True)])
-def test_the_orientation_of_a_tiff_is_not_applied(tmp_path: Path, orientation: int, order: str, big: bool) -> None:
+@pytest.mark.parametrize("form", [3, 4])  # short and long integers
+def test_the_orientation_of_a_tiff_is_not_applied(
+    tmp_path: Path, orientation: int, order: str, big: bool, form: int, capfd: pytest.CaptureFixture[str]
+) -> None:
     pixels = NOISE.tobytes()
     offset, kind = ("Q", 16) if big else ("I", 4)
     signature = {"<": b"II", ">": b"MM"}[order] + struct.pack(order + "H", 43 if big else 42)
     head = signature + (struct.pack(order + "HHQ", 8, 0, 16) if big else struct.pack(order + "I", 8))
     fields = [
         *((256, 3, 1, 36), (257, 3, 1, 24), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 2), (273, kind, 1, 0)),
-        *((274, 3, 1, orientation), (277, 3, 1, 3), (278, 3, 1, 24), (279, kind, 1, len(pixels))),
+        *((274, form, 1, orientation), (277, 3, 1, 3), (278, 3, 1, 24), (279, kind, 1, len(pixels))),
     ]
     fields[2] = (258, 3, 3, 8) if big else (258, 3, 1, 8)  # three values of two bytes fit into eight
     length = 8 + 20 * len(fields) + 8 if big else 2 + 12 * len(fields) + 4
     content = head + struct.pack(order + ("Q" if big else "H"), len(fields))
-    for tag, form, count, value in fields:
+    for tag, code, count, value in fields:
         value = len(head) + length if tag == 273 else value
-        values = struct.pack(order + ("H" * count if form == 3 else offset), *[value] * count)
-        content += struct.pack(order + "HH" + offset, tag, form, count) + values.ljust(8 if big else 4, b"\0")
+        values = struct.pack(order + {3: "H", 4: "I", 16: "Q"}[code] * count, *[value] * count)
+        content += struct.pack(order + "HH" + offset, tag, code, count) + values.ljust(8 if big else 4, b"\0")
     (tmp_path / "a.tif").write_bytes(content + bytes(8 if big else 4) + pixels)
     assert np.array_equal(read_image(tmp_path / "a.tif"), NOISE)
     assert image_size(tmp_path / "a.tif") == (24, 36)
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("length", [4, 8, 12, 30])
@@ -172,6 +176,9 @@ def test_a_truncated_tiff_is_an_error(tmp_path: Path, length: int) -> None:
     write_image(tmp_path / "a.tif", NOISE)
     content = (tmp_path / "a.tif").read_bytes()
     (tmp_path / "a.tif").write_bytes(content[:length])
+    with pytest.raises(DataError, match=r"a\.tif is not a readable image"):
+        read_image(tmp_path / "a.tif")
+    (tmp_path / "a.tif").write_bytes(b"II+\0\x08\0\0\0" + b"\xff" * 8)
     with pytest.raises(DataError, match=r"a\.tif is not a readable image"):
         read_image(tmp_path / "a.tif")
 

@@ -152,4 +152,7 @@ def test_a_year_that_needs_fvcore_is_refused_before_measuring(monkeypatch: pytes
 def test_the_score_of_a_year_is_not_asked_for_twice() -> None:
     result = CliRunner().invoke(app, ["--year", "2025", "--score"])
     assert isinstance(result.exception, UserError)
-    assert str(result.exception) == "--score is the 2026 challenge's; leave out --score or --year"
+    assert (
+        str(result.exception)
+        == "--score adds the score of 2026, and --year that of its own year; leave one of them out"
+    )

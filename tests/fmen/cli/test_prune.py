@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from fmen.cli.main import app
 from fmen.pruning import typical_images
 from fmen.training.logger import Logger
+from fmen.training.recipe import Recipe
 from fmen_core import create_model, load, prune, save
 from fmen_data import open_dataset, parse_source, write_image
 from fmen_eval import complexity
@@ -122,7 +123,7 @@ def test_a_network_of_the_user_is_pruned_by_its_own_argument(work: Path) -> None
         (("--channels", 9), "fmen cannot be pruned to these sizes: 9 channels where the network has 8"),
         (("--channels", 6, "--steps", 5), "fine-tuning needs images: add --data"),
         (("--channels", 6, "--data", "photos", "--set", "stepz=4"), "unknown key 'stepz'"),
-        (("--channels", 6, "--data", "photos", "--steps", 2, "--set", "steps=4"), "--set steps: is given by an option"),
+        (("--channels", 6, "--data", "photos", "--steps", 2, "--set", "steps=4"), "--set steps=4: an option gives 2"),
         (("--set", "scale=2", "--data", "photos"), "--set scale: the pruned network has its own; leave it out"),
         (("--set", "batch=4", "--channels", "6"), "--set batch is for fine-tuning: add --data, or leave it out"),
         (("--set", "model_args.width=4"), "fmen has no size called 'width'"),
@@ -133,6 +134,15 @@ def test_a_wrong_option_ends_with_one_line(trained: str, options: tuple[object, 
     _, stderr = fmen("prune", trained, *options, "--val-data", "photos", "--out", "runs/narrow", status=2)
     assert reason in stderr and len(stderr.splitlines()) <= 2
     assert not Path("runs").exists()
+
+
+def test_settings_replace_the_defaults_of_options(trained: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fmen.cli.prune.fine_tune", lambda recipe, run: chosen.append(recipe) or trained)
+    chosen: list[Recipe] = []
+    settings = ("device=cpu", "val_protocol=paper")
+    options = [word for setting in settings for word in ("--set", setting)]
+    fmen("prune", trained, "--channels", 6, *FINE_TUNED, *QUICK, *options, "--out", "runs/narrow")
+    assert chosen[0].device == "cpu" and chosen[0].val_protocol == ("paper",)
 
 
 def test_missing_images_end_with_one_line(trained: str) -> None:

@@ -287,11 +287,11 @@ def test_unknown_layout_is_named_with_the_known_ones(weights: Path, photos: Path
         ("affiliation: B", "affiliation: [B]", r"team\.yaml: members\.0\.affiliation = \['B'\]: give text$"),
         ("title: FMEN-S", "title: |\n  FMEN\n  S", r"title = 'FMEN\\nS.*': give a single line"),
         ("Ünïcode & Söhne", '"a\\0b"', "give a single line, without control characters"),
-        ("team_id: 7", "team_id: 7\nteam_id: 8", "not valid YAML .*team_id is given twice"),
+        ("team_id: 7", "team_id: 7\nteam_id: 8", "cannot be read as YAML: line 3: team_id is given twice"),
         (None, "[1, 2]", "expected the keys team_id, .* found list"),
-        (None, "a: [", "not valid YAML"),
-        (None, "\x00", "not valid YAML"),
-        (None, "title: 2022-13-45", "not valid YAML .*month must be in"),
+        (None, "a: [", "cannot be read as YAML"),
+        (None, "\x00", "cannot be read as YAML"),
+        (None, "title: 2022-13-45", "cannot be read as YAML: .*month must be in"),
     ],
 )
 def test_invalid_team_file_is_one_line(

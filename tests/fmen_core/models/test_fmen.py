@@ -291,3 +291,4 @@ def test_sizes_may_be_integers_of_numpy() -> None:
     model = create_model("fmen-s", np.int64(4), n_feats=np.int64(8), up_blocks=[np.int64(1)] * 5)
     assert model.sizes == create_model("fmen-s", 4, n_feats=8, up_blocks=(1, 1, 1, 1, 1)).sizes
     assert json.dumps(model.sizes) and type(model.scale) is int
+    assert json.dumps(create_model("fmen-s", up_blocks=np.ones(5, int)).sizes)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any, Literal, Protocol, TypeVar, cast, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
@@ -148,8 +149,8 @@ class Architecture:
 
 
 def size_of(value: Any) -> Any:
-    """Return a size as ``build`` records it: lists as tuples, integers of NumPy as ``int``, others as they are."""
-    if isinstance(value, list | tuple):
+    """Return a size as ``build`` records it: lists and arrays as tuples, NumPy's integers as ``int``."""
+    if isinstance(value, list | tuple | np.ndarray):
         return tuple(map(size_of, value))
     return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else value
 

@@ -202,11 +202,11 @@ def normalise_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Remove the prefixes of wrappers, and rename FMEN's challenge layout to that of its authors' repository."""
     normal = {}
     for key, value in state.items():
-        if key == AVERAGED:
-            continue
         key = key.replace("_orig_mod.", "")  # torch.compile, of the network or of a part of it
         while key.startswith("module."):  # DataParallel, DistributedDataParallel
             key = key.removeprefix("module.")
+        if key == AVERAGED:
+            continue
         for challenge, authors in CHALLENGE_NAMES.items():
             if key.startswith(challenge):
                 key = authors + key.removeprefix(challenge)

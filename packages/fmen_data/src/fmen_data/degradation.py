@@ -123,9 +123,15 @@ class Degradation:
         Raises:
             DataError: The images are of another type or shape.
         """
-        scale = len(hr) // len(lr)
-        expected = (len(lr) * scale, lr.shape[1] * scale, 3)
-        if lr.dtype != np.uint8 or hr.dtype != np.uint8 or lr.shape[2:] != (3,) or hr.shape != expected:
+        scale = len(hr) // len(lr) if lr.ndim == 3 and lr.size else 0
+        expected = tuple(scale * side for side in lr.shape[:2])
+        if (
+            lr.dtype != np.uint8
+            or hr.dtype != np.uint8
+            or not scale
+            or {lr.shape[2:], hr.shape[2:]} != {(3,)}
+            or (hr.shape[:2] != expected)
+        ):
             raise DataError(
                 f"LR is {lr.dtype} {lr.shape} and HR {hr.dtype} {hr.shape}; give uint8 (h, w, 3) and "
                 "(scale * h, scale * w, 3)"

@@ -31,6 +31,7 @@ _JPEG_SIGNATURE = b"\xff\xd8"
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0..SOF15: the segments that hold the size
 _JPEG_SCAN = 0xDA
 _TIFF_ORIENTATION = 274
+_TIFF_INTEGERS = {3: "H", 4: "I"}  # by the code of their type
 _LARGEST_JPEG = 2**30  # pixels; OpenCV's limit for the other formats
 
 
@@ -177,17 +178,19 @@ def without_orientation(data: bytes) -> bytes:
     if order is None:
         return data
     big = b"+" in data[:4]
-    offset, number, field = (order + each for each in (("Q", "Q", "HHQH6x") if big else ("I", "H", "HHIH2x")))
+    offset, number, field = (order + each for each in (("Q", "Q", "HHQ8x") if big else ("I", "H", "HHI4x")))
     length = struct.calcsize(field)
     try:
         (start,) = struct.unpack_from(offset, data, 8 if big else 4)
         (fields,) = struct.unpack_from(number, data, start)
         start += struct.calcsize(number)
         for place in range(start, start + fields * length, length):
-            if struct.unpack_from(field, data, place)[0] == _TIFF_ORIENTATION:
+            tag, kind, _ = struct.unpack_from(field, data, place)
+            if tag == _TIFF_ORIENTATION and kind in _TIFF_INTEGERS:
+                upright = struct.pack(order + _TIFF_INTEGERS[kind], 1)
                 value = place + struct.calcsize(field[:4])
-                return data[:value] + struct.pack(order + "H", 1) + data[value + 2 :]
-    except struct.error:  # OpenCV says that the file is damaged
+                return data[:value] + upright + data[value + len(upright) :]
+    except (struct.error, OverflowError):  # OpenCV says that the file is damaged
         pass
     return data
 

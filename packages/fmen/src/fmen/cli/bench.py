@@ -85,7 +85,7 @@ def bench(
     use_threads(threads)
     challenge = None if year is None else challenge_of(year)
     if challenge and score:
-        raise UserError("--score is the 2026 challenge's; leave out --score or --year")
+        raise UserError("--score adds the score of 2026, and --year that of its own year; leave one of them out")
     if plot is not None:
         from fmen.charts.networks import check_plot, save_networks
 

@@ -99,19 +99,10 @@ def prune(
     narrow, training = narrower(network, model, sizes, images)
     resolved = None
     if data:
-        overrides = {
-            **training,
-            "weights": str(out / PRUNED),
-            "minutes": minutes,
-            "steps": steps,
-            "threads": threads,
-            "data": tuple(data),
-            "val_data": val_data,
-            "val_protocol": protocol.value,
-            "device": device,
-        }
-        given = {key: value for key, value in overrides.items() if value is not None}
-        resolved = fine_tuning(recipe, with_settings(given, keys))
+        defaults = {**training, "weights": str(out / PRUNED), "val_protocol": protocol.value, "device": device}
+        options = {"minutes": minutes, "steps": steps, "threads": threads, "data": tuple(data), "val_data": val_data}
+        given = {key: value for key, value in options.items() if value is not None}
+        resolved = fine_tuning(recipe, defaults | with_settings(given, keys))
     open_measured([measured_source(val_data, sr_model(network).scale)], sr_model(network).scale, option="--val-data")
     prepare_file(out / PRUNED, inputs=[file])
     measured = partial(measure, model=model, data=val_data, protocol=protocol.value, device=device)

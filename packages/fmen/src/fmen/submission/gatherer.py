@@ -17,6 +17,7 @@ from fmen.submission.source_file import (
     ALLOWED,
     Definition,
     SourceFile,
+    assigned_names,
     imports_in,
     is_allowed,
     names_annotated,
@@ -60,13 +61,14 @@ class Gatherer:
 
     def include_definition(self, file: SourceFile, name: str) -> None:
         """Add a function, a class or a constant, after the definitions that it uses."""
-        if not self.bind(name, (str(file.path), name), file):
+        definition, kind = file.definitions[name], file.namespace.get(name)
+        names = {name, *assigned_names(definition.node)}  # one statement may bind several
+        if not all([self.bind(each, (str(file.path), each), file) for each in sorted(names)]):  # noqa: C419 - bind all
             return
         if "*" in file.imports:
             raise SubmissionError(f"{file.path}: import * cannot be put into one file; import what is used by name")
         if file.other:
             refuse(file, file.other[0], "only imports, functions, classes and constants can be put into one file")
-        definition, kind = file.definitions[name], file.namespace.get(name)
         if isinstance(kind, type) and issubclass(kind, Reparameterizable):
             self.bind("nn", ("torch", "nn"), file)
             self.pieces.append(merged_block(kind, file, definition))
@@ -79,8 +81,7 @@ class Gatherer:
         for used in sorted(names_annotated(definition.node)):
             if is_allowed(file.imports.get(used, ("", None))[0].partition(".")[0]):
                 self.include_import(file, used)
-        if definition.text not in self.pieces:  # one statement may bind several names
-            self.pieces.append(definition.text)
+        self.pieces.append(definition.text)
 
     def include_import(self, file: SourceFile, name: str) -> None:
         """Add an import, or what it stands for if it is from this project or from the folder."""
@@ -90,7 +91,7 @@ class Gatherer:
         top = module.partition(".")[0]
         if is_allowed(top):
             self.bind(name, (module, original), file)
-            if module == name:
+            if (module, original) == (name, None):
                 self.submodules.update(file.submodules.get(name, ()))
             return
         if top != PROJECT and not any((self.folder / part).exists() for part in (f"{top}.py", top)):
@@ -135,13 +136,14 @@ class Gatherer:
     def text(self, docstring: str) -> str:
         """Return the file."""
         outside = {name: meaning for name, meaning in self.bound.items() if not meaning[0].endswith(".py")}
-        for module in self.submodules:  # import MODULE.SUBMODULE binds MODULE
-            outside.pop(module.partition(".")[0], None)
+        submodules = {name for name in self.submodules if any(name in piece for piece in self.pieces)}
+        for top in {name.partition(".")[0] for name in submodules}:
+            outside.pop(top)  # bound by import MODULE.SUBMODULE
         groups: tuple[list[str], list[str]] = ([], [])
-        for module in sorted({module for module, _ in outside.values()} | self.submodules):
+        for module in sorted({module for module, _ in outside.values()} | submodules):
             bound = sorted((name, original) for name, (origin, original) in outside.items() if origin == module)
             top = module.partition(".")[0]
-            lines = [f"import {module}"] if module in self.submodules else []
+            lines = [f"import {module}"] if module in submodules else []
             lines += [f"import {module}" + (f" as {name}" if name != top else "") for name, of in bound if of is None]
             names = [name if name == of else f"{of} as {name}" for name, of in bound if of is not None]
             lines += [f"from {module} import {', '.join(names)}"] if names else []

@@ -125,14 +125,15 @@ def run_fresh(
 @contextmanager
 def exit_on_sigterm() -> Iterator[None]:
     """Turn SIGTERM into ``SystemExit``, upon which ``subprocess.run`` ends its process and folders are removed."""
-    if threading.current_thread() is not threading.main_thread():  # Python allows handlers only there.
+    # Python allows handlers only in the main thread.
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def end_of(file: IO[bytes]) -> str:

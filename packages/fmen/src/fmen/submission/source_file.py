@@ -100,7 +100,11 @@ class SourceFile:
         docstring = text_of(body[0], None, lines) if body and is_text(body[0]) else ""
         file = cls(path, dict(namespace), docstring, {}, {}, {}, [])
         for statement, following in zip(body, [*body[1:], None], strict=True):
-            for name in assigned_names(statement):
+            names = assigned_names(statement)
+            for name in names:
+                before = file.definitions.get(name)
+                if before and max(len(names), len(assigned_names(before.node))) > 1:
+                    file.other.append(statement)  # which of the values a name has would depend on the order
                 file.definitions[name] = Definition(statement, text_of(statement, following, lines))
             if isinstance(statement, ast.FunctionDef | ast.ClassDef):
                 file.definitions[statement.name] = Definition(statement, text_of(statement, None, lines))
@@ -108,7 +112,7 @@ class SourceFile:
                 file.imports.update(bound_names(statement))
                 for name in submodules(statement):
                     file.submodules.setdefault(name.partition(".")[0], []).append(name)
-            elif not (assigned_names(statement) or is_guard(statement) or is_text(statement)):
+            elif not (names or is_guard(statement) or is_text(statement)):
                 file.other.append(statement)
         return file
 
@@ -154,7 +158,8 @@ def assigned_names(statement: ast.stmt) -> list[str]:
     else:
         targets = statement.targets if isinstance(statement, ast.Assign) else []
     parts = [part for target in targets for part in parts_of(target)]
-    return [part.id for part in parts if isinstance(part, ast.Name)]
+    names = [part.id for part in parts if isinstance(part, ast.Name)]
+    return names if len(names) == len(parts) else []
 
 
 def parts_of(target: ast.expr) -> list[ast.expr]:

@@ -86,7 +86,7 @@ def load_team(path: Path | None) -> Team:
     except OSError as error:
         raise SubmissionError(f"{path}: cannot be read ({error.strerror})") from None
     except (yaml.YAMLError, ValueError) as error:  # an impossible date is a ValueError
-        raise SubmissionError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+        raise SubmissionError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         keys = ", ".join(Team.model_fields)
         raise SubmissionError(f"{path}: expected the keys {keys}, found {type(content).__name__}")

@@ -280,7 +280,7 @@ def load_recipe(
     try:
         values = load_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from None
+        raise RecipeError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise RecipeError(f"{path}: a recipe is a list of 'key: value' lines")
     values = {"name": path.stem} | current_keys(values, source=source, note=note)
@@ -357,7 +357,7 @@ def parse_settings(settings: Sequence[str], *, note: Note | None = None) -> dict
         if not equals or not key.strip():
             raise RecipeError(f"--set {setting!r}: write it as key=value")
         try:
-            value = yaml.safe_load(text)
+            value = load_yaml(text)
         except yaml.YAMLError:
             raise RecipeError(f"--set {setting!r}: the value is not valid YAML; put it in quotes") from None
         values[key.strip()] = _as_number(value)
@@ -370,11 +370,11 @@ def with_settings(options: Mapping[str, object], settings: Mapping[str, object])
     """Return the keys that options give, and those that ``--set`` gives.
 
     Raises:
-        RecipeError: A key is given by both.
+        RecipeError: Both give a key, and different values.
     """
-    for key in settings:
-        if key in options:
-            raise RecipeError(f"--set {key}: is given by an option, too; leave one of them out")
+    for key, value in settings.items():
+        if key in options and options[key] != value:
+            raise RecipeError(f"--set {key}={value}: an option gives {options[key]}; leave one of them out")
     return {**options, **settings}
 
 

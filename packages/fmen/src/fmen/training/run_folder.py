@@ -215,12 +215,12 @@ def resumed_recipe(run: Run, overrides: Mapping[str, object]) -> Recipe:
         RecipeError: A key or value is at fault.
     """
     recipe = run.recipe()
-    for source in map(parse_source, recipe.datasets):
-        for folder in source if isinstance(source, tuple) else (source,):
-            if folder != "sample" and not Path(folder).exists():
-                raise RunError(
-                    f"{run.recipe_file}: the data {folder} is not here; resume in the folder where the run began"
-                )
+    for name in recipe.datasets:
+        source = parse_source(name)
+        folders = [Path(folder) for folder in (source if isinstance(source, tuple) else (source,))]
+        if name != "sample" and not all(folder.exists() for folder in folders):
+            where = "" if all(map(Path.is_absolute, folders)) else "; resume in the folder where the run began"
+            raise RunError(f"{run.recipe_file}: its data {name!r} does not exist{where}")
     recipe = recipe.model_copy(update={"schedule_steps": cosine_length(recipe)})
     overrides = current_keys(overrides, source="--resume")
     # The run's recipe has what "auto" was at its start.

@@ -69,7 +69,7 @@ def call_untrusted(where: str, function: Callable[[], Any]) -> Any:
     except Fault:
         raise
     except (Exception, SystemExit) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = " ".join(str(error).encode(errors="replace").decode().split())[:300]
         raise Fault(where, f"{type(error).__name__}: {reason}") from error
 
 
