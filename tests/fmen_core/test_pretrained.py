@@ -238,6 +238,8 @@ def test_weights_are_downloaded_once_with_progress(server: str, path: str, tmp_p
     assert file.read_bytes() == Server.content and list(file.parent.iterdir()) == [file]
     assert len(progress) > 1 and progress == sorted(progress) and progress[-1] == (len(Server.content),) * 2
     assert download_weights("small", url=server + "/missing") == file
+    file.write_bytes(Server.content + b"damage")
+    assert download_weights("small", url=server + path) == file and file.read_bytes() == Server.content
 
 
 @pytest.mark.parametrize(
@@ -261,7 +263,9 @@ def test_a_failed_download_is_reported_and_leaves_no_file(server: str, path: str
     ("url", "reason"),
     [
         ("http://127.0.0.1:1/file", "Connection refused.*; check the connection and try again"),
-        ("file", "cannot download 'file': unknown url type.*; check the address"),
+        ("file", "file is not a URL; write it with https://"),
+        ("file:///etc/hostname", "file:///etc/hostname is not a URL"),
+        ("http://[a/", r"cannot download 'http://\[a/': .*; check the address"),
     ],
 )
 def test_an_address_without_a_server_is_reported(url: str, reason: str) -> None:

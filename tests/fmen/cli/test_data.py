@@ -81,6 +81,10 @@ def test_a_damaged_cache_is_reported_and_rebuilt(tmp_path: Path) -> None:
     assert status == 1 and "c.h5 is damaged: the pixels of hr/19 do not match their checksum" in output
     assert run("prepare", "--data", tmp_path / "set", "--out", cache)[0] == 0
     assert run("verify", "--cache", cache)[0] == 0
+    status, output = run("verify", "--cache", tmp_path / "none.h5")
+    assert status == 2 and "none.h5" in output
+    status, output = run("verify", tmp_path / "set", "--cache", cache)
+    assert (status, output) == (2, "error: --cache FILE is checked alone; leave the dataset and --deep out\n")
 
 
 def test_the_messages_of_decoders_do_not_reach_the_terminal(tmp_path: Path) -> None:

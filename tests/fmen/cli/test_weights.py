@@ -141,3 +141,9 @@ def test_every_command_takes_weights_by_name(command: str, tmp_path: Path, monke
     result = CliRunner().invoke(app, [*command.split(), "small"])
     assert result.exit_code == 2
     assert result.stderr == "error: the weights small are not on this machine; get them with: fmen weights get small\n"
+
+
+def test_an_address_of_bundled_weights_is_refused() -> None:
+    result = CliRunner().invoke(app, ["weights", "get", "fmen-s_x4", "--url", "https://a.example/file"])
+    assert result.exit_code == 2
+    assert result.stderr == "error: fmen-s_x4 is bundled and not downloaded; leave --url out\n"

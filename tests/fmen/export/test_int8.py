@@ -299,3 +299,9 @@ def test_options_that_contradict_an_openvino_file_are_refused(option: dict[str, 
             upscaler_for(network, **option)
     else:
         assert upscaler_for(network, device="auto", precision="auto", backend="openvino").scale == 4
+
+
+def test_steps_without_int8_are_refused(tmp_path: Path) -> None:
+    options = ["--format", "pth", "--int8-steps", "7", "--out", str(tmp_path / "a.pth")]
+    result = CliRunner().invoke(app, ["export", "fmen-s_x4", *options])
+    assert result.exit_code == 2 and result.stderr == "error: --int8-steps is for --int8; leave it out\n"

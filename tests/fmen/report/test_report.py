@@ -29,7 +29,7 @@ from fmen.cli.main import app
 from fmen.errors import UserError
 from fmen.report.encoding import BUDGET, LOSSLESS, PAGE_BUDGET, PREVIEW_QUALITIES
 from fmen.report.features import colorize
-from fmen.report.gallery import SHOWN_SIDE, make_gallery, name_networks, read_picture
+from fmen.report.gallery import SHOWN_SIDE, make_gallery, name_networks, read_picture, read_pictures
 from fmen.report.images import CROP, ComparedImage, Quality, compare, error_map, pick_windows
 from fmen.report.inputs import BenchRow, LogRow, ReportError, read_validation
 from fmen.report.page import page_protocol, remarks, write_report
@@ -46,7 +46,7 @@ from fmen.report.training import (
 from fmen.spectrum import block_features, high_share
 from fmen.training.run_folder import Run
 from fmen_core import create_model, load, save
-from fmen_data import imresize, open_dataset, write_image
+from fmen_data import DataError, imresize, open_dataset, write_image
 from fmen_data.images import read_image
 from fmen_eval import psnr
 
@@ -396,6 +396,20 @@ def test_of_a_large_picture_without_hr_the_middle_is_shown(tmp_path: Path) -> No
     assert (name, lr.shape, hr) == ("wide.png, the middle 1024x10 of 1030x10 pixels", (10, SHOWN_SIDE, 3), None)
     assert lr[:, 0].min() == 255 and lr[:, 1:].max() == 0
     assert said == [f"note: {tmp_path / 'wide.png'}: shows the middle 1024x10 of 1030x10 pixels"]
+
+
+def test_pictures_that_cannot_be_read_are_left_out_and_transparent_areas_are_white(tmp_path: Path) -> None:
+    colours = np.full((4, 6, 3), 100, np.uint8)
+    alpha = np.repeat(np.array([[0, 0, 51, 51, 255, 255]], np.uint8), 4, 0)
+    cv2.imwrite(str(tmp_path / "a.png"), np.dstack([colours, alpha]))
+    (tmp_path / "b.png").write_bytes(b"no image")
+    said: list[str] = []
+    files = [tmp_path / "a.png", tmp_path / "b.png"]
+    ((name, lr, _),) = read_pictures(files, said.append)
+    assert name == "a.png" and lr[0, :, 0].tolist() == [255, 255, 224, 224, 100, 100]
+    assert len(said) == 1 and said[0].startswith(f"note: left out: {files[1]} is not a readable image")
+    with pytest.raises(DataError, match="is not a readable image"):
+        list(read_pictures(files[1:], said.append))
 
 
 def test_a_picture_of_16_bits_is_rounded_to_8(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,7 +24,9 @@ from fmen.upscaling.manifest import Settings, pending
 from fmen.upscaling.networks import Networks
 from fmen.upscaling.photo import Photo
 from fmen_core.pretrained import bundled
-from fmen_data import DataError
+from fmen_data import DataError, write_image
+
+Command = Callable[..., tuple[str, str]]
 
 SETTINGS = Settings("w", "fp32", False, 95)
 SECONDS = 20
@@ -190,6 +193,7 @@ def test_few_images_are_in_memory_when_writing_is_slow(
     monkeypatch.setattr(batch, "run_network", double)
     monkeypatch.setattr(batch, "SMALL", 0)
     monkeypatch.setattr(batch, "free_memory", lambda device: 0)
+    monkeypatch.setattr(batch, "check_memory", lambda *_: None)
     monkeypatch.setattr(batch, "WAITING_BYTES", waiting_bytes)
     silently(BatchUpscaler(networks, SETTINGS, workers=workers), jobs)
     assert peak <= most
@@ -307,3 +311,22 @@ def test_the_bar_over_the_tiles_of_an_image_disappears_when_it_is_done(monkeypat
     with TileBar("b.png", True) as bar:
         bar.show(1, 1)
     assert [(options["desc"], options["total"], options["leave"]) for options in made] == [("a.png", 4, False)]
+
+
+def test_a_result_that_does_not_fit_into_the_memory_is_refused_before_the_work(
+    upscale: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_image(tmp_path / "a.png", np.zeros((10, 20, 3), np.uint8))
+    monkeypatch.setattr("fmen.upscaling.batch.run_network", lambda *_: pytest.fail("the network ran"))
+    monkeypatch.setattr("fmen.upscaling.batch.free_memory", lambda device: 2 * 300 * 150 * 3 - 1)
+    said = upscale("a.png", "-o", "b.png", "--width", "300", status=2)[1]
+    assert "error: a.png: 300x150 pixels need 0.0 GB of memory, and 0.0 GB are free; choose a smaller size\n" in said
+    monkeypatch.setattr("fmen.upscaling.batch.run_network", lambda upscaler, photo, *_: photo)
+    monkeypatch.setattr("fmen.upscaling.batch.finish", lambda sr, lr, factor: sr)
+    monkeypatch.setattr("fmen.upscaling.batch.free_memory", lambda device: 2 * 300 * 150 * 3)
+    upscale("a.png", "-o", "b.png", "--width", "300")
+
+
+def test_a_result_that_needs_no_network_names_none(upscale: Command, tmp_path: Path) -> None:
+    write_image(tmp_path / "a.png", np.zeros((10, 20, 3), np.uint8))
+    assert upscale("a.png", "-o", "b.png", "--scale", "0.5")[0].startswith("resized without a network\na.png (20x10)")

@@ -106,6 +106,7 @@ def test_author_date_place_and_camera_are_copied_and_what_describes_the_old_pixe
     exif.update({**kept, TAGS.XResolution: 72.0, TAGS.Orientation: 1})
     exif.get_ifd(ExifTags.IFD.Exif).update(
         {**details, TAGS.MakerNote: b"note", TAGS.ExifImageWidth: 20, TAGS.ExifImageHeight: 12}
+        | {TAGS.SubjectLocation: (3, 4), 0x9214: (3, 4), TAGS.FocalPlaneXResolution: 300.0}
     )
     exif.get_ifd(ExifTags.IFD.GPSInfo).update(place)
     copied = Image.Exif()
@@ -419,3 +420,41 @@ def test_what_a_format_cannot_hold_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"unknown image format '.gif'; use one of .png"):
         write_photo(tmp_path / "a.gif", transparent)
     assert not list(tmp_path.iterdir())
+
+
+def test_sixteen_bits_of_gray_and_alpha_become_rgba_in_tiff_which_more_programs_read(tmp_path: Path) -> None:
+    gray = np.broadcast_to(picture().astype(np.uint16)[..., :1] * 257, (12, 20, 3))
+    alpha = np.full((12, 20), 40_000, np.uint16)
+    write_photo(tmp_path / "a.tif", Photo(np.ascontiguousarray(gray), alpha, gray=True))
+    again = read_photo((tmp_path / "a.tif").read_bytes(), "a.tif")
+    assert again.alpha is not None and np.array_equal(again.alpha, alpha) and np.array_equal(again.pixels, gray)
+
+
+def test_more_pixels_of_sixteen_bits_than_opencv_takes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = cv2.imencode(".png", np.zeros((12, 20), np.uint16))[1].tobytes()
+    monkeypatch.setattr("fmen.upscaling.photo.MOST_DEEP_PIXELS", 12 * 20 - 1)
+    with pytest.raises(DataError, match="a has 20x12 pixels of 16 bits, too many; cut it into parts"):
+        read_photo(content, "a")
+    monkeypatch.setattr("fmen.upscaling.photo.MOST_DEEP_PIXELS", 12 * 20)
+    assert read_photo(content, "a").pixels.dtype == np.uint16
+
+    def refuse(*_: object) -> None:
+        raise cv2.error("pixels <= CV_IO_MAX_IMAGE_PIXELS")
+
+    monkeypatch.setattr("cv2.imdecode", refuse)
+    with pytest.raises(DataError, match="a has an unsupported 16-bit pixel format"):
+        read_photo(content, "a")
+
+
+def test_the_description_that_tifffile_writes_is_not_copied() -> None:
+    for text, copied in (('{"shape": [12, 20, 3]}', False), ("a view", True)):
+        content = encoded(picture(), "JPEG", exif=described(text))
+        assert (b"view" in read_photo(content, "a.jpg").exif) == copied
+        assert b"shape" not in read_photo(content, "a.jpg").exif
+
+
+def described(text: str) -> bytes:
+    """EXIF data with a description."""
+    exif = Image.Exif()
+    exif[TAGS.ImageDescription] = text
+    return exif.tobytes()

@@ -223,7 +223,7 @@ def test_a_record_that_was_cut_off_is_ignored(tree: Path) -> None:
     fmen(*options)
     records = tree / "out" / ".fmen-upscale.jsonl"
     with records.open("a") as file:
-        file.write('5\n[{}, null]\n["one.png", {"si')
+        file.write('5\n[{}, null]\n["one.png", 5]\n["two.jpg.png", "x"]\n["one.png", {"si')
     assert b"2 of 2 exist already" in fmen(*options)[0]
 
 

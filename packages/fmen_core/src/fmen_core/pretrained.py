@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import http.client
 import os
+import re
 import urllib.error
 import urllib.request
 import uuid
@@ -96,13 +97,15 @@ def download_weights(
         on_progress: Called after every block with the bytes received and the size of the file.
 
     Raises:
-        WeightsError: There are no such weights, or the server does not send the file.
+        WeightsError: There are no such weights, the address is none, or the server does not send the file.
         OSError: The file cannot be written.
     """
     if name in bundled():
         return bundled()[name]
+    if url is not None and not re.match("https?://[^/]", url, re.IGNORECASE):
+        raise WeightsError(f"{url} is not a URL; write it with https://")
     entry = published(name)
-    if entry.file.is_file():
+    if entry.file.is_file() and hashlib.sha256(entry.file.read_bytes()).hexdigest() == entry.sha256:
         return entry.file
     entry.file.parent.mkdir(parents=True, exist_ok=True)
     temporary = entry.file.with_name(f".{entry.file.name}.{uuid.uuid4().hex}.part")

@@ -122,6 +122,8 @@ def verify(
     from fmen_data import div2k, parse_source
 
     if cache:
+        if folder or data or deep:
+            raise UserError("--cache FILE is checked alone; leave the dataset and --deep out")
         verify_cache(cache)
         return
     source = parse_source(choose_source(folder, data))
@@ -139,8 +141,8 @@ def verify_cache(path: Path) -> None:
     """Compare the checksums of all images of a cache; exit with status 1 at the first that differs."""
     from fmen_data import DataError, PatchCache
 
+    cache = PatchCache(path)
     try:
-        cache = PatchCache(path)
         for index in range(len(cache)):
             cache.check(index)
     except DataError as error:
@@ -247,7 +249,9 @@ def label(
 )
 def synthesize(
     out: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to write, for 'fmen train --data'.")],
-    count: Annotated[int, typer.Option(metavar="N", min=1, help="Number of images in the folder afterwards.")] = 400,
+    count: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Number of drawn images in the folder afterwards.")
+    ] = 400,
     kind: Annotated[
         list[Kind] | None,
         typer.Option(

@@ -51,21 +51,24 @@ def export(
         typer.Option(metavar="DIR|sample", help="HR images that int8 is adapted to, such as a training set."),
     ] = None,
     int8_steps: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Training steps of int8; 0 takes seconds and loses more.")
-    ] = 200,
+        int | None,
+        typer.Option(metavar="N", min=0, help="Training steps of int8; 0 takes seconds and loses more. Default: 200."),
+    ] = None,
     threads: Threads = None,
 ) -> None:
     """Export a network to ONNX and other formats.
 
     The exported file is loaded again and compared with PyTorch.
     """
-    from fmen.export.run import ExportError, Int8, export_weights
+    from fmen.export.run import STEPS, ExportError, Int8, export_weights
     from fmen.sources.weights import choose_weights, weights_title
     from fmen.threads import use_threads
 
     if int8 != (calibrate is not None):
         raise ExportError("--int8 and --calibrate DIR belong together; name a folder of HR images")
-    quantization = Int8(calibrate, int8_steps) if calibrate else None
+    if int8_steps is not None and not int8:
+        raise ExportError("--int8-steps is for --int8; leave it out")
+    quantization = Int8(calibrate, STEPS if int8_steps is None else int8_steps) if calibrate else None
     use_threads(threads)
     file = choose_weights(weights, model=model)
     typer.echo(f"weights {weights_title(file)}")

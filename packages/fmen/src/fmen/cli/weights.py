@@ -68,6 +68,8 @@ def get(
 
     if url is not None and len(names) > 1:
         raise UserError("--url is the address of one file; name one")
+    if url is not None and names[0] in bundled():
+        raise UserError(f"{names[0]} is bundled and not downloaded; leave --url out")
     for name in names:
         if name not in bundled():
             published(name)

@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 from torch import nn
 from tqdm import tqdm
 
@@ -26,7 +27,7 @@ from fmen.spectrum import BlockFeatures, block_features
 from fmen.upscaling.enlarge import enlarge
 from fmen.upscaling.photo import Photo, read_photo
 from fmen_core import Upscaler
-from fmen_data import list_images, open_dataset
+from fmen_data import DataError, list_images, open_dataset
 from fmen_eval import Protocol
 
 SHOWN_SIDE = 1024
@@ -118,7 +119,7 @@ def make_gallery(
         name, total, images = dataset.name, len(dataset), iter(dataset)
     else:
         files = list_images(pictures) if pictures.is_dir() else [pictures]
-        name, total, images = pictures.resolve().name, len(files), (read_picture(file, note) for file in files)
+        name, total, images = pictures.resolve().name, len(files), read_pictures(files, note)
         upscale = [partial(as_upscaled, upscaler) for upscaler in upscalers]
     count = total if most is None else min(most, total)
     show = partial(
@@ -173,11 +174,28 @@ def name_networks(networks: Sequence[nn.Module], weights: Sequence[Path]) -> tup
     return tuple(ShownNetwork(title, weights_title(file)) for title, file in zip(titles, weights, strict=True))
 
 
+def read_pictures(files: Sequence[Path], note: Note) -> Iterator[Loaded]:
+    """Read pictures; of several, those that cannot be read are left out with a note.
+
+    Raises:
+        DataError: There is one picture, and it cannot be read.
+    """
+    for file in files:
+        try:
+            yield read_picture(file, note)
+        except DataError as error:
+            if len(files) == 1:
+                raise
+            note(f"note: left out: {error}")
+
+
 def read_picture(file: Path, note: Note) -> Loaded:
-    """Read a picture as ``fmen upscale`` does, with 8 bits; of a large one, the middle."""
+    """Read a picture as ``fmen upscale`` does, with 8 bits and before white; of a large one, the middle."""
     photo = read_photo(file.read_bytes(), file)
-    deep = photo.pixels.dtype != "uint8"
-    pixels = ((photo.pixels.astype("uint32") + 128) // 257).astype("uint8") if deep else photo.pixels
+    colours, white = photo.pixels.astype("float32"), np.iinfo(photo.pixels.dtype).max
+    if photo.alpha is not None:
+        colours = white - (white - colours) * (photo.alpha[..., None] / np.float32(white))
+    pixels = np.rint(colours * np.float32(255 / white)).astype(np.uint8)
     height, width = pixels.shape[:2]
     top, left = (max(0, side - SHOWN_SIDE) // 2 for side in (height, width))
     if not top and not left:
@@ -189,7 +207,7 @@ def read_picture(file: Path, note: Note) -> Loaded:
 
 
 def as_upscaled(upscaler: Upscaler, pixels: Image) -> Image:
-    """Upscale a picture as ``fmen upscale`` does."""
+    """Upscale a picture as ``fmen upscale`` does with these weights."""
     return enlarge(upscaler, Photo(pixels)).pixels
 
 

@@ -43,6 +43,9 @@ from fmen_data import DataError
 WAITING_BYTES = 2**30
 """Results that may wait for being written, in bytes, where a quarter of the free memory is less."""
 
+RESULT_COPIES = 2
+"""Least memory that a result needs which is not written in strips, as a multiple of its size."""
+
 CACHES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128", "LRU_CACHE_CAPACITY": "32"}
 """Convolutions that oneDNN caches in a process and PyTorch in each thread; by default 1,024. An image of another size
 adds about 20, so that the process would grow with the number of images (``tools/bench/engines.py``)."""
@@ -179,6 +182,8 @@ class BatchUpscaler:
             if job.target is not None:  # before the work
                 size = (math.ceil(height * ratio), math.ceil(width * ratio))
                 check_fits(job.target, *size, transparent=photo.alpha is not None)
+                if not writes_strips(upscaler, photo, factor, job.target):
+                    check_memory(size, photo)
             if upscaler is not None and isinstance(upscaler.model, IMDNAS):
                 photo, factor = resized(photo, ratio), None
             decoded = Decoded(photo, upscaler, factor, degradation, (height, width))
@@ -236,6 +241,20 @@ class BatchUpscaler:
         yield
         if self.record:
             write_records([(target, self.settings.origin(job))])
+
+
+def check_memory(size: tuple[int, int], photo: Photo) -> None:
+    """Raise ModelError if a result of this height and width does not fit into the free memory.
+
+    Linux promises more memory than it has, and ends the process that uses it.
+    """
+    needed = RESULT_COPIES * math.prod(size) * (3 if photo.alpha is None else 4) * photo.pixels.itemsize
+    free = free_memory(torch.device("cpu"))
+    if needed > free:
+        raise ModelError(
+            f"{size[1]}x{size[0]} pixels need {needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free; "
+            "choose a smaller size"
+        )
 
 
 def line_about(job: Job, decoded: Decoded, sr: Sequence[int]) -> str:

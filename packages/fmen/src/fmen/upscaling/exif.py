@@ -15,12 +15,21 @@ COPIED_TAGS = (
     ExifTags.Base.Artist,
     ExifTags.Base.Copyright,
 )
+SUBJECT_AREA = 0x9214
 DROPPED_DETAILS = (
     ExifTags.Base.MakerNote,
     ExifTags.Base.ExifImageWidth,
     ExifTags.Base.ExifImageHeight,
     ExifTags.Base.ExifInteroperabilityOffset,
+    ExifTags.Base.FocalPlaneXResolution,
+    ExifTags.Base.FocalPlaneYResolution,
+    ExifTags.Base.SubjectLocation,
+    SUBJECT_AREA,
 )
+"""What describes the old pixels, and what Pillow cannot write."""
+
+SHAPE = '{"shape": '
+"""The beginning of the description that tifffile writes."""
 
 EXIF_ERRORS = (OSError, SyntaxError, ValueError, EOFError, TypeError, AttributeError, LookupError, struct.error)
 """What Pillow raises for damaged EXIF data."""
@@ -47,6 +56,8 @@ def copied_exif(exif: Image.Exif) -> bytes:
     copied = Image.Exif()
     for tag in COPIED_TAGS:
         value = value_of(exif, tag)
+        if isinstance(value, str) and value.startswith(SHAPE):
+            continue
         if isinstance(value, str):  # Pillow decodes as Latin-1 and encodes as ASCII, but names are UTF-8 in practice
             value = value.encode("latin-1", "replace")
         if value is not None and is_encodable(tag, value):

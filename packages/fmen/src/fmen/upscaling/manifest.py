@@ -130,9 +130,10 @@ def read_records(folder: Location) -> dict[str, Origin | None]:
     for line in text.splitlines():
         try:
             name, origin = json.loads(line)
-            records[name] = origin
         except (ValueError, TypeError):  # a line that was cut off when a run was killed
             continue
+        if isinstance(name, str) and (origin is None or isinstance(origin, dict)):
+            records[name] = origin
     return records
 
 

@@ -17,7 +17,7 @@ import io
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -44,6 +44,9 @@ READABLE = (*FORMATS, ".bmp")
 
 JPEG_SEGMENT = 65533
 """Most bytes of EXIF data in a JPEG."""
+
+MOST_DEEP_PIXELS = 2**30
+"""OpenCV's limit."""
 
 PNG_GRAY_ALPHA = 4
 """The colour type of PNG files with gray and alpha, which Pillow takes for RGBA if they have 16 bits."""
@@ -175,7 +178,11 @@ def _decode(content: bytes, image: Image.Image, name: str | Path) -> tuple[Pixel
 
 def _decode_deep(content: bytes, image: Image.Image, name: str | Path) -> tuple[Pixels, bool]:
     """The pixels of a 16-bit image, RGB or RGBA, and whether they are gray."""
-    pixels: Pixels | None = cv2.imdecode(np.frombuffer(without_metadata(content), np.uint8), cv2.IMREAD_UNCHANGED)
+    if image.width * image.height > MOST_DEEP_PIXELS:
+        raise DataError(f"{name} has {image.width}x{image.height} pixels of 16 bits, too many; cut it into parts")
+    pixels: Pixels | None = None
+    with suppress(cv2.error):
+        pixels = cv2.imdecode(np.frombuffer(without_metadata(content), np.uint8), cv2.IMREAD_UNCHANGED)
     channels = 0 if pixels is None else 1 if pixels.ndim == 2 else pixels.shape[2]
     if pixels is None or pixels.dtype != np.uint16 or channels not in (1, 3, 4) or image.mode == "CMYK":
         raise DataError(f"{name} has an unsupported 16-bit pixel format; convert it to RGB")
@@ -266,6 +273,8 @@ def writing(file: Path) -> Iterator[None]:
 
 def encode_photo(file: IO[bytes], photo: Photo, kind: str, *, quality: int = 95) -> None:
     """Encode a photograph as ``"PNG"``, ``"JPEG"``, ``"WEBP"`` or ``"TIFF"`` into an open file."""
+    if kind == "TIFF" and photo.gray and photo.alpha is not None and photo.pixels.dtype == np.uint16:
+        photo = replace(photo, gray=False, icc=None)  # few readers know 16 bits of gray and alpha; its profile is gray
     pixels = channels_of(photo)
     if pixels.dtype == np.uint16 and kind == "PNG":
         height, width, channels = np.atleast_3d(pixels).shape
