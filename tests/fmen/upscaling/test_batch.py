@@ -318,6 +318,7 @@ def test_a_result_that_does_not_fit_into_the_memory_is_refused_before_the_work(
 ) -> None:
     write_image(tmp_path / "a.png", np.zeros((10, 20, 3), np.uint8))
     monkeypatch.setattr("fmen.upscaling.batch.run_network", lambda *_: pytest.fail("the network ran"))
+    monkeypatch.setattr("fmen.upscaling.batch.SURELY_FREE", 0)
     monkeypatch.setattr("fmen.upscaling.batch.free_memory", lambda device: 2 * 300 * 150 * 3 - 1)
     said = upscale("a.png", "-o", "b.png", "--width", "300", status=2)[1]
     assert "error: a.png: 300x150 pixels need 0.0 GB of memory, and 0.0 GB are free; choose a smaller size\n" in said

@@ -236,8 +236,7 @@ def run_here(todo: Sequence[Job], networks: Networks, settings: Settings, say: C
     if isinstance(first.model, OpenVINONetwork):
         arithmetic, library = first.model.arithmetic, "openvino"
     where = f"{arithmetic} on {first.device}" + ("" if library == "torch" else f" with {library}")
-    fixed = networks.size.factor if networks.size else None
-    for line in ["resized without a network"] if fixed and fixed <= 1 else networks.lines(f", {where}"):
+    for line in networks.lines(f", {where}"):
         say(line)
     batch = BatchUpscaler(networks, settings, progress=sys.stderr.isatty())
     return batch.run(todo, say=say, complain=warn)

@@ -192,18 +192,18 @@ def read_pictures(files: Sequence[Path], note: Note) -> Iterator[Loaded]:
 def read_picture(file: Path, note: Note) -> Loaded:
     """Read a picture as ``fmen upscale`` does, with 8 bits and before white; of a large one, the middle."""
     photo = read_photo(file.read_bytes(), file)
-    colours, white = photo.pixels.astype("float32"), np.iinfo(photo.pixels.dtype).max
-    if photo.alpha is not None:
-        colours = white - (white - colours) * (photo.alpha[..., None] / np.float32(white))
-    pixels = np.rint(colours * np.float32(255 / white)).astype(np.uint8)
-    height, width = pixels.shape[:2]
+    height, width = photo.pixels.shape[:2]
     top, left = (max(0, side - SHOWN_SIDE) // 2 for side in (height, width))
+    shown = slice(top, top + SHOWN_SIDE), slice(left, left + SHOWN_SIDE)
+    colours, white = photo.pixels[shown].astype(np.float32), np.iinfo(photo.pixels.dtype).max
+    if photo.alpha is not None:
+        colours = white - (white - colours) * (photo.alpha[shown][..., None] / np.float32(white))
+    pixels = np.rint(colours * np.float32(255 / white)).astype(np.uint8)
     if not top and not left:
         return file.name, pixels, None
-    pixels = pixels[top : top + SHOWN_SIDE, left : left + SHOWN_SIDE]
     part = f"{pixels.shape[1]}x{pixels.shape[0]} of {width}x{height}"
     note(f"note: {file}: shows the middle {part} pixels")
-    return f"{file.name}, the middle {part} pixels", pixels.copy(), None
+    return f"{file.name}, the middle {part} pixels", pixels, None
 
 
 def as_upscaled(upscaler: Upscaler, pixels: Image) -> Image:

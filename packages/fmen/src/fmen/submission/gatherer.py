@@ -63,7 +63,8 @@ class Gatherer:
         """Add a function, a class or a constant, after the definitions that it uses."""
         definition, kind = file.definitions[name], file.namespace.get(name)
         names = {name, *assigned_names(definition.node)}  # one statement may bind several
-        if not all([self.bind(each, (str(file.path), each), file) for each in sorted(names)]):  # noqa: C419 - bind all
+        new = [self.bind(each, (str(file.path), each), file) for each in sorted(names)]
+        if not all(new):
             return
         if "*" in file.imports:
             raise SubmissionError(f"{file.path}: import * cannot be put into one file; import what is used by name")

@@ -46,6 +46,9 @@ WAITING_BYTES = 2**30
 RESULT_COPIES = 2
 """Least memory that a result needs which is not written in strips, as a multiple of its size."""
 
+SURELY_FREE = 2**28
+"""Memory that is taken to be free without asking, which takes a millisecond."""
+
 CACHES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128", "LRU_CACHE_CAPACITY": "32"}
 """Convolutions that oneDNN caches in a process and PyTorch in each thread; by default 1,024. An image of another size
 adds about 20, so that the process would grow with the number of images (``tools/bench/engines.py``)."""
@@ -249,8 +252,7 @@ def check_memory(size: tuple[int, int], photo: Photo) -> None:
     Linux promises more memory than it has, and ends the process that uses it.
     """
     needed = RESULT_COPIES * math.prod(size) * (3 if photo.alpha is None else 4) * photo.pixels.itemsize
-    free = free_memory(torch.device("cpu"))
-    if needed > free:
+    if needed > SURELY_FREE and needed > (free := free_memory(torch.device("cpu"))):
         raise ModelError(
             f"{size[1]}x{size[0]} pixels need {needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free; "
             "choose a smaller size"

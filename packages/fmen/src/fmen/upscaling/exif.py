@@ -26,7 +26,7 @@ DROPPED_DETAILS = (
     ExifTags.Base.SubjectLocation,
     SUBJECT_AREA,
 )
-"""What describes the old pixels, and what Pillow cannot write."""
+"""What describes the old pixels, and what contains offsets in the old file."""
 
 SHAPE = '{"shape": '
 """The beginning of the description that tifffile writes."""

@@ -107,6 +107,8 @@ class Networks:
 
     def lines(self, where: str = "") -> list[str]:
         """Return a line about each network for the user; ``where`` follows what is computed where."""
+        if self.size and self.size.factor and self.size.factor <= 1:
+            return ["resized without a network"]
         scales = ["any scale" if isinstance(model, IMDNAS) else f"x{model.scale}" for model in self.models]
         lines = [
             f"weights {title}: {model.name} {scale}{where}"

@@ -16,22 +16,18 @@ import subprocess
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel, ValidationError
 
 from fmen.submission.check import probe
 from fmen.submission.check.findings import Finding, abbreviate, psnr_findings
+from fmen.submission.check.observations import read_observations, read_sr
 from fmen.submission.images import SplitImages, open_images
 from fmen.submission.metrics import Metrics, require_fvcore
 from fmen.submission.rules import DEFAULT, LAYOUTS, SCALE, Layout
 from fmen.submission.sandbox import PROJECT_PACKAGES, find_bubblewrap, run_fresh
 from fmen.submission.source_file import imported_names, imports_in, is_allowed
-from fmen_data import DataError, read_image, write_image
-from fmen_data.bicubic import Image
+from fmen_data import write_image
 from fmen_data.datasets import Source
 from fmen_eval import psnr
-
-LARGEST_OBSERVATIONS = 2**20
-"""Largest ``probe.json`` that is read, in bytes."""
 
 TOLERANCE = 1e-3
 """Largest difference in dB between a declared and a measured PSNR: rounding differs slightly between machines."""
@@ -217,46 +213,6 @@ def check_network(
     return findings
 
 
-class Counts(BaseModel):
-    """The complexity of the package's network."""
-
-    params: int
-    flops: int | float
-    activations: int
-    convs: int
-
-
-class Observations(BaseModel):
-    """What the probe found.
-
-    Attributes:
-        fault: What is wrong with the package: where, and one line.
-        select_model: Why the package's ``select_model`` fails.
-        data_range_from: Where the data range is declared; empty if it is not.
-        counts: The network's complexity.
-    """
-
-    fault: tuple[str, str] | None = None
-    select_model: str | None = None
-    data_range_from: str | None = None
-    counts: Counts | None = None
-
-
-def read_observations(path: Path) -> Observations | None:
-    """Read ``probe.json``; None if the package's code, which runs in the same process, prevented or replaced it."""
-    if not is_own_file(path) or path.stat().st_size > LARGEST_OBSERVATIONS:
-        return None
-    try:
-        return Observations.model_validate_json(path.read_bytes())
-    except ValidationError:
-        return None
-
-
-def is_own_file(path: Path) -> bool:
-    """Whether a file that the package's code left is one, not a link out of the folder and not a named pipe."""
-    return path.is_file() and path.resolve() == path
-
-
 def import_folders() -> list[Path]:
     """Return the folders of this process's own packages: an isolated process would import installed ones instead."""
     packages = (importlib.import_module(name) for name in PROJECT_PACKAGES)
@@ -274,14 +230,6 @@ def compare_counts(counts: Metrics, metrics: Metrics, model: str) -> list[Findin
         for key, what in FIGURES.items()
         if isinstance(metrics.get(key), (int, float)) and metrics[key] != counts[key]
     ]
-
-
-def read_sr(path: Path) -> Image | None:
-    """Read an image that the package's code left; None if it is missing or damaged."""
-    try:
-        return read_image(path) if is_own_file(path) else None
-    except DataError:
-        return None
 
 
 def compare_psnr(sr_folder: Path, model: str, metrics: Metrics, layout: Layout, images: SplitImages) -> list[Finding]:
